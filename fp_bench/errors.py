@@ -1,0 +1,23 @@
+"""The errors a user can mend: each is one line that names the value, the limit and what to do."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """What was asked cannot be done as asked; the command line exits with 2."""
+
+
+class UnsupportedError(UsageError):
+    """The operator or method does not define this input; a cell becomes ``status="unsupported"``."""
+
+
+class UnavailableError(RuntimeError):
+    """A package, device or file this needs is not here; a cell becomes ``status="unavailable"``."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"

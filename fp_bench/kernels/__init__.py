@@ -1,0 +1,1 @@
+"""Operators on tensors, usable alone: they know nothing of methods, inputs or records."""

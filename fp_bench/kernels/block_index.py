@@ -1,0 +1,90 @@
+"""BlockIndex: which key blocks each query block reads. The one currency between selecting and attending."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UnsupportedError
+from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid
+
+MAX_KEY_BLOCKS = torch.iinfo(torch.int16).max
+
+
+@dataclass(frozen=True)
+class BlockIndex:
+    """Lists of ascending key blocks, one list a query block of a query head.
+
+    Args:
+        blocks: ``[batch, q_heads, rows, key_blocks]`` int16; entries from ``counts`` on are undefined.
+            Ascending, so the diagonal block, when listed, is the last entry.
+        counts: ``[batch, q_heads, rows]`` int32; 0 is an empty list, whose output is 0.
+        q_len: queries of the call.
+        kv_len: keys of the call.
+        block_size: tokens of a query block and of a key block.
+    """
+
+    blocks: Tensor
+    counts: Tensor
+    q_len: int
+    kv_len: int
+    block_size: int = BLOCK_SIZE
+
+    @classmethod
+    def empty(cls, batch: int, heads: int, grid: BlockGrid, device: torch.device | str = "cpu") -> "BlockIndex":
+        """Allocate an index whose lists a kernel will fill.
+
+        Raises:
+            UnsupportedError: more key blocks than the int16 lists can name.
+        """
+        if grid.key_blocks > MAX_KEY_BLOCKS:
+            raise UnsupportedError(
+                f"kv_len {grid.kv_len} has {grid.key_blocks} blocks of {grid.block_size}; the limit is {MAX_KEY_BLOCKS}"
+            )
+        blocks = torch.empty((batch, heads, grid.rows, grid.key_blocks), dtype=torch.int16, device=device)
+        counts = torch.empty((batch, heads, grid.rows), dtype=torch.int32, device=device)
+        return cls(blocks, counts, grid.q_len, grid.kv_len, grid.block_size)
+
+    @classmethod
+    def from_mask(cls, mask: Tensor, q_len: int, kv_len: int, block_size: int = BLOCK_SIZE) -> "BlockIndex":
+        """Build the lists of a boolean mask ``[batch, q_heads, rows, key_blocks]``; non-causal pairs are dropped.
+
+        Raises:
+            UnsupportedError: the mask's rows or key blocks are not those of the lengths.
+        """
+        grid = BlockGrid(q_len, kv_len, block_size)
+        if mask.shape[2:] != (grid.rows, grid.key_blocks):
+            raise UnsupportedError(
+                f"mask {list(mask.shape)} does not fit q_len {q_len}, kv_len {kv_len}: "
+                f"[batch, q_heads, {grid.rows}, {grid.key_blocks}] does"
+            )
+        index = cls.empty(mask.shape[0], mask.shape[1], grid, mask.device)
+        kept = mask & causal_blocks(grid, mask.device)
+        # A stable sort of "dropped" puts the kept ids first and leaves them ascending.
+        index.blocks.copy_(torch.argsort(~kept, dim=-1, stable=True))
+        index.counts.copy_(kept.sum(-1))
+        return index
+
+    @property
+    def grid(self) -> BlockGrid:
+        """Where the query blocks lie."""
+        return BlockGrid(self.q_len, self.kv_len, self.block_size)
+
+    def mask(self) -> Tensor:
+        """Return the lists as a boolean mask ``[batch, q_heads, rows, key_blocks]``."""
+        width = self.blocks.shape[-1]
+        listed = torch.arange(width, device=self.blocks.device) < self.counts[..., None]
+        # Undefined entries point at one more column, which is cut off.
+        target = torch.where(listed, self.blocks.long(), width)
+        mask = torch.zeros((*self.counts.shape, width + 1), dtype=torch.bool, device=self.blocks.device)
+        return mask.scatter_(-1, target, True)[..., :width]
+
+    def density(self) -> Tensor:
+        """Return the kept share of the causal block pairs, ``[batch, q_heads]`` float64."""
+        return self.counts.sum(-1).double() / self.grid.causal_pairs
+
+
+def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:
+    """Return ``[rows, key_blocks]``: key block c is visible to query block a when ``c <= a``."""
+    a = torch.arange(grid.first, grid.key_blocks, device=device)
+    return torch.arange(grid.key_blocks, device=device) <= a[:, None]

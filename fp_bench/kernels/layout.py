@@ -1,0 +1,100 @@
+"""What the operators accept: shapes, strides, dtypes, and where query blocks lie in a sequence."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UnsupportedError
+
+BLOCK_SIZE = 128
+"""Tokens of a query block and, by default, of a key block."""
+HEAD_DIMS = (64, 128, 256)
+"""Head sizes that the kernels are compiled and tested for."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def check_layout(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Check one attention call's tensors.
+
+    Args:
+        q: ``[batch, q_len, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``.
+        v: as ``k``.
+
+    Raises:
+        UnsupportedError: what is wrong, the value, and what is accepted.
+    """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.dim() != 4:
+            raise UnsupportedError(f"{name} has {tensor.dim()} dimensions; [batch, length, heads, head_dim] has 4")
+    if k.shape != v.shape:
+        raise UnsupportedError(f"k {list(k.shape)} and v {list(v.shape)} differ in shape; they must be equal")
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise UnsupportedError(
+            f"q {list(q.shape)} and k {list(k.shape)} differ in batch or head_dim; both must be equal"
+        )
+    if min(q.shape) == 0 or min(k.shape) == 0:
+        raise UnsupportedError(f"q {list(q.shape)}, k {list(k.shape)}: every dimension must be at least 1")
+    if q.shape[1] > k.shape[1]:
+        raise UnsupportedError(f"q_len {q.shape[1]} exceeds kv_len {k.shape[1]}; queries must be the last keys")
+    if q.shape[2] % k.shape[2]:
+        raise UnsupportedError(f"q_heads {q.shape[2]} is not a multiple of kv_heads {k.shape[2]}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise UnsupportedError(f"dtypes {q.dtype}, {k.dtype}, {v.dtype} differ; use one for q, k and v")
+    if q.dtype not in DTYPES:
+        raise UnsupportedError(f"dtype {q.dtype} is not one of float16, bfloat16, float32")
+    if not q.device == k.device == v.device:
+        raise UnsupportedError(f"devices {q.device}, {k.device}, {v.device} differ; move q, k and v to one")
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.stride(3) != 1 and tensor.shape[3] > 1:
+            raise UnsupportedError(f"{name} has head_dim stride {tensor.stride(3)}; head_dim must be contiguous")
+
+
+def check_no_grad(*tensors: Tensor) -> None:
+    """Refuse inputs that would need a backward pass, which these operators do not have.
+
+    Raises:
+        UnsupportedError: gradients are enabled and one of the tensors requires them.
+    """
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise UnsupportedError("an input requires grad; prefill has no backward pass: use torch.no_grad()")
+
+
+@dataclass(frozen=True)
+class BlockGrid:
+    """Where the query blocks of one call lie among its key blocks.
+
+    Query i has position ``kv_len - q_len + i``. Query blocks are cut at absolute multiples of
+    ``block_size``, so the first and the last may be partial, and a chunk of a prompt selects what
+    the whole prompt would for the same rows.
+    """
+
+    q_len: int
+    kv_len: int
+    block_size: int = BLOCK_SIZE
+
+    @property
+    def offset(self) -> int:
+        """Position of the first query."""
+        return self.kv_len - self.q_len
+
+    @property
+    def first(self) -> int:
+        """Absolute number of the first query block."""
+        return self.offset // self.block_size
+
+    @property
+    def rows(self) -> int:
+        """Number of query blocks in this call."""
+        return self.key_blocks - self.first
+
+    @property
+    def key_blocks(self) -> int:
+        """Number of key blocks, the last one possibly partial."""
+        return -(-self.kv_len // self.block_size)
+
+    @property
+    def causal_pairs(self) -> int:
+        """Number of (query block, key block) pairs with at least one visible key: what density counts."""
+        return sum(range(self.first + 1, self.key_blocks + 1))

@@ -1,0 +1,1 @@
+"""Hugging Face models: their Q, K, V captured, and the embedded model."""

@@ -1,0 +1,48 @@
+"""Lengths as people write them: ``4k``, ``8192``, ``4k-256k`` (doubling), separated by commas."""
+
+import re
+
+from fp_bench.errors import UsageError
+
+_SUFFIX = {"": 1, "k": 1024, "m": 1024 * 1024}
+MAX_LENGTH = 4 * 1024 * 1024
+"""Longest length that the block lists can name (see kernels.block_index)."""
+
+
+def parse_length(text: str) -> int:
+    """Return the tokens that ``4k``, ``1m`` or ``8192`` stands for (k = 1024, m = 1024 * 1024).
+
+    Raises:
+        UsageError: not such a number, or out of 1..4M.
+    """
+    match = re.fullmatch(r"(\d+)([km]?)", text.strip().lower())
+    if not match:
+        raise UsageError(f"length {text!r} is not a number of tokens, e.g. 4k, 8192 or 4k-256k")
+    length = int(match[1]) * _SUFFIX[match[2]]
+    if not 1 <= length < MAX_LENGTH:
+        raise UsageError(f"length {text!r} is {length} tokens; the limits are 1 and {MAX_LENGTH - 1}")
+    return length
+
+
+def parse_lengths(text: str) -> list[int]:
+    """Return the ascending lengths of ``4k,16k``, ``4k-256k`` (doubling) or both mixed, each once.
+
+    Raises:
+        UsageError: a part that is no length, or a range that does not ascend.
+    """
+    lengths: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        low = parse_length(first)
+        high = parse_length(last) if dash else low
+        if high < low:
+            raise UsageError(f"range {part!r} descends; write the smaller length first")
+        while low <= high:
+            lengths.add(low)
+            low *= 2
+    return sorted(lengths)
+
+
+def format_length(tokens: int) -> str:
+    """Return ``4K`` for 4096 and the plain number where it is no multiple of 1024."""
+    return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
