@@ -1,5 +1,6 @@
 """What the operators accept: shapes, strides, dtypes, and where query blocks lie in a sequence."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ BLOCK_SIZE = 128
 """Tokens of a query block and, by default, of a key block."""
 HEAD_DIMS = (64, 128, 256)
 """Head sizes that the kernels are compiled and tested for."""
+LOG2E = math.log2(math.e)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 

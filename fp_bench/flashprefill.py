@@ -1,0 +1,67 @@
+"""FlashPrefill as a method, with the thresholds its authors use for each model."""
+
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.kernels.discovery import select_blocks
+from fp_bench.kernels.layout import HEAD_DIMS
+from fp_bench.kernels.pooling import pool_keys
+from fp_bench.kernels.rule import KeepRule
+from fp_bench.method import AttentionCall, Method, MethodParams
+
+
+class FlashPrefill(Method):
+    """Keep each key block whose energy is at least alpha times its row's maximum (arXiv 2603.06199)."""
+
+    name = "flashprefill"
+
+    class Params(MethodParams):
+        """The rule's parameters; blocks are of 128 tokens."""
+
+        alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
+        """Threshold relative to the row's largest energy."""
+        sink_blocks: int = Field(2, ge=0)
+        """First key blocks that every query block keeps."""
+        window_blocks: int = Field(4, ge=0)
+        """Key blocks up to and including the diagonal that are kept."""
+        last_full_blocks: int = Field(2, ge=0)
+        """Query blocks at the end of the prompt that keep everything."""
+
+    params: Params
+    presets: ClassVar = {
+        "llama-3.1-8b": {"alpha": 0.18},
+        "qwen2.5-7b": {"alpha": 0.08},
+        "qwen3-30b-a3b": {"alpha": 0.12},
+    }
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Return the reason when head_dim is one that the kernels do not take."""
+        if call.head_dim not in HEAD_DIMS:
+            return f"head_dim {call.head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
+        return None
+
+    def select(self, call: AttentionCall) -> BlockIndex:
+        """Pool the keys, score the blocks, keep those near the maximum."""
+        rule = KeepRule(
+            alpha=self.params.alpha,
+            sink_blocks=self.params.sink_blocks,
+            window_blocks=self.params.window_blocks,
+            last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
+        )
+        pooled = pool_keys(call.k, backend=self.backend)
+        return select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+
+    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
+        """Attend exactly over the kept blocks."""
+        if index is None:
+            raise ValueError("flashprefill attends over a BlockIndex; got None")
+        return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out
+
+    def implementation(self, call: AttentionCall) -> str:
+        """Name the kernels: ``triton`` or ``torch``."""
+        return resolve_backend(call.q, self.backend)

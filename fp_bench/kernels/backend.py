@@ -1,0 +1,59 @@
+"""Which implementation of an operator runs for a tensor: ``triton`` on GPUs, ``torch`` elsewhere."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UnavailableError, UnsupportedError, UsageError, did_you_mean
+
+BACKENDS = ("auto", "triton", "torch")
+
+
+def triton_missing() -> str | None:
+    """Return why Triton kernels cannot run on this machine, or None."""
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "triton is not installed (it exists for Linux only)"
+    if not torch.cuda.is_available() and not interpreted():
+        return "there is no GPU; TRITON_INTERPRET=1 runs the kernels slowly on the CPU"
+    return None
+
+
+def interpreted() -> bool:
+    """Return whether Triton's interpreter is asked for (it runs kernels on CPU tensors, for tests)."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
+    """Return ``triton`` or ``torch`` for operands like ``tensor``.
+
+    ``auto`` takes Triton for float16 and bfloat16 on a GPU and torch for everything else.
+
+    Raises:
+        UsageError: an unknown name.
+        UnavailableError: Triton asked for where it cannot run.
+        UnsupportedError: Triton asked for with a dtype its kernels do not take.
+    """
+    if asked not in BACKENDS:
+        raise UsageError(f"unknown backend {asked!r}{did_you_mean(asked, BACKENDS)}")
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    if asked == "auto":
+        return "triton" if tensor.is_cuda and half and triton_missing() is None else "torch"
+    if asked == "triton":
+        if (missing := triton_missing()) is not None:
+            raise UnavailableError(f"backend triton: {missing}")
+        if not tensor.is_cuda and not interpreted():
+            raise UnavailableError(f"backend triton: the tensors are on {tensor.device}; move them to a GPU")
+        if not half and not interpreted():
+            raise UnsupportedError(f"backend triton takes float16 and bfloat16, not {tensor.dtype}; use backend torch")
+    return asked
+
+
+def capability(device: torch.device) -> int:
+    """Return ten times the compute capability of an NVIDIA GPU, 0 for any other device."""
+    if device.type != "cuda" or torch.version.hip:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor

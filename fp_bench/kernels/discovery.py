@@ -1,0 +1,92 @@
+"""FlashPrefill's discovery: score every key block, keep those near the row's maximum, list them in order."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.block_index import BlockIndex, causal_blocks
+from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, BlockGrid
+from fp_bench.kernels.rule import KeepRule, check_scale
+
+ROWS_AT_ONCE = 16
+"""Query blocks scored by one matrix product of the torch implementation: 2048 rows keep it busy and small."""
+
+
+def select_blocks(
+    q: Tensor,
+    pooled: Tensor,
+    rule: KeepRule,
+    *,
+    kv_len: int,
+    scale: float,
+    block_size: int = BLOCK_SIZE,
+    backend: str = "auto",
+) -> BlockIndex:
+    """Return the key blocks that FlashPrefill keeps for each query block of each query head.
+
+    Defined by `reference.select_blocks`. Energies are compared in the log domain; no sort on GPUs, no tensor of
+    heads x blocks x blocks scores, no host sync.
+
+    Args:
+        q: ``[batch, q_len, q_heads, head_dim]``.
+        pooled: ``[batch, key_blocks, kv_heads, head_dim]``, from `pool_keys`.
+        rule: what to keep.
+        kv_len: keys of the sequence; query i has position ``kv_len - q_len + i``.
+        scale: factor on the logits, positive.
+        block_size: tokens of a query block and of a key block.
+        backend: ``auto``, ``triton`` or ``torch``.
+
+    Raises:
+        UnsupportedError: a scale that is not positive, or more key blocks than a list can name.
+    """
+    check_scale(scale)
+    grid = BlockGrid(q.shape[1], kv_len, block_size)
+    index = BlockIndex.empty(q.shape[0], q.shape[2], grid, q.device)
+    if resolve_backend(q, backend) == "triton":
+        from fp_bench.kernels.discovery_triton import discover_triton
+
+        discover_triton(q, pooled, rule, scale, index)
+    else:
+        _discover_torch(q, pooled, rule, scale, index)
+    return index
+
+
+def _discover_torch(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, index: BlockIndex) -> None:
+    """Fill ``index`` a few query blocks at a time, reading only the key blocks up to their diagonal."""
+    grid = index.grid
+    forced = rule.forced(grid, q.device)
+    causal = causal_blocks(grid, q.device)
+    group = q.shape[2] // pooled.shape[2]
+    for b in range(q.shape[0]):
+        for head in range(q.shape[2]):
+            keys = pooled[b, :, head // group].float()
+            for row in range(0, grid.rows, ROWS_AT_ONCE):
+                rows = slice(row, min(row + ROWS_AT_ONCE, grid.rows))
+                energy = _log2_energies(q[b, :, head], keys, grid, rows, scale * LOG2E)
+                width = energy.shape[1]
+                kept = energy >= energy.amax(-1, keepdim=True) + rule.log2_alpha
+                kept = (kept | forced[rows, :width]) & causal[rows, :width]
+                index.blocks[b, head, rows, :width] = torch.argsort(~kept, dim=-1, stable=True).to(torch.int16)
+                index.counts[b, head, rows] = kept.sum(-1, dtype=torch.int32)
+
+
+def _log2_energies(q: Tensor, keys: Tensor, grid: BlockGrid, rows: slice, scale_log2: float) -> Tensor:
+    """Return ``[rows, key blocks up to the last row's diagonal]``: log2 of each block's energy, -inf for none."""
+    size = grid.block_size
+    start = (grid.first + rows.start) * size - grid.offset
+    stop = min((grid.first + rows.stop) * size - grid.offset, grid.q_len)
+    before = max(-start, 0)  # rows of the first query block that belong to an earlier chunk
+    width = grid.first + rows.stop
+    logits = q[start + before : stop].float() @ keys[:width].T * scale_log2
+    position = torch.arange(start + before, stop, device=q.device) + grid.offset
+    last_key = (torch.arange(width, device=q.device) + 1) * size - 1
+    logits.masked_fill_(position[:, None] < last_key, -math.inf)
+    count = rows.stop - rows.start
+    padded = logits.new_full((count * size, width), -math.inf)
+    padded[before : before + len(logits)] = logits
+    by_block = padded.view(count, size, width)
+    # Blocks that no row sees stay at -inf instead of becoming nan.
+    highest = by_block.amax(1).clamp_min(-3e38)
+    return highest + torch.exp2(by_block - highest[:, None]).sum(1).log2()

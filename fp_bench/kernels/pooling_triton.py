@@ -1,0 +1,46 @@
+"""Mean-pooled keys in Triton.
+
+One program reads one ``[block_size, head_dim]`` tile of K straight from device memory (rows of 256 bytes at
+head_dim 128, each read once), sums it in float32 registers and writes one row. No shared memory beyond the
+reduction's. Bound by reading K once: 134 us at 256K with 8 KV heads on an H200 (4.0 TB/s).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def _pool_kernel(
+    k_ptr, pooled_ptr, kv_len, kv_heads,
+    stride_kb, stride_kn, stride_kh,
+    stride_pb, stride_pn, stride_ph,
+    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr,
+):  # fmt: skip
+    block = tl.program_id(0)
+    batch = tl.program_id(1) // kv_heads
+    head = tl.program_id(1) % kv_heads
+    token = block * BLOCK + tl.arange(0, BLOCK)
+    dim = tl.arange(0, HEAD_DIM)
+    keys = tl.load(
+        k_ptr + batch.to(tl.int64) * stride_kb + head * stride_kh + token.to(tl.int64)[:, None] * stride_kn + dim,
+        mask=token[:, None] < kv_len,
+        other=0.0,
+    )
+    length = tl.minimum(kv_len - block * BLOCK, BLOCK)
+    mean = tl.sum(keys.to(tl.float32), 0) / length
+    out = pooled_ptr + batch * stride_pb + block * stride_pn + head * stride_ph + dim
+    tl.store(out, mean.to(pooled_ptr.dtype.element_ty))
+
+
+def pool_keys_triton(k: Tensor, block_size: int) -> Tensor:
+    """Return `pooling.pool_keys` computed by one kernel on K's device."""
+    batch, kv_len, kv_heads, head_dim = k.shape
+    key_blocks = triton.cdiv(kv_len, block_size)
+    pooled = torch.empty((batch, key_blocks, kv_heads, head_dim), dtype=k.dtype, device=k.device)
+    _pool_kernel[(key_blocks, batch * kv_heads)](
+        k, pooled, kv_len, kv_heads, *k.stride()[:3], *pooled.stride()[:3],
+        BLOCK=block_size, HEAD_DIM=head_dim, num_warps=4,
+    )  # fmt: skip
+    return pooled
