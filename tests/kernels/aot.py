@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,18 @@ class Compiled:
     spill_bytes: int | None
     assembly: str
 
+    def summary(self) -> dict[str, object]:
+        waits = sorted({int(depth) for depth in re.findall(r"wgmma.wait_group.sync.aligned\s+(\d+)", self.assembly)})
+        return {
+            "shared_bytes": self.shared_bytes,
+            "registers": self.registers,
+            "spill_bytes": self.spill_bytes,
+            "wgmma": self.assembly.count("wgmma.mma_async"),
+            "wgmma_waits": waits,
+        }
 
-def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, object], *, target, num_warps: int):
+
+def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, object], *, target, options: dict):
     """Compile ``kernel`` with every pointer and every size or stride assumed divisible by 16, as in real use."""
     import triton
     from triton.compiler import ASTSource
@@ -29,7 +40,7 @@ def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, objec
     }
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=full, constexprs=constexprs, attrs=aligned)
-    compiled = triton.compile(source, target=target, options={"num_warps": num_warps})
+    compiled = triton.compile(source, target=target, options=options)
     registers = spills = None
     if target.backend == "cuda":
         registers, spills = _resource_usage(compiled.asm["cubin"])
@@ -48,3 +59,51 @@ def _resource_usage(cubin: bytes) -> tuple[int, int]:
     match = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert match, text
     return int(match[1]), int(match[2])
+
+
+SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32"}
+FLOAT32 = ("lse_ptr", "scratch_ptr")
+
+
+def signature(kernel, dtype: str) -> dict[str, str]:
+    """Types of a kernel's arguments by their names: tensors are pointers to ``dtype``, everything else int32."""
+    types = {name: f"*{dtype}" if name.endswith("_ptr") else "i32" for name in kernel.arg_names}
+    types |= {name: "*fp32" for name in FLOAT32 if name in types}
+    return types | {name: kind for name, kind in SCALARS.items() if name in types}
+
+
+def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, object]]:
+    """Compile every portable kernel at every head size for one chip."""
+    from triton.backends.compiler import GPUTarget
+
+    from fp_bench.kernels import block_sparse_triton, discovery_triton, pooling_triton
+    from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
+
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+    capability = int(arch) if backend == "cuda" else 0
+    reports = []
+    for head_dim in HEAD_DIMS:
+        for name, kernel, constants in (
+            ("pool", pooling_triton._pool_kernel, {"num_warps": 4}),
+            (
+                "discover",
+                discovery_triton._discover_kernel,
+                discovery_triton.launch_config(head_dim, capability) | {"COMPACT": discovery_triton.COMPACT_TILE},
+            ),
+            (
+                "attend",
+                block_sparse_triton._block_sparse_kernel,
+                block_sparse_triton.launch_config(head_dim, capability) | {"ROW_GROUP": block_sparse_triton.ROW_GROUP},
+            ),
+        ):
+            constants = constants | {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
+            options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
+            compiled = compile_kernel(kernel, signature(kernel, dtype), constants, target=target, options=options)
+            reports.append({"kernel": name, "head_dim": head_dim, **compiled.summary()})
+    return reports
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(compile_all(sys.argv[1], sys.argv[2])))

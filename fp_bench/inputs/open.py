@@ -1,0 +1,43 @@
+"""Input sources by the names that the command line takes."""
+
+from pathlib import Path
+
+from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.inputs.captured import Captured
+from fp_bench.inputs.density import GivenDensity
+from fp_bench.inputs.random import Random
+from fp_bench.inputs.source import InputSource
+from fp_bench.inputs.structured import Structured
+
+SPECS = {"structured": "structured", "random": "random", "density": "density:0.04", "captured": "captured:FOLDER"}
+"""Every source with an example of how to ask for it."""
+
+
+def open_inputs(spec: str) -> InputSource:
+    """Open ``structured``, ``random``, ``density:0.04`` or ``captured:FOLDER``.
+
+    Raises:
+        UsageError: an unknown source, a missing, bad or superfluous argument, or a folder that is no capture.
+    """
+    kind, colon, argument = spec.strip().partition(":")
+    if kind not in SPECS:
+        raise UsageError(f"unknown input source {kind!r}{did_you_mean(kind, SPECS)}")
+    example = SPECS[kind]
+    if bool(argument) != (":" in example) or (colon and not argument):
+        raise UsageError(f"inputs {spec!r} cannot be read; write {example}")
+    match kind:
+        case "structured":
+            return Structured()
+        case "random":
+            return Random()
+        case "density":
+            return GivenDensity(_number(argument, example))
+        case _:
+            return Captured(Path(argument))
+
+
+def _number(text: str, example: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"density {text!r} is not a number; write e.g. {example}") from None

@@ -1,0 +1,8 @@
+"""The model that comes with the package: a small Qwen3 trained to retrieve. See README.md in this folder."""
+
+from pathlib import Path
+
+
+def path() -> Path:
+    """Return the folder that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load."""
+    return Path(__file__).parent

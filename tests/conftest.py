@@ -1,0 +1,35 @@
+"""GPU tests are skipped with a reason where there is no GPU; Triton kernels then run in Triton's interpreter."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Must be set before any kernel is defined.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+# Speed lives in benchmarks: no example is timed.
+hypothesis.settings.register_profile("fp_bench", deadline=None)
+hypothesis.settings.load_profile("fp_bench")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs an NVIDIA GPU; there is none here")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+@pytest.fixture
+def odd_methods(monkeypatch):
+    """Install the methods of tests/plugin as a third party would; return their folder, for PYTHONPATH."""
+    monkeypatch.syspath_prepend(PLUGIN)
+    return PLUGIN

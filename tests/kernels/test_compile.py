@@ -1,0 +1,49 @@
+"""The portable kernels compile for chips that are not here, within each chip's shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+ROOT = Path(__file__).parents[2]
+KIB = 1024
+
+
+@pytest.fixture(scope="module", params=["cuda-80", "cuda-89", "cuda-90", "cuda-100", "hip-gfx942"])
+def compiled(request, tmp_path_factory):
+    """Every kernel at every head size for one chip, compiled in a process without Triton's interpreter."""
+    backend, arch = request.param.split("-")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.aot", backend, arch],
+        capture_output=True, text=True, env=environment, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    return request.param, json.loads(run.stdout)
+
+
+LIMIT = {"cuda-80": 163, "cuda-89": 99, "cuda-90": 227, "cuda-100": 227, "hip-gfx942": 64}
+
+
+def test_every_kernel_fits_the_chips_shared_memory(compiled):
+    chip, reports = compiled
+    assert {(report["kernel"], report["head_dim"]) for report in reports} == {
+        (kernel, head_dim) for kernel in ("pool", "discover", "attend") for head_dim in (64, 128, 256)
+    }
+    for report in reports:
+        assert report["shared_bytes"] <= LIMIT[chip] * KIB, report
+
+
+def test_hopper_runs_on_its_own_tensor_cores_without_spills_at_128(compiled):
+    chip, reports = compiled
+    if chip != "cuda-90":
+        pytest.skip("only sm_90 has wgmma")
+    for report in reports:
+        if report["kernel"] != "pool" and report["head_dim"] == 128:
+            assert report["wgmma"] > 0, report
+            assert report["spill_bytes"] == 0, report
