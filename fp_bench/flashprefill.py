@@ -5,9 +5,8 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
 from fp_bench.kernels.discovery import select_blocks
 from fp_bench.kernels.layout import HEAD_DIMS
 from fp_bench.kernels.pooling import pool_keys
@@ -63,5 +62,5 @@ class FlashPrefill(Method):
         return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out
 
     def implementation(self, call: AttentionCall) -> str:
-        """Name the kernels: ``triton`` or ``torch``."""
-        return resolve_backend(call.q, self.backend)
+        """Name the kernel that attends: ``hopper``, ``triton`` or ``torch``."""
+        return implementation(call.q, call.k, call.v, self.backend)

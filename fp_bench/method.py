@@ -83,7 +83,7 @@ class AttentionCall:
 class MethodParams(BaseModel):
     """Parameters of a method: the CLI, YAML, documentation and hash all come from these fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults."""

@@ -15,7 +15,7 @@ def parse_length(text: str) -> int:
     Raises:
         UsageError: not such a number, or out of 1..4M.
     """
-    match = re.fullmatch(r"(\d+)([km]?)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,9})([km]?)", text.strip().lower())
     if not match:
         raise UsageError(f"length {text!r} is not a number of tokens, e.g. 4k, 8192 or 4k-256k")
     length = int(match[1]) * _SUFFIX[match[2]]

@@ -178,6 +178,8 @@ class Dense(Method):
         for impl in candidates:
             try:
                 times[impl] = min(_seconds(lambda impl=impl: self._run(impl, call)) for _ in range(3))  # type: ignore[misc]
+            except torch.OutOfMemoryError:
+                raise
             except (RuntimeError, UnsupportedError) as error:
                 reasons.append(f"{impl}: {str(error).splitlines()[0]}")
         if not times:

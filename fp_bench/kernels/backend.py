@@ -1,5 +1,6 @@
-"""Which implementation of an operator runs for a tensor: ``triton`` on GPUs, ``torch`` elsewhere."""
+"""Which implementation of an operator runs for a tensor: Triton or Gluon on GPUs, torch elsewhere."""
 
+import functools
 import os
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor
 
 from fp_bench.errors import UnavailableError, UnsupportedError, UsageError, did_you_mean
 
-BACKENDS = ("auto", "triton", "torch")
+BACKENDS = ("auto", "hopper", "triton", "torch")
+"""auto: the fastest that fits; hopper: Gluon kernels for sm_90; triton: portable; torch: anywhere."""
 
 
 def triton_missing() -> str | None:
@@ -21,6 +23,17 @@ def triton_missing() -> str | None:
     return None
 
 
+@functools.cache
+def triton_version() -> tuple[int, int]:
+    """Return Triton's major and minor version, ``(0, 0)`` where it is not installed."""
+    try:
+        import triton
+    except ImportError:
+        return 0, 0
+    major, minor = triton.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def interpreted() -> bool:
     """Return whether Triton's interpreter is asked for (it runs kernels on CPU tensors, for tests)."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -29,7 +42,8 @@ def interpreted() -> bool:
 def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     """Return ``triton`` or ``torch`` for operands like ``tensor``.
 
-    ``auto`` takes Triton for float16 and bfloat16 on a GPU and torch for everything else.
+    ``auto`` takes Triton for float16 and bfloat16 on a GPU and torch for everything else. An operator that also has a
+    Hopper kernel takes that one instead of Triton where it fits (see block_sparse.py).
 
     Raises:
         UsageError: an unknown name.
@@ -41,14 +55,15 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     if asked == "auto":
         return "triton" if tensor.is_cuda and half and triton_missing() is None else "torch"
-    if asked == "triton":
-        if (missing := triton_missing()) is not None:
-            raise UnavailableError(f"backend triton: {missing}")
-        if not tensor.is_cuda and not interpreted():
-            raise UnavailableError(f"backend triton: the tensors are on {tensor.device}; move them to a GPU")
-        if not half and not interpreted():
-            raise UnsupportedError(f"backend triton takes float16 and bfloat16, not {tensor.dtype}; use backend torch")
-    return asked
+    if asked == "torch":
+        return "torch"
+    if (missing := triton_missing()) is not None:
+        raise UnavailableError(f"backend {asked}: {missing}")
+    if not tensor.is_cuda and not interpreted():
+        raise UnavailableError(f"backend {asked}: the tensors are on {tensor.device}; move them to a GPU")
+    if not half and not interpreted():
+        raise UnsupportedError(f"backend {asked} takes float16 and bfloat16, not {tensor.dtype}; use backend torch")
+    return "triton"
 
 
 def capability(device: torch.device) -> int:

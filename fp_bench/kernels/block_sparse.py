@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from fp_bench.errors import UnsupportedError
-from fp_bench.kernels.backend import resolve_backend
+from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.kernels.backend import resolve_backend, triton_version
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import HEAD_DIMS, check_layout, check_no_grad
+from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS, check_layout, check_no_grad
 from fp_bench.kernels.rule import check_scale
 
 
@@ -31,7 +31,7 @@ def block_sparse_attention(
         v: as ``k``.
         index: the lists, for these lengths and this number of query heads.
         scale: factor on the logits, positive.
-        backend: ``auto``, ``triton`` (float16, bfloat16 on a GPU) or ``torch``.
+        backend: ``auto``, ``hopper`` (sm_90, head_dim 128), ``triton`` (float16, bfloat16 on a GPU) or ``torch``.
 
     Raises:
         UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
@@ -45,8 +45,35 @@ def block_sparse_attention(
     given = (*index.counts.shape[:2], index.q_len, index.kv_len)
     if given != expected:
         raise UnsupportedError(f"index is for (batch, q_heads, q_len, kv_len) {given}, the tensors are {expected}")
-    if resolve_backend(q, backend) == "triton":
-        from fp_bench.kernels.block_sparse_triton import block_sparse_attention_triton as implementation
+    kernel = implementation(q, k, v, backend, index.block_size)
+    if kernel == "hopper":
+        from fp_bench.kernels.block_sparse_hopper import block_sparse_attention_hopper as attend
+    elif kernel == "triton":
+        from fp_bench.kernels.block_sparse_triton import block_sparse_attention_triton as attend
     else:
-        from fp_bench.kernels.block_sparse_torch import block_sparse_attention_torch as implementation
-    return AttentionOut(*implementation(q, k, v, index, scale))
+        from fp_bench.kernels.block_sparse_torch import block_sparse_attention_torch as attend
+    return AttentionOut(*attend(q, k, v, index, scale))
+
+
+def implementation(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block_size: int = BLOCK_SIZE) -> str:
+    """Name what computes this call: ``hopper``, ``triton`` or ``torch``.
+
+    Raises:
+        UnavailableError: the backend asked for by name cannot run here or does not take these tensors.
+    """
+    kernel = resolve_backend(q, backend)
+    if kernel == "torch" or backend == "triton" or not q.is_cuda:
+        return kernel
+    reason = hopper_missing(q, k, v, block_size)
+    if reason is not None and backend == "hopper":
+        raise UnavailableError(f"backend hopper: {reason}")
+    return "hopper" if reason is None else "triton"
+
+
+def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE) -> str | None:
+    """Return why the Hopper kernel does not take this call, or None."""
+    if triton_version() < (3, 6):
+        return "Triton before 3.6 has no Gluon"
+    from fp_bench.kernels.block_sparse_hopper import missing
+
+    return missing(q, k, v, block_size)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "oom", "unsupported", "unavailable", "incorrect", "error", "timeout"]
+Clock = Literal["cuda_event", "wall_clock"]
+Cache = Literal["cold", "as_left"]
+"""State of the L2 cache before a sample: flushed, or as the call before left it."""
 
 ASKED = (
     "kind", "method", "method_hash", "asked_backend", "seq_len", "q_len", "batch", "q_heads", "kv_heads",
@@ -40,6 +43,8 @@ class Record(BaseModel):
     asked_backend: str = "auto"
     backend: str | None = None
     """What really computed the attention: a kernel or a dense implementation."""
+    fallback: bool = False
+    """A sparse method that ran dense: it never counts as a speed-up."""
 
     seq_len: int
     """Keys of each sequence (kv_len)."""
@@ -62,7 +67,8 @@ class Record(BaseModel):
     """Median of the selection alone; None for dense."""
     attend_ms: float | None = None
     """Median of the attention alone, on a selection made outside the timer."""
-    timer: Literal["cuda_event", "wall_clock"] | None = None
+    timer: Clock | None = None
+    cache: Cache | None = None
     engine: str = "operator"
     density: float | None = None
     """Kept share of the causal block pairs; 1 for dense."""
@@ -75,12 +81,16 @@ class Record(BaseModel):
     rel_err_by_head: list[float] | None = None
     kernel_err: float | None = None
     """The same against the float32 definition on the same selection: what the correctness check saw."""
+    rows_checked: int | None = None
+    """Sampled query rows of each head that recall and the errors are over."""
     peak_bytes: int | None = None
     """Most device memory in use during one call beyond what its inputs hold."""
     tflops: float | None = None
     """4 * head_dim FLOP for each computed score entry, over the attention's time."""
     env: str | None = None
     """Id into env.json."""
+    gpu: dict[str, Any] | None = None
+    """The GPU right after the samples: clocks, power, temperature, throttling, other processes."""
     command: str | None = None
     """The line that measures this one cell again."""
     time: str | None = None

@@ -1,0 +1,295 @@
+"""The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import fp_bench
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.registry import Spec
+from fp_bench.registry import methods as known_methods
+from fp_bench.sizes import parse_lengths
+
+if TYPE_CHECKING:
+    from fp_bench.latency.plan import Plan
+    from fp_bench.results.record import Record
+
+EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 4, 130
+
+
+class FrontDoor(TyperGroup):
+    """The command group; every mistake of a user ends as one line on stderr and an exit code."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run a verb and exit."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn  # type: ignore[assignment]
+                code = super().main(*args, **extra | {"standalone_mode": False})
+        except UnavailableError as error:
+            _stop(str(error), EXIT_FAILED)
+        except (KeyboardInterrupt, typer.Abort):
+            _stop("interrupted", EXIT_INTERRUPTED)
+        except UsageError as error:
+            _stop(str(error), EXIT_USAGE)
+        except Exception as error:
+            # typer's own complaints, whose class moved from click into typer.
+            if not hasattr(error, "format_message"):
+                raise
+            if type(error).__name__ == "NoArgsIsHelpError":
+                error.show()  # type: ignore[attr-defined]
+                sys.exit(EXIT_USAGE)
+            _stop(error.format_message(), EXIT_USAGE)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _warn(message: Warning | str, *_where: Any) -> None:
+    print(f"fpbench: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _stop(reason: str, code: int) -> None:
+    print(f"fpbench: {' '.join(reason.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
+    """Return a check of an option that names the value and the limits, which typer's own does not."""
+
+    def check(param: typer.CallbackParam, value: int | None) -> int | None:
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"--{param.name} {value} is out of limits: {low} to {high}")
+        return value
+
+    return check
+
+
+app = typer.Typer(
+    cls=FrontDoor,
+    help="An honest benchmark of sparse-prefill attention, and the FlashPrefill operator.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fpbench")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"fpbench {fp_bench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """An honest benchmark of sparse-prefill attention, and the FlashPrefill operator."""
+    del version
+
+
+@app.command()
+def latency(
+    lens: Annotated[
+        str, typer.Option(help="Lengths in tokens: 4k, 8192, 4k-256k (doubling), separated by commas.")
+    ] = "4k,16k",
+    methods: Annotated[
+        str | None, typer.Option(help="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; an old one resumes. Default: runs/latency-DATE.")
+    ] = None,
+    inputs: Annotated[
+        str, typer.Option(help="Where Q, K, V come from: structured, random, density:0.04 or captured:FOLDER.")
+    ] = "structured",
+    shape: Annotated[
+        str | None, typer.Option(help="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU.")
+    ] = None,
+    batch: Annotated[int, typer.Option(callback=_within(1, 10_000), help="Sequences in a batch.")] = 1,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    backend: Annotated[str, typer.Option(help="Kernels: auto, triton or torch.")] = "auto",
+    layers: Annotated[str | None, typer.Option(help="Layers of captured inputs, e.g. 0,3; default: all.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(callback=_within(1, 10_000), help="Rounds a cell; default: 5, fewer for long calls.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(callback=_within(1, 10_000), help="Timed calls a round; default: by time.")
+    ] = None,
+    seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of inputs, sampled rows and order.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
+) -> None:
+    """Time methods against dense attention; check, density, recall and error of each come with it."""
+    lengths = parse_lengths(lens)
+    specs = _specs(methods)
+    from fp_bench.latency.plan import Heads, Request, make_plan
+    from fp_bench.terminal import show_plan
+
+    plan = make_plan(
+        Request(
+            lens=lengths,
+            methods=specs,
+            inputs=inputs,
+            heads=Heads.parse(shape) if shape else None,
+            batch=batch,
+            dtype=dtype,
+            backend=backend,
+            seed=seed,
+            rounds=rounds,
+            samples=samples,
+            layers=_numbers(layers, "layers"),
+        )
+    )
+    show_plan(plan)
+    if dry_run:
+        return
+    folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
+    records = _measure(plan, folder)
+    _show_report(folder, as_json)
+    raise typer.Exit(_exit_code(records, named=specs is not None))
+
+
+def _specs(text: str | None) -> list[Spec] | None:
+    """Parse ``a,b:key=value`` and refuse unknown names before anything heavy is imported."""
+    if text is None:
+        return None
+    specs = [Spec.parse(part) for part in text.split(",")]
+    for spec in specs:
+        known_methods.check(spec.name)
+    return specs
+
+
+def _numbers(text: str | None, what: str) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit()):
+            raise UsageError(f"{what} {text!r}: {part!r} is not a number; write e.g. 0,3")
+    return sorted({int(part) for part in parts})
+
+
+def _measure(plan: "Plan", folder: Path) -> list["Record"]:
+    """Measure what a run folder lacks of a plan and return all its records of the plan."""
+    from fp_bench.latency.job import count_pending, run
+    from fp_bench.results.store import RecordStore
+    from fp_bench.terminal import say, show_progress
+
+    with RecordStore(folder) as store:
+        if store.torn:
+            say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
+        try:
+            for _ in show_progress(run(plan, store), count_pending(plan, store)):
+                pass
+        except KeyboardInterrupt:
+            say(f"interrupted: {len(store.records)} records are kept in {folder}; the same command resumes")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        keys = {cell.key for group in plan.groups for cell in group.cells}
+        return [record for record in store.records if record.cell_key in keys]
+
+
+def _exit_code(records: list["Record"], named: bool) -> int:
+    """Return 3 when a cell failed, 4 when nothing was measured; a default method that is not here is only a row."""
+    failed = [record for record in records if record.status != "ok" and (named or record.status != "unavailable")]
+    if failed:
+        return EXIT_FAILED
+    return 0 if any(record.status == "ok" for record in records) else EXIT_NOTHING
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
+) -> None:
+    """Make tables, plots and report.md of a run again from its records."""
+    _show_report(run, as_json)
+
+
+def _show_report(folder: Path, as_json: bool) -> None:
+    from fp_bench.results.report import write_report
+    from fp_bench.results.store import read_records
+    from fp_bench.results.tables import comparison, failures, latency_tables
+    from fp_bench.terminal import say, show_tables
+
+    records = read_records(folder).records
+    if not records:
+        raise UsageError(f"{folder} has no whole record; measure with fpbench latency --out {folder}")
+    if as_json:
+        print(comparison(records).to_json(orient="records", indent=1))
+    else:
+        show_tables([*latency_tables(records), failures(records)])
+    say(f"report: {write_report(folder)}")
+
+
+@app.command()
+def capture(
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write, for --inputs captured:FOLDER.")] = Path("runs/captured"),
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model and of what is saved.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
+    lengths, chosen = parse_lengths(lens), _numbers(layers, "layers")
+    content = _read_text(text) if text else None
+    from fp_bench.machine import parse_device, parse_dtype
+    from fp_bench.models.capture import capture as save
+    from fp_bench.terminal import say
+
+    manifest = save(
+        model,
+        lengths,
+        out,
+        layers=chosen,
+        text=content,
+        seed=seed,
+        device=parse_device(device),
+        dtype=parse_dtype(dtype),
+    )
+    say(f"{len(manifest.files)} files of {len(manifest.layers)} layers in {out}; measure them with:")
+    print(f"fpbench latency --inputs captured:{out} --lens {','.join(map(str, manifest.lengths))}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--text {path} cannot be read: {error}") from None
+
+
+@app.command()
+def methods() -> None:
+    """List the methods, their parameters and presets, and whether each runs here."""
+    from fp_bench.doctor import method_table
+    from fp_bench.terminal import show_tables
+
+    show_tables([method_table()])
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
+    from fp_bench.doctor import machine_table, runnable_table
+    from fp_bench.terminal import show_tables
+
+    show_tables([machine_table(), runnable_table()])

@@ -1,0 +1,76 @@
+"""What this machine is, and which methods and kernels run on it: each is tried on a tiny call."""
+
+from collections.abc import Iterator
+
+import torch
+
+from fp_bench.baselines.dense import implementations
+from fp_bench.errors import UnavailableError
+from fp_bench.latency.measure import failure
+from fp_bench.machine import Machine
+from fp_bench.method import AttentionCall, Method
+from fp_bench.registry import Spec, create_method, methods
+from fp_bench.results.report import environment_rows
+from fp_bench.results.tables import Table
+
+TINY = 256
+"""Tokens of the call that methods are tried on."""
+
+
+def machine_table() -> Table:
+    """Return the facts of this machine that records would refer to."""
+    return Table("This machine", ["what", "value"], environment_rows(Machine.here().environment()), numbers=2)
+
+
+def runnable_table() -> Table:
+    """Return every method, dense implementation and backend, and whether it runs here."""
+    rows = [[str(spec), backend, *tried(spec, backend)] for spec, backend in _everything()]
+    return Table("What runs here", ["method", "backend asked", "runs with", "why not"], rows, numbers=4)
+
+
+def _everything() -> Iterator[tuple[Spec, str]]:
+    for name in methods.targets():
+        if name == "dense":
+            yield from ((Spec(name, {"impl": impl}), "auto") for impl in ("auto", *implementations()))
+        else:
+            yield from ((Spec(name), backend) for backend in ("auto", "triton", "torch"))
+
+
+@torch.no_grad()
+def tried(spec: Spec, backend: str = "auto") -> tuple[str, str]:
+    """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+    try:
+        method = create_method(spec, backend)
+        call = _tiny_call()
+        if reason := method.unsupported(call):
+            return "", reason
+        method(call)
+        return method.implementation(call), ""
+    except Exception as error:  # a plug-in may raise anything
+        return "", failure(error).reason
+
+
+def _tiny_call() -> AttentionCall:
+    device = Machine.here().device
+    q, k, v = (torch.randn(1, TINY, heads, 128, device=device, dtype=torch.bfloat16) for heads in (2, 1, 1))
+    return AttentionCall(q, k, v, scale=128**-0.5)
+
+
+def method_table() -> Table:
+    """Return the methods with what they run on here, their parameters with defaults, and their presets."""
+    rows: list[list[str]] = []
+    for name in methods.targets():
+        try:
+            cls: type[Method] = methods.load(name)
+        except UnavailableError as error:
+            rows.append([name, "", "not here", str(error)])
+            continue
+        runs, why_not = tried(Spec(name))
+        summary = (cls.__doc__ or "").strip().partition("\n")[0]
+        rows.append([name, "", f"here: {runs}" if runs else "not here", why_not or summary])
+        for parameter, field in cls.Params.model_fields.items():
+            description = " ".join((field.description or "").split())
+            rows.append(["", parameter, str(field.default), description])
+        for preset, values in cls.presets.items():
+            rows.append(["", f"preset={preset}", ":".join(f"{key}={value}" for key, value in values.items()), ""])
+    return Table("Methods", ["method", "parameter", "default", "what it is"], rows, numbers=4)

@@ -1,0 +1,1 @@
+"""The latency job: plan the cells, measure each, write its records."""

@@ -1,0 +1,387 @@
+"""Measuring one method on one attention call: its output is checked, then it is timed.
+
+Nothing here schedules, writes or knows of other methods.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import median
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.reference import AttentionRows, attention_rows
+from fp_bench.method import AttentionCall, Method
+from fp_bench.results.record import Cache, Clock, Status
+
+SAMPLED_ROWS = 128
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
+"""Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
+ROW_SLACK = 5.0
+MIN_SAMPLES, MAX_SAMPLES = 3, 100
+FLUSH_BYTES = 256 * 1024 * 1024
+"""Written before each GPU sample: more than any L2 cache, so that every sample starts cold."""
+
+T = TypeVar("T")
+
+
+class IncorrectError(RuntimeError):
+    """The output is not what the definition says; there will be no time."""
+
+
+class Timer(Protocol):
+    """Times calls one by one, in milliseconds."""
+
+    clock: Clock
+    cache: Cache
+    """What is done about the cache before a sample."""
+
+    def once(self, call: Callable[[], T]) -> tuple[T, float]:
+        """Return what ``call`` returns, finished, and the wall-clock time it took."""
+        ...
+
+    def samples(self, call: Callable[[], object], count: int) -> list[float]:
+        """Return the time of each of ``count`` calls."""
+        ...
+
+
+class WallClock:
+    """Wall clock, for the CPU."""
+
+    clock: Clock = "wall_clock"
+    cache: Cache = "as_left"
+
+    def once(self, call: Callable[[], T]) -> tuple[T, float]:
+        """Return what ``call`` returns and the time it took."""
+        start = time.perf_counter()
+        value = call()
+        return value, (time.perf_counter() - start) * 1e3
+
+    def samples(self, call: Callable[[], object], count: int) -> list[float]:
+        """Return the time of each of ``count`` calls."""
+        return [self.once(call)[1] for _ in range(count)]
+
+
+class CudaEvents:
+    """CUDA events around each call, with the L2 cache flushed before it.
+
+    All calls are queued before the first is waited for. The flush hides the host's launches behind it, as the
+    layers before an attention call do in a model.
+    """
+
+    clock: Clock = "cuda_event"
+    cache: Cache = "cold"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def once(self, call: Callable[[], T]) -> tuple[T, float]:
+        """Return what ``call`` returns, finished, and the wall-clock time it took."""
+        torch.cuda.synchronize(self._device)
+        start = time.perf_counter()
+        value = call()
+        torch.cuda.synchronize(self._device)
+        return value, (time.perf_counter() - start) * 1e3
+
+    def samples(self, call: Callable[[], object], count: int) -> list[float]:
+        """Return the time of each of ``count`` calls."""
+        spans = []
+        for _ in range(count):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            self._flush.zero_()
+            start.record()
+            call()
+            end.record()
+            spans.append((start, end))
+        torch.cuda.synchronize(self._device)
+        return [float(start.elapsed_time(end)) for start, end in spans]
+
+
+def timer_for(device: torch.device) -> Timer:
+    """Return the timer of a device."""
+    return CudaEvents(device) if device.type == "cuda" else WallClock()
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much measuring a cell gets."""
+
+    rounds: int = 5
+    samples: int | None = None
+    """Timed calls in a round; None takes as many as fit ``sample_seconds``, at least `MIN_SAMPLES`."""
+    sample_seconds: float = 0.2
+    warm_up_seconds: float = 0.1
+    """Untimed calls at the start of each round, at least one."""
+    checked_call_counts: bool = False
+    """For calls of minutes: the call whose output is checked is the one sample, nothing is run twice."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Exact dense attention of some rows in float32: what recall and error are measured against."""
+
+    rows: Tensor
+    dense: AttentionRows
+
+
+def dense_truth(call: AttentionCall, seed: int) -> Truth:
+    """Return exact dense attention of sampled rows of a call."""
+    rows = sample_rows(call.q_len, seed)
+    return Truth(rows, attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows))
+
+
+def sample_rows(q_len: int, seed: int) -> Tensor:
+    """Return ascending query numbers: the first, the last, and one at random of each equal stretch of the queries."""
+    if q_len <= SAMPLED_ROWS:
+        return torch.arange(q_len)
+    edges = torch.linspace(0, q_len, SAMPLED_ROWS + 1, dtype=torch.float64)
+    chance = torch.rand(SAMPLED_ROWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    stretches = (edges[:-1] + chance * edges.diff()).long()
+    return torch.tensor(sorted({0, q_len - 1, *stretches.clamp_max(q_len - 1).tolist()}))
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a selection and its output are worth; names and units as in `Record`."""
+
+    backend: str
+    fallback: bool
+    density: float
+    density_by_head: list[float]
+    recall: float
+    recall_by_head: list[float]
+    rel_err: float
+    rel_err_by_head: list[float]
+    kernel_err: float
+    rows_checked: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one round; names and units as in `Record`."""
+
+    timer: Clock
+    cache: Cache
+    samples_ms: list[float]
+    median_ms: float
+    select_ms: float | None
+    attend_ms: float
+    tflops: float
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A method whose output on a call was right, ready to be timed."""
+
+    method: Method
+    call: AttentionCall
+    index: BlockIndex | None
+    """Selected outside any timer, or given by the input source; None for dense."""
+    given: bool
+    """Whether the input source gave the index: then only the attention is the operator."""
+    findings: Findings
+    first_select_ms: float
+    first_ms: float
+    """Wall-clock time of the first whole call."""
+    peak_bytes: int | None = None
+
+    def operator(self) -> Tensor:
+        """Run what a user would."""
+        return self.attend() if self.given else self.method(self.call)
+
+    def select(self) -> BlockIndex | None:
+        """Run the selection alone."""
+        return self.method.select(self.call)
+
+    def attend(self) -> Tensor:
+        """Run the attention alone."""
+        return self.method.attend(self.call, self.index)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the operator has a selection to time."""
+        return self.index is not None and not self.given
+
+
+@torch.no_grad()
+def check(method: Method, call: AttentionCall, truth: Truth, timer: Timer, given: BlockIndex | None = None) -> Checked:
+    """Run a method once and compare its output with the float32 definition on the sampled rows.
+
+    Args:
+        method: the method.
+        call: the attention call.
+        truth: exact dense attention of the rows to check.
+        timer: times this first call.
+        given: a selection prescribed by the input source; a dense method has no use for it.
+
+    Raises:
+        IncorrectError: the output is not attention over the method's selection.
+        UnsupportedError: the method does not define this call.
+        UnavailableError: a package or device it needs is missing.
+    """
+    if reason := method.unsupported(call):
+        raise UnsupportedError(reason)
+    index, select_ms = timer.once(partial(method.select, call))
+    prescribed = index is not None and given is not None
+    if prescribed:
+        index = given
+    out, first_ms = timer.once(partial(method.attend, call, index) if prescribed else partial(method, call))
+    findings = _findings(method, call, index, out, truth)
+    del out
+    checked = Checked(method, call, index, prescribed, findings, select_ms, first_ms)
+    return replace(checked, peak_bytes=_peak_bytes(checked))
+
+
+def _findings(method: Method, call: AttentionCall, index: BlockIndex | None, out: Tensor, truth: Truth) -> Findings:
+    if out.shape != call.q.shape or out.dtype != call.q.dtype:
+        raise IncorrectError(
+            f"output is {out.dtype} {list(out.shape)}; it must be as q, {call.q.dtype} {list(call.q.shape)}"
+        )
+    found = out[:, truth.rows.to(out.device)].float()
+    if index is None:
+        defined = truth.dense
+        density = torch.ones(call.batch, call.q_heads)
+    else:
+        defined = attention_rows(call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
+        density = index.density()
+    kernel_err = _check_output(found, defined.out, TOLERANCE[out.dtype])
+    recall = (defined.lse - truth.dense.lse).double().exp().mean(-1)
+    rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
+    return Findings(
+        backend=method.implementation(call),
+        fallback=index is None and method.name != "dense",
+        density=density.mean().item(),
+        density_by_head=density.mean(0).tolist(),
+        recall=recall.mean().item(),
+        recall_by_head=recall.mean(0).tolist(),
+        rel_err=_relative_error(found, truth.dense.out, dims=(0, 1, 2, 3)).item(),
+        rel_err_by_head=rel_err.mean(0).tolist(),
+        kernel_err=kernel_err,
+        rows_checked=len(truth.rows),
+    )
+
+
+def _check_output(found: Tensor, defined: Tensor, tolerance: float) -> float:
+    """Return the relative error over all rows; a head or a row out of its tolerance raises `IncorrectError`."""
+    for what, dims, limit in (("head", (1, 3), tolerance), ("row", (3,), ROW_SLACK * tolerance)):
+        worst = _relative_error(found, defined, dims=dims).max().item()
+        # Written so that NaN fails too.
+        if not worst <= limit:
+            raise IncorrectError(
+                f"a {what}'s relative error to the float32 definition is {worst:.2g}; the limit is {limit:.2g}"
+            )
+    return float(_relative_error(found, defined, dims=(0, 1, 2, 3)).item())
+
+
+def _relative_error(found: Tensor, exact: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Return the norm of the difference over the norm of ``exact``, over ``dims``; 0 / 0 is 0."""
+    difference: Tensor = torch.linalg.vector_norm((found - exact).double(), dim=dims)
+    norm: Tensor = torch.linalg.vector_norm(exact.double(), dim=dims)
+    return difference / norm.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _peak_bytes(checked: Checked) -> int | None:
+    """Return the most device memory one call holds beyond its inputs, its output included; None on the CPU."""
+    if not checked.call.q.is_cuda:
+        return None
+    device = checked.call.q.device
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    checked.operator()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+@torch.no_grad()
+def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
+    """Time one round of a checked method: the whole operator, its selection alone, its attention alone."""
+    if effort.checked_call_counts:
+        samples = [checked.first_ms]
+        select_ms = checked.first_select_ms if checked.selects else None
+        attend_ms = timer.once(checked.attend)[1] if checked.selects else checked.first_ms
+    else:
+        samples = _samples(checked.operator, effort, timer)
+        select_ms = median(_samples(checked.select, effort, timer)) if checked.selects else None
+        attend_ms = median(_samples(checked.attend, effort, timer) if checked.selects else samples)
+    flop = 4 * checked.call.head_dim * computed_entries(checked.call, checked.index)
+    return Timing(
+        timer=timer.clock,
+        cache=timer.cache,
+        samples_ms=[round(sample, 5) for sample in samples],
+        median_ms=median(samples),
+        select_ms=select_ms,
+        attend_ms=attend_ms,
+        tflops=flop / attend_ms / 1e9,
+    )
+
+
+def _samples(call: Callable[[], object], effort: Effort, timer: Timer) -> list[float]:
+    """Warm up by time, then take as many samples as the effort allows."""
+    started, calls = time.perf_counter(), 0
+    while not calls or time.perf_counter() - started < effort.warm_up_seconds:
+        timer.once(call)
+        calls += 1
+    each = (time.perf_counter() - started) / calls
+    count = effort.samples or min(MAX_SAMPLES, max(MIN_SAMPLES, int(effort.sample_seconds / each)))
+    return timer.samples(call, count)
+
+
+def computed_entries(call: AttentionCall, index: BlockIndex | None) -> int:
+    """Return how many causal query-key pairs of all heads a selection computes; None is dense."""
+    if index is None:
+        seen_by_first = call.kv_len - call.q_len + 1
+        return call.batch * call.q_heads * call.q_len * (seen_by_first + call.kv_len) // 2
+    grid: BlockGrid = index.grid
+    device = index.counts.device
+    starts = torch.arange(grid.first, grid.key_blocks, device=device) * grid.block_size
+    first = starts.clamp_min(grid.offset)
+    last = (starts + grid.block_size).clamp_max(grid.kv_len)
+    queries = last - first
+    # Keys of its own block that the queries of each row see: a sum of consecutive integers.
+    diagonal = (first - starts + 1 + last - starts) * queries // 2
+    own = torch.arange(grid.first, grid.key_blocks, device=device)
+    at_end = (index.counts.long() - 1).clamp_min(0)[..., None]
+    lists_own = (index.blocks.gather(-1, at_end)[..., 0] == own) & (index.counts > 0)
+    past = index.counts.long() - lists_own.long()
+    return int((past * queries * grid.block_size + lists_own.long() * diagonal).sum().item())
+
+
+class Failure(NamedTuple):
+    """Why a cell has no time."""
+
+    status: Status
+    reason: str
+
+
+def failure(error: Exception) -> Failure:
+    """Return the status and the one-line reason of a cell that raised ``error``."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    if _is_out_of_memory(error):
+        return Failure("oom", text)
+    for kind, status in STATUS_OF.items():
+        if isinstance(error, kind):
+            return Failure(status, text)
+    return Failure("error", f"{type(error).__name__}: {text}")
+
+
+STATUS_OF: dict[type[Exception], Status] = {
+    UnsupportedError: "unsupported",
+    UnavailableError: "unavailable",
+    IncorrectError: "incorrect",
+}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch's CPU allocator and third-party kernels raise a plain RuntimeError.
+    says = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and ("out of memory" in says or "can't allocate memory" in says)
+    )

@@ -1,0 +1,303 @@
+"""The plan of a latency run: lengths x layers x methods become cells, with how much measuring each can afford."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fp_bench.errors import UnavailableError, UsageError, did_you_mean
+from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.source import InputSource, Shape
+from fp_bench.kernels.backend import BACKENDS
+from fp_bench.latency.measure import Checked, Effort, Failure, Timing, timer_for
+from fp_bench.machine import Machine, parse_dtype
+from fp_bench.method import Method
+from fp_bench.registry import Spec, create_method
+from fp_bench.results.environment import Gpu, code_version
+from fp_bench.results.record import Record, cell_key
+from fp_bench.sizes import format_length
+
+CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
+GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
+SETUP_SECONDS = 2.0
+"""Guess for making inputs, compiling and checking one cell."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one attention layer, written ``q_heads/kv_heads/head_dim``."""
+
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Heads":
+        """Parse ``32/8/128``.
+
+        Raises:
+            UsageError: not three positive integers, or q_heads is no multiple of kv_heads.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+            raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
+        heads = cls(*map(int, parts))
+        if heads.q_heads % heads.kv_heads:
+            raise UsageError(
+                f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
+            )
+        return heads
+
+    def __str__(self) -> str:
+        return f"{self.q_heads}/{self.kv_heads}/{self.head_dim}"
+
+
+CPU_HEADS = Heads(2, 1, 128)
+CPU_HEADS_LONG = Heads(1, 1, 128)
+CPU_LONG = 128 * 1024
+"""Beyond this length one head has to do on a CPU: a dense call takes minutes."""
+GPU_HEADS = Heads(32, 8, 128)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None leaves the choice to the plan, which makes it for the machine."""
+
+    lens: Sequence[int]
+    methods: Sequence[Spec] | None = None
+    inputs: str = "structured"
+    heads: Heads | None = None
+    batch: int = 1
+    dtype: str = "bf16"
+    backend: str = "auto"
+    seed: int = 0
+    rounds: int | None = None
+    samples: int | None = None
+    layers: Sequence[int] | None = None
+
+
+def dense_flop(shape: Shape) -> float:
+    """Return the FLOP of causal dense attention."""
+    return 2.0 * shape.batch * shape.q_heads * shape.head_dim * shape.seq_len**2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method asked for, or why it cannot be had here."""
+
+    spec: Spec
+    method: Method | None
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, spec: Spec, backend: str) -> "Candidate":
+        """Load a method; one that is unavailable becomes a row, not the end.
+
+        Raises:
+            UsageError: unknown name or parameter.
+        """
+        try:
+            return cls(spec, create_method(spec, backend))
+        except UnavailableError as error:
+            return cls(spec, None, " ".join(str(error).split()))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the method's part of a record."""
+        if self.method is None:
+            return {"method": self.spec.name, "label": str(self.spec), "method_hash": "unavailable", "params": {}}
+        return {
+            "method": self.method.name,
+            "label": self.method.label,
+            "method_hash": self.method.method_hash,
+            "params": self.method.params.model_dump(mode="json"),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One method on one attention call."""
+
+    candidate: Candidate
+    asked: Mapping[str, Any]
+    """The record fields that are known before measuring."""
+
+    @cached_property
+    def key(self) -> str:
+        """Identify what was asked."""
+        return cell_key(dict(self.asked))
+
+    def timed(self, number: int, checked: Checked, timing: Timing, gpu: Gpu | None) -> Record:
+        """Return the record of a round that was measured."""
+        found = asdict(checked.findings) | asdict(timing)
+        state = gpu.state() if gpu else None
+        return Record(**self.asked, status="ok", round=number, peak_bytes=checked.peak_bytes, gpu=state, **found)
+
+    def failed(self, number: int, why: Failure) -> Record:
+        """Return the record of a cell that could not be measured from round ``number`` on."""
+        return Record(**self.asked, status=why.status, reason=why.reason, round=number)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that share inputs: every method at one length and layer. Their rounds are interleaved."""
+
+    shape: Shape
+    layer: int
+    cells: Sequence[Cell]
+    effort: Effort
+    dense_seconds: float
+    """Estimate of one dense call."""
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of measuring all cells once: every method as slow as dense, so mostly too long."""
+        once, effort = self.dense_seconds, self.effort
+        if effort.checked_call_counts:
+            return sum(SETUP_SECONDS + once * (1 if cell.asked["method"] == "dense" else 2) for cell in self.cells)
+        timed = once * effort.samples if effort.samples else max(effort.sample_seconds, 3 * once)
+        one_round = max(effort.warm_up_seconds, once) + timed
+        return sum(
+            SETUP_SECONDS + once + effort.rounds * one_round * (1 if cell.asked["method"] == "dense" else 2)
+            for cell in self.cells
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run and how each will be measured."""
+
+    request: Request
+    machine: Machine
+    source: InputSource
+    groups: Sequence[Group]
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of the whole run, mostly too long."""
+        return sum(group.seconds for group in self.groups)
+
+    @property
+    def records(self) -> int:
+        """Number of records when nothing fails."""
+        return sum(len(group.cells) * group.effort.rounds for group in self.groups)
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know before believing the numbers, one line each."""
+        notes = []
+        if self.machine.gpu is None:
+            shape = self.groups[0].shape
+            notes.append(
+                f"No GPU here: the torch backend on the CPU, {self.request.dtype}, {shape.q_heads} query and "
+                f"{shape.kv_heads} KV head(s) of {shape.head_dim}; the speed-ups of a GPU differ."
+            )
+        notes += [
+            f"{format_length(group.shape.seq_len)}: a dense call takes about {group.dense_seconds:.0f} s, so each "
+            "method is called once, with no warm-up; that call is checked and is the sample."
+            for group in self.groups
+            if group.effort.checked_call_counts
+        ]
+        return notes
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request against this machine and its inputs into cells; nothing is measured but one short call.
+
+    Raises:
+        UsageError: an unknown method, parameter, dtype, backend, input or layer, or a length the inputs do not have.
+    """
+    dtype = parse_dtype(request.dtype)
+    if request.backend not in BACKENDS:
+        raise UsageError(f"unknown backend {request.backend!r}{did_you_mean(request.backend, BACKENDS)}")
+    machine = Machine.here()
+    source = open_inputs(request.inputs)
+    heads = request.heads or _default_heads(machine, max(request.lens))
+    shapes = [
+        source.shapes(Shape(request.batch, length, heads.q_heads, heads.kv_heads, heads.head_dim))
+        for length in request.lens
+    ]
+    specs = request.methods or (GPU_METHODS if machine.gpu else CPU_METHODS)
+    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
+    version = code_version()
+    per_flop = _seconds_per_flop(machine, heads, dtype)
+    groups = []
+    for shape in shapes:
+        for layer in _layers(source, request.layers):
+            cells = [Cell(c, _asked(request, source, c, shape, layer, version)) for c in candidates.values()]
+            seconds = per_flop * dense_flop(shape)
+            groups.append(Group(shape, layer, cells, _effort(request, seconds, machine), seconds))
+    return Plan(request, machine, source, groups)
+
+
+def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
+    """Time one short dense call, the yardstick of every estimate."""
+    length = 8192 if machine.gpu else 2048
+    q = torch.randn(1, heads.q_heads, length, heads.head_dim, device=machine.device, dtype=dtype)
+    timer = timer_for(machine.device)
+
+    def dense() -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+    timer.once(dense)
+    seconds = timer.once(dense)[1] / 1e3
+    return seconds / dense_flop(Shape(1, length, heads.q_heads, heads.q_heads, heads.head_dim))
+
+
+def _default_heads(machine: Machine, longest: int) -> Heads:
+    if machine.gpu:
+        return GPU_HEADS
+    return CPU_HEADS if longest <= CPU_LONG else CPU_HEADS_LONG
+
+
+def _layers(source: InputSource, asked: Sequence[int] | None) -> Sequence[int]:
+    there = source.layers()
+    for layer in asked or ():
+        if layer not in there:
+            raise UsageError(f"layer {layer} is not in {source.name}; it has {', '.join(map(str, there))}")
+    return asked or there
+
+
+def _effort(request: Request, dense_seconds: float, machine: Machine) -> Effort:
+    """Choose rounds and samples that a call of this length can afford; what was asked for wins."""
+    if machine.gpu is None and dense_seconds > 20 and request.rounds is None and request.samples is None:
+        return Effort(rounds=1, samples=1, checked_call_counts=True)
+    if dense_seconds > 5:
+        affordable = Effort(rounds=3, samples=1, warm_up_seconds=0.0)
+    else:
+        affordable = Effort(rounds=5 if dense_seconds < 1 else 3)
+    return Effort(
+        rounds=request.rounds or affordable.rounds,
+        samples=request.samples or affordable.samples,
+        warm_up_seconds=affordable.warm_up_seconds,
+    )
+
+
+def _asked(
+    request: Request, source: InputSource, candidate: Candidate, shape: Shape, layer: int, version: str
+) -> dict[str, Any]:
+    """Return the record fields of a cell that are known before it is measured."""
+    method = candidate.fields()
+    heads = Heads(shape.q_heads, shape.kv_heads, shape.head_dim)
+    words = ["fpbench", "latency", "--methods", method["label"], "--lens", str(shape.seq_len)]
+    words += ["--inputs", request.inputs, "--shape", str(heads), "--batch", str(shape.batch)]
+    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
+    words += ["--layers", str(layer)]
+    return {
+        **method,
+        "kind": "latency",
+        "asked_backend": request.backend,
+        "seq_len": shape.seq_len,
+        "q_len": shape.seq_len,
+        "batch": shape.batch,
+        "q_heads": shape.q_heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "dtype": request.dtype,
+        "input": source.name,
+        "layer": layer,
+        "seed": request.seed,
+        "code_version": version,
+        "command": shlex.join(words),
+    }

@@ -1,0 +1,62 @@
+"""What is measured on: the GPU, or the CPU where there is none."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fp_bench.errors import UnavailableError, UsageError, did_you_mean
+from fp_bench.results.environment import Gpu, environment
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""Dtypes by the names that the command line and records use."""
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """Return the torch dtype of ``bf16``, ``fp16`` or ``fp32``.
+
+    Raises:
+        UsageError: another name.
+    """
+    if name not in DTYPES:
+        raise UsageError(f"unknown dtype {name!r}{did_you_mean(name, DTYPES)}")
+    return DTYPES[name]
+
+
+def parse_device(name: str | None) -> torch.device:
+    """Return a device by its name, e.g. ``cpu`` or ``cuda:1``; None is the GPU if there is one.
+
+    Raises:
+        UsageError: no such kind of device.
+        UnavailableError: it is not here.
+    """
+    if name is None:
+        return Machine.here().device
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}; write cpu, cuda or e.g. cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UnavailableError(f"device {name!r} is not here: {torch.cuda.device_count()} GPUs are visible")
+    return device
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The device that calls run on, and its GPU as the driver sees it."""
+
+    device: torch.device
+    gpu: Gpu | None
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Return the current GPU, or the CPU where there is none."""
+        if not torch.cuda.is_available():
+            return cls(torch.device("cpu"), None)
+        number = torch.cuda.current_device()
+        return cls(torch.device("cuda", number), Gpu(str(torch.cuda.get_device_properties(number).uuid)))
+
+    def environment(self) -> dict[str, Any]:
+        """Return the facts that records refer to."""
+        cudnn = torch.backends.cudnn.version() if self.gpu else None  # type: ignore[no-untyped-call]
+        return environment(self.gpu, cuda=torch.version.cuda, cudnn=cudnn, cpu_threads=torch.get_num_threads())

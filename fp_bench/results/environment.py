@@ -1,0 +1,147 @@
+"""What a run ran on: GPU, CPU, versions. No host names, user names or paths."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pynvml
+
+import fp_bench
+
+PACKAGES = ("torch", "triton", "transformers", "flash-attn", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+PACKAGE_ROOT = Path(fp_bench.__file__).parent
+
+THROTTLE_REASONS = {
+    0x04: "power_cap",
+    0x08: "hw_slowdown",
+    0x20: "sw_thermal",
+    0x40: "hw_thermal",
+    0x80: "hw_power_brake",
+}
+"""NVML's reasons for lower clocks that spoil a timing; idling and clocks set by the user are none."""
+
+
+class Gpu:
+    """One NVIDIA GPU as the driver sees it.
+
+    Args:
+        uuid: the device's UUID without ``GPU-``. CUDA and NVML number devices differently, the UUID is the same.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self._handle: Any = None
+        try:
+            pynvml.nvmlInit()
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        except pynvml.NVMLError:
+            pass  # without the management library every fact is null
+
+    def facts(self) -> dict[str, Any]:
+        """Return what stays the same during a run: name, memory in bytes, driver, limits."""
+        memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
+        ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
+        return {
+            "name": self._ask(pynvml.nvmlDeviceGetName),
+            "memory_bytes": memory.total if memory else None,
+            "driver": _nvml(pynvml.nvmlSystemGetDriverVersion),
+            "power_limit_w": _watts(self._ask(pynvml.nvmlDeviceGetEnforcedPowerLimit)),
+            "max_sm_mhz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_SM),
+            "max_memory_mhz": self._ask(pynvml.nvmlDeviceGetMaxClockInfo, pynvml.NVML_CLOCK_MEM),
+            "persistence": self._ask(pynvml.nvmlDeviceGetPersistenceMode),
+            "ecc": ecc[0] if ecc else None,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what changes: clocks in MHz, power in W, temperature in C, throttling, others on the GPU."""
+        reasons = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
+        processes = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
+        return {
+            "sm_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
+            "memory_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
+            "power_w": _watts(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
+            "temperature_c": self._ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
+            "throttle": None if reasons is None else [name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
+            "other_processes": None if processes is None else sum(p.pid != os.getpid() for p in processes),
+        }
+
+    def _ask(self, question: Callable[..., Any], *args: Any) -> Any:
+        return None if self._handle is None else _nvml(question, self._handle, *args)
+
+
+def _nvml(question: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return question(*args)
+    except pynvml.NVMLError:  # every question may be unsupported on some GPU
+        return None
+
+
+def _watts(milliwatts: int | None) -> float | None:
+    return None if milliwatts is None else milliwatts / 1000
+
+
+def environment(gpu: Gpu | None = None, **more: Any) -> dict[str, Any]:
+    """Return the environment of a run as records refer to it.
+
+    Args:
+        gpu: the GPU that is measured, or None for the CPU.
+        **more: facts only the caller can know, e.g. ``cuda`` or ``cpu_threads``.
+    """
+    return {
+        "fp_bench": fp_bench.__version__,
+        "code_version": code_version(),
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "os": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "load_average": round(os.getloadavg()[0], 2),
+        "packages": {name: found for name in PACKAGES if (found := installed(name))},
+        "gpu": gpu.facts() if gpu else None,
+        "gpu_at_start": gpu.state() if gpu else None,
+        **more,
+    }
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package without importing it, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def code_version() -> str:
+    """Return the package's version and eight hex digits of its source."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE_ROOT.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return f"{fp_bench.__version__}+{digest.hexdigest()[:8]}"
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the repository that tracks this package, ``-dirty`` when changed; never the caller's."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(PACKAGE_ROOT), *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = git("rev-parse", "--short=12", "HEAD")
+    return f"{commit}-dirty" if commit and git("status", "--porcelain", "--", ".") else commit
+
+
+def _cpu_model() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -1,0 +1,172 @@
+"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and reading them back."""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from pydantic import ValidationError
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.results.record import SCHEMA_VERSION, Record
+
+RECORDS = "records.jsonl"
+ENVIRONMENTS = "env.json"
+
+
+class Reading(NamedTuple):
+    """What a run folder held: its whole records, the bytes they take, and whether a torn last line was dropped."""
+
+    records: list[Record]
+    size: int
+    torn: bool
+
+
+def read_records(folder: Path) -> Reading:
+    """Read a run folder's records; a torn last line (a writer was killed in it) is dropped.
+
+    Raises:
+        UsageError: no such run, or a line that is no record and is not the last.
+    """
+    path = folder / RECORDS
+    if not path.is_file():
+        raise UsageError(f"{folder} holds no {RECORDS}; give the folder that `fpbench latency --out` wrote")
+    return _parse(path.read_bytes(), path)
+
+
+def read_environments(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the environments of a run folder by their id; empty where none were written."""
+    path = folder / ENVIRONMENTS
+    if not path.is_file():
+        return {}
+    try:
+        environments: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path} is not JSON ({error}); delete it to go on without") from None
+    return environments
+
+
+def _parse(data: bytes, path: Path) -> Reading:
+    lines = data.splitlines(keepends=True)
+    records: list[Record] = []
+    size = 0
+    for number, line in enumerate(lines, 1):
+        try:
+            if not line.endswith(b"\n"):
+                raise ValueError("it has no end")
+            records.append(_record(json.loads(line)))
+        except UsageError as error:
+            raise UsageError(f"{path} line {number}: {error}") from None
+        except ValueError as error:  # broken JSON, broken UTF-8 and pydantic's refusals are all ValueErrors
+            if number == len(lines):
+                return Reading(records, size, torn=True)
+            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UsageError(f"{path} line {number} is not a record: {first}") from None
+        size += len(line)
+    return Reading(records, size, torn=False)
+
+
+def _record(fields: Any) -> Record:
+    version = fields.get("schema_version", 0) if isinstance(fields, dict) else 0
+    if version > SCHEMA_VERSION:
+        raise UsageError(f"schema_version {version} is newer than {SCHEMA_VERSION}, this fpbench's; update fpbench")
+    return Record.model_validate(fields)
+
+
+class RecordStore:
+    """The one writer of a run folder; use it as a context manager.
+
+    Every `append` is on disk when it returns. Opening an existing folder resumes it: `settled` says what need not
+    be measured again, and a torn last line is cut off (`torn`).
+
+    Args:
+        folder: the run folder, made when it does not exist.
+
+    Raises:
+        UsageError: the folder cannot be written, or another fpbench is writing to it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._file = _open_locked(folder)
+        try:
+            existing = _parse((folder / RECORDS).read_bytes(), folder / RECORDS)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._size = existing.size
+        if existing.torn:
+            os.ftruncate(self._file, existing.size)
+        self.torn = existing.torn
+        self.records = existing.records
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def append(self, record: Record) -> None:
+        """Write one record and wait until it is on disk.
+
+        Raises:
+            UnavailableError: the disk refuses it, e.g. because it is full; what was written before stays whole.
+        """
+        line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+            os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._size)
+            raise UnavailableError(
+                f"cannot write to {self.folder}: {error.strerror}; {len(self.records)} records are kept"
+            ) from None
+        self._size += len(line)
+        self.records.append(record)
+
+    def settled(self, cell_key: str, code_version: str) -> frozenset[int] | None:
+        """Return the rounds this version of the code has measured of a cell; None when it failed, for good."""
+        mine = [r for r in self.records if r.cell_key == cell_key and r.code_version == code_version]
+        if any(record.status != "ok" for record in mine):
+            return None
+        return frozenset(record.round for record in mine)
+
+    def add_environment(self, environment: Mapping[str, Any]) -> str:
+        """Keep an environment in ``env.json`` and return its id.
+
+        Raises:
+            UnavailableError: the disk refuses it.
+        """
+        text = json.dumps(environment, sort_keys=True)
+        env_id = hashlib.sha256(text.encode()).hexdigest()[:12]
+        known = read_environments(self.folder) | {env_id: dict(environment)}
+        fresh = self.folder / f"{ENVIRONMENTS}.new"
+        try:
+            fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+            # Replaced in one step, so that a kill leaves the old file or the new one.
+            fresh.replace(self.folder / ENVIRONMENTS)
+        except OSError as error:
+            raise UnavailableError(f"cannot write to {self.folder}: {error.strerror}") from None
+        return env_id
+
+
+def _open_locked(folder: Path) -> int:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise UsageError(f"another fpbench is writing to {folder}; wait for it or give another --out") from None
+    return file

@@ -1,0 +1,218 @@
+"""Tables of latency records: one row a length and method, beside the dense attention of the same run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from fp_bench.results.record import Record
+from fp_bench.sizes import format_length
+
+SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "asked_backend", "seed")
+"""Rows are only compared where these agree."""
+COMPARABLE = (*SETTING, "seq_len")
+BASELINE_MS = ("dense_ms", "fa2_ms")
+FA2_BACKENDS = ("fa2", "flash_attn")
+"""Implementations of FlashAttention-2, the papers' baseline."""
+PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label")
+MEANS = ("select_ms", "attend_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
+
+
+def cells(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row a cell: rounds merged, of the newest code that measured it.
+
+    ``ms`` is the median of the rounds' medians, ``low_ms`` and ``high_ms`` the fastest and the slowest round. A cell
+    that failed in any round has its status and reason, and no number.
+    """
+    newest = {record.cell_key: record.code_version for record in records}
+    rows: dict[str, list[Record]] = {}
+    for record in records:
+        if record.code_version == newest[record.cell_key]:
+            rows.setdefault(record.cell_key, []).append(record)
+    columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
+    columns += [*MEANS, "peak_bytes", "timer", "cache", "env", "command"]
+    return pd.DataFrame([_cell(rounds) for rounds in rows.values()], columns=columns)
+
+
+def _cell(rounds: Sequence[Record]) -> dict[str, Any]:
+    first = rounds[0]
+    row: dict[str, Any] = {name: getattr(first, name) for name in (*PER_CELL, "fallback", "env", "command")}
+    failed = next((record for record in rounds if record.status != "ok"), None)
+    if failed:
+        return row | {"status": failed.status, "reason": failed.reason}
+    frame = pd.DataFrame([record.model_dump(include={"median_ms", "peak_bytes", *MEANS}) for record in rounds])
+    return row | {
+        "status": "ok",
+        "backend": first.backend,
+        "timer": first.timer,
+        "cache": first.cache,
+        "rounds": len(rounds),
+        "ms": frame["median_ms"].median(),
+        "low_ms": frame["median_ms"].min(),
+        "high_ms": frame["median_ms"].max(),
+        **{name: frame[name].astype(float).median() for name in MEANS},
+        "peak_bytes": frame["peak_bytes"].max(),
+    }
+
+
+def comparison(records: Sequence[Record]) -> pd.DataFrame:
+    """Return one row a setting, length and method: means over layers, and speed-ups over dense attention.
+
+    ``speedup_fa2`` is over FlashAttention-2, ``speedup_dense`` over the fastest dense implementation of the same
+    setting and length, which ``dense`` names; ``ideal_share`` is that speed-up times the density. A method that fell
+    back to dense has none of them.
+    """
+    by_cell = cells(records)
+    rows = [_over_layers(group) for _, group in by_cell.groupby([*COMPARABLE, "label"], sort=False)]
+    table = pd.DataFrame(rows, columns=[*by_cell.columns, "layers"])
+    baselines = pd.DataFrame([_baselines(group) for _, group in table.groupby([*COMPARABLE], sort=False)])
+    table = table.merge(baselines, on=[*COMPARABLE]).astype(dict.fromkeys(("ms", "density", *BASELINE_MS), float))
+    honest = table["ms"].where(~table["fallback"].astype(bool))
+    table["speedup_fa2"] = table["fa2_ms"] / honest
+    table["speedup_dense"] = table["dense_ms"] / honest
+    table["ideal_share"] = (table["speedup_dense"] * table["density"]).where(table["method"] != "dense")
+    # Rounds are shuffled, so the order of the records says nothing: dense first, then by name.
+    table["_sparse"] = table["method"] != "dense"
+    return table.sort_values([*COMPARABLE, "_sparse", "label"], ignore_index=True).drop(columns="_sparse")
+
+
+def _baselines(comparable: pd.DataFrame) -> dict[str, Any]:
+    """Return the dense times that the rows of one setting and length are compared with."""
+    row: dict[str, Any] = {name: comparable.iloc[0][name] for name in COMPARABLE}
+    ran = comparable[(comparable["method"] == "dense") & (comparable["status"] == "ok")].sort_values("ms")
+    fa2 = ran[ran["backend"].isin(FA2_BACKENDS)]
+    return row | {
+        "dense": ran["backend"].iloc[0] if len(ran) else None,
+        "dense_ms": ran["ms"].iloc[0] if len(ran) else None,
+        "fa2_ms": fa2["ms"].iloc[0] if len(fa2) else None,
+    }
+
+
+def _over_layers(layers: pd.DataFrame) -> dict[str, Any]:
+    row: dict[str, Any] = {str(name): value for name, value in layers.iloc[0].items()} | {"layers": len(layers)}
+    failed = layers[layers["status"] != "ok"]
+    if len(failed):
+        # A mean over the layers that happened to work would be comparable to nothing.
+        numbers = ("ms", "low_ms", "high_ms", "peak_bytes", *MEANS)
+        return row | {"status": failed.iloc[0]["status"], "reason": failed.iloc[0]["reason"], **dict.fromkeys(numbers)}
+    for name in ("ms", "low_ms", "high_ms", *MEANS):
+        row[name] = layers[name].astype(float).mean()
+    row["peak_bytes"] = layers["peak_bytes"].max()
+    row["fallback"] = bool(layers["fallback"].any())
+    row["backend"] = "+".join(sorted(set(layers["backend"])))
+    return row
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, ready to be shown in any form.
+
+    Args:
+        title: one line above it.
+        columns: headings.
+        rows: as wide as ``columns``.
+        numbers: columns from here on are numbers, aligned to the right.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numbers: int
+
+    def rich(self) -> RichTable:
+        """Return the table for a terminal."""
+        look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
+        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", **look)
+        for number, (column, width) in enumerate(zip(self.columns, self._longest_words(), strict=True)):
+            # rich would rather cut a word than wrap a heading, so columns of single words get theirs wrapped here.
+            single = not any(" " in row[number] for row in self.rows)
+            heading = "\n".join(wrap(column, width)) if single else column
+            table.add_column(heading, justify="right" if number >= self.numbers else "left", no_wrap=single)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        return table
+
+    @property
+    def narrowest(self) -> int:
+        """Terminal columns it needs when cells break between words only: a number cut off is another number."""
+        return sum(width + 2 for width in self._longest_words())
+
+    def _longest_words(self) -> list[int]:
+        cells = zip(self.columns, *self.rows, strict=True)
+        return [max(map(len, " ".join(column).split())) for column in cells]
+
+    def markdown(self) -> str:
+        """Return the table as GitHub Markdown, without its title."""
+        align = ["--:" if number >= self.numbers else ":--" for number in range(len(self.columns))]
+        lines = [self.columns, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
+    """Format a number to significant digits without an exponent."""
+
+    def show(value: float) -> str:
+        decimals = max(0, digits - len(str(int(abs(value)))) + (abs(value) < 1))
+        return f"{value:.{decimals}f}{suffix}"
+
+    return show
+
+
+COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "ms": ("total ms", _number(4)),
+    "select_ms": ("select ms", _number(3)),
+    "attend_ms": ("attend ms", _number(4)),
+    "density": ("density", lambda share: f"{share:.1%}"),
+    "recall": ("recall", lambda share: f"{share:.2%}"),
+    "rel_err": ("error vs dense", lambda error: f"{error:.3g}"),
+    "speedup_fa2": ("vs FA2", _number(3, "x")),
+    "speedup_dense": ("vs fastest dense", _number(3, "x")),
+    "ideal_share": ("share of ideal", lambda share: f"{share:.0%}"),
+}
+"""Column of `comparison` -> its heading and how a number is written."""
+
+
+def latency_tables(records: Sequence[Record]) -> list[Table]:
+    """Return one table for each setting in the records."""
+    table = comparison(records)
+    return [_table(group) for _, group in table.groupby([*SETTING], sort=False)]
+
+
+def setting_title(row: pd.Series) -> str:
+    """Return what all rows of one setting have in common, in words."""
+    batch = f"batch {row['batch']}, " if row["batch"] != 1 else ""
+    heads = f"{row['q_heads']} query / {row['kv_heads']} KV heads of {row['head_dim']}"
+    backend = f", backend {row['asked_backend']}" if row["asked_backend"] != "auto" else ""
+    return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs{backend}, seed {row['seed']}"
+
+
+def _table(group: pd.DataFrame) -> Table:
+    # A column that no row fills (no FlashAttention-2 on a CPU) only takes space.
+    shown = [name for name in COLUMNS if group[name].notna().any()]
+    headings = ["length", "method", "kernel", *(COLUMNS[name][0] for name in shown)]
+    rows = []
+    for _, row in group.iterrows():
+        kernel = str(row["backend"] if row["status"] == "ok" else row["status"])
+        fell_back = " (fell back to dense)" if row["fallback"] else ""
+        numbers = ("" if pd.isna(row[name]) else COLUMNS[name][1](row[name]) for name in shown)
+        rows.append([format_length(int(row["seq_len"])), str(row["label"]), kernel + fell_back, *numbers])
+    dense = ", ".join(dict.fromkeys(group["dense"].dropna()))
+    title = setting_title(group.iloc[0]) + (f"; fastest dense: {dense}" if dense else "")
+    layers = int(group["layers"].max())
+    return Table(title + (f"; mean of {layers} layers" if layers > 1 else ""), headings, rows, numbers=3)
+
+
+def failures(records: Sequence[Record]) -> Table:
+    """Return what was not measured and why, the lengths of one reason together; it may have no row."""
+    table = comparison(records)
+    failed = table[table["status"] != "ok"].fillna({"reason": ""})
+    rows = [
+        [str(label), str(status), ", ".join(map(format_length, sorted(set(group["seq_len"])))), str(reason)]
+        for (label, status, reason), group in failed.groupby(["label", "status", "reason"], sort=False)
+    ]
+    return Table("Not measured", ["method", "status", "lengths", "reason"], rows, numbers=4)

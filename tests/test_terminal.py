@@ -1,0 +1,33 @@
+import pytest
+
+from fp_bench.results.tables import latency_tables
+from fp_bench.terminal import duration, record_line, show_progress, show_tables
+from tests.results.records import dense, failed, timed
+
+
+def test_a_narrow_terminal_never_cuts_a_number_or_a_name_short(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    label = "flashprefill:alpha=0.18:sink_blocks=4"
+    show_tables(latency_tables([timed(1234.5, rel_err=0.00123, label=label), dense(5432.1)]))
+    shown = capsys.readouterr().out
+    for text in ("1234", "5432", "50.0%", "90.00%", "0.00123", "4.40x", label):
+        assert text in shown
+
+
+def test_every_record_is_passed_on_and_said(capsys):
+    records = [timed(2.5, round=1), failed(label="greedy")]
+    assert list(show_progress(records, 2)) == records
+    assert capsys.readouterr().err.splitlines() == [
+        "1/2 4K flashprefill round 1: 2.5 ms, density 50.0%",
+        "2/2 4K greedy: oom: too large",
+    ]
+
+
+def test_layers_are_named():
+    assert record_line(timed(layer=3)).startswith("4K flashprefill layer 3 round 0")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "1 s"), (89, "89 s"), (100, "2 min"), (9000, "2.5 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
