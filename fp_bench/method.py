@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import check_layout
 
@@ -108,17 +109,20 @@ class Method(ABC):
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         self.params = params if params is not None else self.Params()
         self.backend = backend
-        """The kernels asked for: ``auto``, ``triton`` or ``torch``."""
+        """The kernels asked for, one of ``kernels.backend.BACKENDS``."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, backend: str = "auto") -> Self:
-        """Build the method from ``key=value`` options, the special key ``preset`` first.
+        """Build the method from ``key=value`` options.
+
+        Two keys are no parameters: ``preset`` names parameters to start from, ``backend`` the kernels to run.
 
         Raises:
-            UsageError: an unknown preset or parameter, or a value out of its limits.
+            UsageError: an unknown preset, parameter or backend, or a value out of its limits.
         """
         given = dict(options)
         preset = given.pop("preset", None)
+        backend = check_backend(given.pop("backend", backend))
         if preset is not None and preset not in cls.presets:
             known = did_you_mean(str(preset), cls.presets) if cls.presets else "; it has none"
             raise UsageError(f"{cls.name}: unknown preset {preset!r}{known}")
@@ -135,8 +139,10 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Name and changed parameters as the command line takes them, e.g. ``flashprefill:alpha=0.18``."""
-        return ":".join([self.name, *(f"{key}={value}" for key, value in self.params.changed().items())])
+        """Name, changed parameters and kernels as the command line takes them, e.g. ``flashprefill:alpha=0.18``."""
+        kernels = {} if self.backend == "auto" else {"backend": self.backend}
+        options = self.params.changed() | kernels
+        return ":".join([self.name, *(f"{key}={value}" for key, value in options.items())])
 
     @property
     def method_hash(self) -> str:

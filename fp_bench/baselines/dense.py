@@ -135,7 +135,8 @@ class Dense(Method):
     """What auto compares; flex is left out, since it compiles for every shape and is never the fastest."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
-        super().__init__(params, backend=backend)
+        del backend  # dense kernels are chosen by impl
+        super().__init__(params)
         self._made: dict[str, Implementation] = {}
         self._fastest: dict[tuple[object, ...], str] = {}
 

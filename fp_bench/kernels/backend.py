@@ -12,6 +12,17 @@ BACKENDS = ("auto", "hopper", "triton", "torch")
 """auto: the fastest that fits; hopper: Gluon kernels for sm_90; triton: portable; torch: anywhere."""
 
 
+def check_backend(asked: str) -> str:
+    """Return ``asked`` when it names a backend.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if asked not in BACKENDS:
+        raise UsageError(f"unknown backend {asked!r}{did_you_mean(asked, BACKENDS)}")
+    return asked
+
+
 def triton_missing() -> str | None:
     """Return why Triton kernels cannot run on this machine, or None."""
     try:
@@ -50,8 +61,7 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
         UnavailableError: Triton asked for where it cannot run.
         UnsupportedError: Triton asked for with a dtype its kernels do not take.
     """
-    if asked not in BACKENDS:
-        raise UsageError(f"unknown backend {asked!r}{did_you_mean(asked, BACKENDS)}")
+    check_backend(asked)
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     if asked == "auto":
         return "triton" if tensor.is_cuda and half and triton_missing() is None else "torch"

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from fp_bench.errors import UnavailableError, UsageError, did_you_mean
+from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
-from fp_bench.kernels.backend import BACKENDS
+from fp_bench.kernels.backend import check_backend
 from fp_bench.latency.measure import Checked, Effort, Failure, Timing, timer_for
 from fp_bench.machine import Machine, parse_dtype
 from fp_bench.method import Method
@@ -209,8 +209,7 @@ def make_plan(request: Request) -> Plan:
         UsageError: an unknown method, parameter, dtype, backend, input or layer, or a length the inputs do not have.
     """
     dtype = parse_dtype(request.dtype)
-    if request.backend not in BACKENDS:
-        raise UsageError(f"unknown backend {request.backend!r}{did_you_mean(request.backend, BACKENDS)}")
+    check_backend(request.backend)
     machine = Machine.here()
     source = open_inputs(request.inputs)
     heads = request.heads or _default_heads(machine, max(request.lens))
@@ -287,7 +286,7 @@ def _asked(
     return {
         **method,
         "kind": "latency",
-        "asked_backend": request.backend,
+        "asked_backend": candidate.method.backend if candidate.method else request.backend,
         "seq_len": shape.seq_len,
         "q_len": shape.seq_len,
         "batch": shape.batch,
