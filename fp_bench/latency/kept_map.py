@@ -1,29 +1,23 @@
-"""Which blocks a selection kept, small enough to store and to draw."""
-
-from dataclasses import dataclass
+"""Maps of what a selection kept, from its block lists."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
+from fp_bench.results.kept_maps import KeptMap
 
 MAP_SIZE = 256
 """Most rows and columns of a map."""
 
 
-@dataclass(frozen=True)
-class KeptMap:
-    """Kept share of the causal block pairs in each cell of a grid over one head."""
-
-    head: int
-    density: float
-    share: NDArray[np.uint8]
-    """``[rows, columns]``, 0 to 255; equal to 0 or 255 where a cell is a single pair."""
-
-
 def kept_maps(index: object) -> list[KeptMap]:
-    """Return the maps of head 0, of the sparsest and of the densest head of the first sequence, each head once."""
+    """Return the maps of head 0, the sparsest and the densest head of the first sequence, each head once.
+
+    Args:
+        index: what a method selected; anything but a `BlockIndex` has no maps.
+    """
     if not isinstance(index, BlockIndex):
         return []
     density = index.density()[0]
@@ -31,20 +25,20 @@ def kept_maps(index: object) -> list[KeptMap]:
     return [KeptMap(head, float(density[head]), kept_share(index, head)) for head in heads]
 
 
-def kept_share(index: BlockIndex, head: int, sequence: int = 0) -> NDArray[np.uint8]:
-    """Return `KeptMap.share` of one head."""
-    one = slice(sequence, sequence + 1), slice(head, head + 1)
+def kept_share(index: BlockIndex, head: int) -> NDArray[np.uint8]:
+    """Return `KeptMap.share` of one head of the first sequence."""
+    one = slice(0, 1), slice(head, head + 1)
     alone = BlockIndex(index.blocks[one], index.counts[one], index.q_len, index.kv_len, index.block_size)
-    kept = alone.mask()[0, 0]
-    causal = causal_blocks(index.grid, kept.device)
+    causal = causal_blocks(index.grid, index.counts.device)
+    kept = alone.mask()[0, 0] & causal
     factor = -(-max(kept.shape) // MAP_SIZE)
-    kept_pairs, pairs = (_sums(mask.float(), factor) for mask in (kept & causal, causal))
-    share = (kept_pairs / pairs.clamp_min(1) * 255).round()
-    return share.to(torch.uint8).cpu().numpy()
+    share = _sums(kept, factor) / _sums(causal, factor).clamp_min(1)
+    pooled: NDArray[np.uint8] = (share * 255).round().to(torch.uint8).cpu().numpy()
+    return pooled
 
 
-def _sums(values: torch.Tensor, factor: int) -> torch.Tensor:
-    """Return the sum of each square of ``factor`` by ``factor``, zeros beyond the edges."""
-    rows, columns = values.shape
-    padded = torch.nn.functional.pad(values, (0, -columns % factor, 0, -rows % factor))
+def _sums(mask: Tensor, factor: int) -> Tensor:
+    """Return how many are true in each square of ``factor`` by ``factor``; there are none beyond the edges."""
+    rows, columns = mask.shape
+    padded = torch.nn.functional.pad(mask.float(), (0, -columns % factor, 0, -rows % factor))
     return padded.view(len(padded) // factor, factor, -1, factor).sum((1, 3))

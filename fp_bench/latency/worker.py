@@ -11,14 +11,14 @@ import torch
 
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import Shape
-from fp_bench.latency.kept_map import KeptMap, kept_maps
+from fp_bench.latency.kept_map import kept_maps
 from fp_bench.latency.measure import (
     Checked,
     Effort,
     Failure,
     Findings,
+    Timer,
     Timing,
-    Truth,
     check,
     dense_truth,
     failure,
@@ -26,8 +26,9 @@ from fp_bench.latency.measure import (
     timer_for,
 )
 from fp_bench.machine import parse_dtype
-from fp_bench.method import AttentionCall
+from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method
+from fp_bench.results.kept_maps import KeptMap
 
 T = TypeVar("T")
 
@@ -71,9 +72,13 @@ class Hand:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._device = torch.device(setup.device)
-        self._method = None
-        self._timer = None
+        self._method: Method | None = None
+        self._timer: Timer | None = None
         self._ready: Checked | None = None
+
+    def load(self) -> Answer[None]:
+        """Import and build the method."""
+        return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[Found]:
         """Make the inputs, run the method once and compare its output; the inputs are kept for `measure`."""
@@ -86,30 +91,28 @@ class Hand:
 
     def release(self) -> None:
         """Give the memory of the inputs back."""
-        self._ready = None
-        free_memory()
+        if self._ready is not None:
+            self._ready = None
+            _collect_and_free()
+
+    def _load(self) -> None:
+        self._method = create_method(self._setup.spec, self._setup.backend)
+        self._timer = timer_for(self._device)
 
     def _check(self, shape: Shape, layer: int) -> Found:
+        if self._method is None or self._timer is None:
+            raise RuntimeError("check comes after load")
         setup = self._setup
-        if self._method is None:
-            self._method = create_method(setup.spec, setup.backend)
-            self._timer = timer_for(self._device)
-        source = open_inputs(setup.inputs)
-        q, k, v = source.tensors(
-            shape, layer=layer, seed=setup.seed, dtype=parse_dtype(setup.dtype), device=self._device
-        )
-        call = AttentionCall(
-            q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1
-        )
+        source, dtype = open_inputs(setup.inputs), parse_dtype(setup.dtype)
+        q, k, v = source.tensors(shape, layer=layer, seed=setup.seed, dtype=dtype, device=self._device)
+        call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
         given = source.given_index(shape, seed=setup.seed, device=self._device)
-        truth: Truth = dense_truth(call, setup.seed)
-        checked = check(self._method, call, truth, self._timer, given)
-        self._ready = checked
-        return Found(checked.findings, checked.peak_bytes, kept_maps(checked.index))
+        self._ready = check(self._method, call, dense_truth(call, setup.seed), self._timer, given)
+        return Found(self._ready.findings, self._ready.peak_bytes, kept_maps(self._ready.index))
 
     def _measure(self, effort: Effort) -> Timing:
-        if self._ready is None:
-            raise ValueError("measure comes after check")
+        if self._ready is None or self._timer is None:
+            raise RuntimeError("measure comes after check")
         return measure(self._ready, effort, self._timer)
 
     def _attempt(self, step: Callable[[], T]) -> Answer[T]:
@@ -118,9 +121,12 @@ class Hand:
             value: T | Failure = step()
         except Exception as error:  # a method may raise anything; the other cells go on
             value = failure(error)
+        if isinstance(value, Failure):
+            # Only here are the tensors in the error's frames gone.
             self._ready = None
-        # Only here are the tensors in the error's frames gone.
-        free_memory()
+            _collect_and_free()
+        else:
+            _free()
         return Answer(value, fit=self._is_fit(value))
 
     def _is_fit(self, value: object) -> bool:
@@ -135,9 +141,13 @@ class Hand:
         return True
 
 
-def free_memory() -> None:
-    """Give unused memory back to the device, for the other workers on it."""
+def _collect_and_free() -> None:
     gc.collect()
+    _free()
+
+
+def _free() -> None:
+    """Give unused memory back to the device, for the other workers on it."""
     # A kernel that wrote out of bounds leaves a context in which this raises too; the records say so.
     with contextlib.suppress(RuntimeError):
         torch.cuda.empty_cache()

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fp_bench.results.record import Record
+from fp_bench.results.store import latest
 from fp_bench.sizes import format_length
 
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "asked_backend", "seed")
@@ -31,7 +32,7 @@ def cells(records: Sequence[Record]) -> pd.DataFrame:
     """
     newest = {record.cell_key: record.code_version for record in records}
     rows: dict[str, list[Record]] = {}
-    for record in records:
+    for record in latest(records):
         if record.code_version == newest[record.cell_key]:
             rows.setdefault(record.cell_key, []).append(record)
     columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
