@@ -11,12 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 import fp_bench
+from fp_bench.durations import parse_duration
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.registry import Spec
 from fp_bench.registry import methods as known_methods
 from fp_bench.sizes import parse_lengths
 
 if TYPE_CHECKING:
+    from fp_bench.latency.job import Conduct
     from fp_bench.latency.plan import Plan
     from fp_bench.results.record import Record
 
@@ -67,6 +69,28 @@ def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], 
         return value
 
     return check
+
+
+def _configure(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a verb's options from a YAML file; those on the command line win."""
+    if path is not None:
+        from fp_bench.config import read_config
+
+        options = {
+            option.removeprefix("--"): str(parameter.name)
+            for parameter in context.command.params
+            for option in parameter.opts
+            if option.startswith("--") and option not in ("--config", "--help")
+        }
+        context.default_map = read_config(path, options)
+    return path
+
+
+def _span(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Check a span of time before anything heavy is imported."""
+    if value is not None:
+        parse_duration(value, f"--{param.name}")
+    return value
 
 
 app = typer.Typer(
@@ -129,12 +153,31 @@ def latency(
         int | None, typer.Option(callback=_within(1, 10_000), help="Timed calls a round; default: by time.")
     ] = None,
     seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of inputs, sampled rows and order.")] = 0,
+    budget: Annotated[
+        str | None, typer.Option(callback=_span, help="Start nothing new after e.g. 10m; the rest is counted.")
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(callback=_span, help="A check or a round may take e.g. 5m; default: 10m, more for long calls."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cells again that an earlier run in --out could not measure.")
+    ] = False,
+    isolate: Annotated[
+        bool, typer.Option(help="A process a method; without, everything in one, for debuggers and profilers.")
+    ] = True,
+    config: Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=_configure, help="YAML file of these options; the command line wins."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
 ) -> None:
     """Time methods against dense attention; check, density, recall and error of each come with it."""
+    del config  # it has become the other options
     lengths = parse_lengths(lens)
     specs = _specs(methods)
+    from fp_bench.latency.job import Conduct
     from fp_bench.latency.plan import Heads, Request, make_plan
     from fp_bench.terminal import show_plan
 
@@ -157,8 +200,15 @@ def latency(
     if dry_run:
         return
     folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
-    records = _measure(plan, folder)
-    _show_report(folder, as_json)
+    conduct = Conduct(
+        timeout=parse_duration(timeout) if timeout else None,
+        budget=parse_duration(budget) if budget else None,
+        retry_failed=retry_failed,
+        isolate=isolate,
+    )
+    records = _measure(plan, folder, conduct)
+    if records:
+        _show_report(folder, as_json)
     raise typer.Exit(_exit_code(records, named=specs is not None))
 
 
@@ -182,23 +232,28 @@ def _numbers(text: str | None, what: str) -> list[int] | None:
     return sorted({int(part) for part in parts})
 
 
-def _measure(plan: "Plan", folder: Path) -> list["Record"]:
+def _measure(plan: "Plan", folder: Path, conduct: "Conduct") -> list["Record"]:
     """Measure what a run folder lacks of a plan and return all its records of the plan."""
     from fp_bench.latency.job import count_pending, run
-    from fp_bench.results.store import RecordStore
-    from fp_bench.terminal import say, show_progress
+    from fp_bench.results.store import RecordStore, latest
+    from fp_bench.terminal import duration, say, show_progress
 
     with RecordStore(folder) as store:
         if store.torn:
             say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
         try:
-            for _ in show_progress(run(plan, store), count_pending(plan, store)):
+            for _ in show_progress(run(plan, store, conduct), count_pending(plan, store, conduct)):
                 pass
         except KeyboardInterrupt:
             say(f"interrupted: {len(store.records)} records are kept in {folder}; the same command resumes")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        if left := count_pending(plan, store) if conduct.budget else 0:
+            say(
+                f"note: the budget of {duration(conduct.budget or 0)} is spent: {left} of {plan.records} records are "
+                f"left out; the same command measures on"
+            )
         keys = {cell.key for group in plan.groups for cell in group.cells}
-        return [record for record in store.records if record.cell_key in keys]
+        return latest(record for record in store.records if record.cell_key in keys)
 
 
 def _exit_code(records: list["Record"], named: bool) -> int:
@@ -232,6 +287,19 @@ def _show_report(folder: Path, as_json: bool) -> None:
     else:
         show_tables([*latency_tables(records), failures(records)])
     say(f"report: {write_report(folder)}")
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
+) -> None:
+    """Join run folders into one, each round once."""
+    from fp_bench.results.merge import merge as join
+    from fp_bench.terminal import say
+
+    written, left_out = join(runs, out)
+    say(f"{written} records in {out}; {left_out} that two runs have in common are in it once")
 
 
 @app.command()
