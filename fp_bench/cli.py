@@ -338,6 +338,34 @@ def capture(
     print(f"fpbench latency --inputs captured:{out} --lens {','.join(map(str, manifest.lengths))}")
 
 
+@app.command()
+def calibrate(
+    density: Annotated[float, typer.Option(help="Share of the causal block pairs to keep, mean over heads.")] = 0.7,
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; the mean over them counts.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Find the alpha with which FlashPrefill keeps a wanted share of the blocks of a model."""
+    lengths = parse_lengths(lens)
+    content = _read_text(text) if text else None
+    from fp_bench.calibration import calibrate_model
+    from fp_bench.machine import parse_device
+    from fp_bench.terminal import say, show_tables
+
+    on = parse_device(device)
+    found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+    show_tables([found.table()])
+    say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
+    print(f"flashprefill:alpha={found.alpha:.4g}")
+
+
 def _read_text(path: Path) -> str:
     try:
         return path.read_text()

@@ -1,6 +1,7 @@
 """Plots of a run's times: latency, speed-up and stages against length."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -108,6 +109,8 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     lines = method_lines(rows)
     lengths = sorted(set(rows["seq_len"]))
     width = 0.84 / len(lines)
+    number_look: dict[str, Any] = {"ha": "center", "fontsize": 7.5, "color": MUTED}
+    number_look |= {"bbox": {"facecolor": "white", "linewidth": 0, "pad": 0.6}, "xytext": (0, 2.5)}
     for number, (_, line, look) in enumerate(lines):
         x = np.array([lengths.index(n) for n in line["seq_len"]]) + (number - (len(lines) - 1) / 2) * width
         attend, select = (line[stage].fillna(0.0) / line["unit_ms"] for stage in ("attend_ms", "select_ms"))
@@ -116,7 +119,7 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         axes.bar(x, select, bottom=attend, **bar | {"hatch": "/////", "edgecolor": "white"})
         for at, top, ms in zip(x, attend + select, line["attend_ms"] + line["select_ms"].fillna(0), strict=True):
             text = f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
-            axes.annotate(text, (at, top), (0, 2), textcoords="offset points", ha="center", fontsize=7.5, color=MUTED)
+            axes.annotate(text, (at, top), textcoords="offset points", **number_look)
     if relative:
         axes.axhline(1, color=COLOURS["dense"], linewidth=1.0, dashes=(4, 3))
     axes.set_xticks(range(len(lengths)), [format_length(n) for n in lengths])

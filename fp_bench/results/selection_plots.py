@@ -116,7 +116,7 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[Record], name: str, caption
         axes.plot(np.arange(1, len(order) + 1), per_head[order], **look | size, label=label)
         rows += [{"label": label, "head": int(head), "density": float(per_head[head])} for head in order]
     axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlim(0.5, most + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     length = format_length(longest[0].seq_len)
@@ -134,11 +134,14 @@ def _maps(longest: Sequence[Record], folder: Path) -> list[tuple[Record, list[Ke
 
 def _kept_blocks(mapped: Sequence[tuple[Record, list[KeptMap]]], name: str, caption: str) -> Plot:
     columns = max(len(maps) for _, maps in mapped)
+    length = format_length(mapped[0][0].seq_len)
     width, height = 1.2 + 3.0 * columns, 1.1 + 3.25 * len(mapped)
     room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.95 / height))
     figure = Figure(figsize=(width, height), layout=room)
     margin = 0.12 / width
-    figure.text(margin, 1 - 0.12 / height, "Blocks that are kept", fontsize=14, fontweight="bold", va="top")
+    figure.text(
+        margin, 1 - 0.12 / height, f"Blocks that are kept at {length}", fontsize=14, fontweight="bold", va="top"
+    )
     figure.text(margin, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom", wrap=True)
     axes_of = figure.subplots(len(mapped), columns, squeeze=False)
     rows: list[dict[str, Any]] = []
@@ -152,15 +155,14 @@ def _kept_blocks(mapped: Sequence[tuple[Record, list[KeptMap]]], name: str, capt
             draw_map(axes, one.share, record.label)
             axes.set_title(title, **PANEL_TITLE)
             axes.set_xlabel("key block")
+            what = {"label": record.label, "layer": record.layer, "head": one.head}
             rows += [
-                {"label": record.label, "layer": record.layer, "head": one.head, "row": r, "column": c, "share": value}
-                for (r, c), value in np.ndenumerate(np.round(one.share / 255, 3))
-                if value
+                what | {"row": row, "kept_of_255": " ".join(map(str, shares[: row + 1]))}
+                for row, shares in enumerate(one.share)
             ]
         layer = f", layer {record.layer}" if record.layer else ""
         line[0].set_ylabel(f"{record.label}{layer}\nquery block")
-    title = f"Kept blocks at {format_length(mapped[0][0].seq_len)}"
-    return Plot(name, title, figure, pd.DataFrame(rows))
+    return Plot(name, f"Kept blocks at {length}", figure, pd.DataFrame(rows))
 
 
 def draw_map(axes: Axes, share: Any, label: str) -> None:
