@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 import fp_bench
@@ -47,7 +48,7 @@ class FrontDoor(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
                 sys.exit(EXIT_USAGE)
-            _stop(error.format_message(), EXIT_USAGE)
+            _stop(_named(error), EXIT_USAGE)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -58,6 +59,14 @@ def _warn(message: Warning | str, *_where: Any) -> None:
 def _stop(reason: str, code: int) -> None:
     print(f"fpbench: {' '.join(reason.split())}", file=sys.stderr)
     sys.exit(code)
+
+
+def _named(error: Any) -> str:
+    """Return typer's complaint about an option with the value in it, which it leaves out."""
+    complaint: str = error.format_message()
+    if isinstance(error.__cause__, ValidationError):
+        return f"{complaint}; got {error.__cause__.errors()[0]['input']!r}"
+    return complaint
 
 
 def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
