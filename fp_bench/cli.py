@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from typer.core import TyperGroup
 
 import fp_bench
@@ -64,9 +63,9 @@ def _stop(reason: str, code: int) -> None:
 def _named(error: Any) -> str:
     """Return typer's complaint about an option with the value in it, which it leaves out."""
     complaint: str = error.format_message()
-    if isinstance(error.__cause__, ValidationError):
-        return f"{complaint}; got {error.__cause__.errors()[0]['input']!r}"
-    return complaint
+    # A pydantic ValidationError; importing pydantic to say so would slow every start.
+    problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    return f"{complaint}; got {problems[0]['input']!r}" if problems else complaint
 
 
 def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:

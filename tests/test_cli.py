@@ -1,17 +1,20 @@
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-import pytest
 from typer.testing import CliRunner
 
 from fp_bench.cli import app
 from fp_bench.results.store import read_records
 
-TINY = ["latency", "--lens", "256", "--shape", "2/1/64", "--rounds", "1", "--samples", "1"]
+ISOLATED = ["latency", "--lens", "256", "--shape", "2/1/64", "--rounds", "1", "--samples", "1"]
+TINY = [*ISOLATED, "--no-isolate"]
+"""Quicker by the seconds that a worker takes to start."""
 
 
 def fpbench(*words):
@@ -40,7 +43,7 @@ def _timed(call):
 
 
 def test_latency_end_to_end(tmp_path):
-    done = fpbench(*TINY, "--out", tmp_path)
+    done = fpbench(*ISOLATED, "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert "plan: dense, flashprefill at 256" in done.stderr
     assert "No GPU here" in done.stderr
@@ -83,53 +86,6 @@ def test_a_default_method_that_is_not_here_is_a_row(tmp_path, monkeypatch):
     assert fpbench(*TINY, "--out", tmp_path / "b").exit_code == 4
 
 
-BAD = [
-    "latency --lens 4x",
-    "latency --lens 8k-4k",
-    "latency --lens 0",
-    "latency --methods flashprefil",
-    "latency --methods flashprefill:alpha",
-    "latency --methods flashprefill:alpha=-1",
-    "latency --methods flashprefill:preset=gpt",
-    "latency --methods dense:impl=fa9",
-    "latency --methods ,",
-    "latency --shape 3/2/128",
-    "latency --shape 32x8",
-    "latency --dtype int8",
-    "latency --inputs captured",
-    "latency --inputs captured:/no/such/folder",
-    "latency --inputs density:2",
-    "latency --inputs density:x",
-    "latency --batch 0",
-    "latency --rounds 0",
-    "latency --samples -1",
-    "latency --seed -1",
-    "latency --seed x",
-    "latency --layers a",
-    "latency --layers 5",
-    "latency --backend cuda --lens 128",
-    "latency --lens",
-    "latency --no-such-option",
-    "latency --lens 128 --out /proc/none/run",
-    "report /no/such/run",
-    "report",
-    "capture --text /no/such/file",
-    "capture --device tpu",
-    "capture --dtype bf15",
-    "capture --layers x",
-    "nonsense",
-]
-
-
-@pytest.mark.parametrize("line", BAD)
-def test_bad_input_is_one_line_on_stderr_and_exit_2(line):
-    done = fpbench(*line.split())
-    assert done.exit_code == 2, done.output
-    complaint = [said for said in done.stderr.splitlines() if said.startswith("fpbench: ")]
-    assert complaint == done.stderr.splitlines()[-1:]
-    assert "Traceback" not in done.output
-
-
 def test_the_listings(odd_methods):
     methods = fpbench("methods")
     assert methods.exit_code == 0
@@ -148,8 +104,8 @@ def test_version():
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(odd_methods, tmp_path):
-    words = ["latency", "--lens", "256", "--shape", "2/1/64", "--methods", "slow,window", "--samples", "1", "--out"]
-    words += [tmp_path, "--rounds", "8"]
+    words = ["latency", "--lens", "256", "--shape", "2/1/64", "--methods", "slow", "--samples", "1", "--out"]
+    words += [tmp_path, "--rounds", "16"]
     environment = os.environ | {"PYTHONPATH": str(odd_methods)}
     command = [sys.executable, "-m", "fp_bench", *map(str, words)]
     running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -167,3 +123,57 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(odd_methods, tmp
     whole = read_records(tmp_path).records
     assert whole[: len(kept)] == kept
     assert len({(record.cell_key, record.round) for record in whole}) == len(whole) == 16
+
+
+def test_a_full_disk_is_one_line_and_the_rest_is_measured_later(tmp_path):
+    words = [*TINY, "--rounds", "4", "--out", tmp_path]
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({4000}, {4000})); "
+    limit += "from fp_bench.cli import app; app()"
+    command = [sys.executable, "-c", limit, *map(str, words)]
+    full = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert full.returncode == 3
+    complaint = full.stderr.splitlines()[-1]
+    assert complaint.startswith(f"fpbench: cannot write to {tmp_path}: File too large; ")
+    kept = read_records(tmp_path)
+    assert f"{len(kept.records)} records are kept" in complaint
+    assert 0 < len(kept.records) < 8
+    assert not kept.torn
+    assert fpbench(*words).exit_code == 0
+    whole = read_records(tmp_path).records
+    assert whole[: len(kept.records)] == kept.records
+    assert len({(record.cell_key, record.round) for record in whole}) == len(whole) == 8
+
+
+def test_a_spent_budget_is_said_and_counted_and_no_failure(tmp_path, monkeypatch):
+    ticking = itertools.count()
+    monkeypatch.setattr("fp_bench.latency.job.monotonic", lambda: next(ticking))
+    words = [*TINY, "--rounds", "4", "--out", tmp_path]
+    done = fpbench(*words, "--budget", "6")
+    assert done.exit_code == 0
+    left = 8 - len(read_records(tmp_path).records)
+    assert f"the budget of 6 s is spent: {left} of 8 records are left out" in done.stderr
+    assert fpbench(*words, "--budget", "0.5").exit_code == 0
+    assert fpbench(*TINY, "--out", tmp_path / "new", "--budget", "0.5").exit_code == 4
+
+
+def test_a_run_from_a_file_and_the_command_line_wins(tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "lens: [256, 300]\nshape: 2/1/64\nrounds: 3\nsamples: 1\nmethods:\n  - dense\n"
+        f"retry_failed: true\nisolate: false\nout: {tmp_path / 'run'}\n"
+    )
+    assert fpbench("latency", "--config", config, "--rounds", "2").exit_code == 0
+    records = read_records(tmp_path / "run").records
+    assert sorted((r.method, r.seq_len, r.round) for r in records) == [
+        ("dense", length, number) for length in (256, 300) for number in (0, 1)
+    ]
+
+
+def test_noise_on_stdout_does_not_reach_the_json(tmp_path):
+    done = in_process(*ISOLATED, "--methods", "prints", "--json", "--out", tmp_path, env=plugin_path("plugin_fatal"))
+    assert [row["label"] for row in json.loads(done.stdout)] == ["prints"]
+    assert "noise from a plug-in" in done.stderr
+
+
+def plugin_path(name):
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parent / name)}
