@@ -393,7 +393,7 @@ def methods() -> None:
 @app.command()
 def doctor() -> None:
     """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
-    from fp_bench.doctor import machine_table, runnable_table
+    from fp_bench.doctor import machine_table, runnable_table, tested_table
     from fp_bench.terminal import show_tables
 
-    show_tables([machine_table(), runnable_table()])
+    show_tables([machine_table(), tested_table(), runnable_table()])

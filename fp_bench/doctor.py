@@ -1,6 +1,7 @@
 """What this machine is, and which methods and kernels run on it: each is tried on a tiny call, in a worker process."""
 
-from collections.abc import Iterator
+import platform
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import torch
@@ -12,9 +13,15 @@ from fp_bench.latency.measure import failure
 from fp_bench.machine import Machine
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method, methods
+from fp_bench.results.environment import installed
 from fp_bench.results.report import environment_rows
 from fp_bench.results.tables import Table
 
+TESTED = (
+    ("3.11", "2.13", "3.7", "CPU"),
+    ("3.12", "2.11", "3.6", "H200"),
+)
+"""Python, torch and triton that the tests have passed with, and on what."""
 TINY = 256
 """Tokens of the call that methods are tried on."""
 
@@ -22,6 +29,23 @@ TINY = 256
 def machine_table() -> Table:
     """Return the facts of this machine that records would refer to."""
     return Table("This machine", ["what", "value"], environment_rows(Machine.here().environment()), numbers=2)
+
+
+def tested_table() -> Table:
+    """Return the versions that fpbench was tested with, and whether this machine has them."""
+    gpu = Machine.here().gpu
+    device = "CPU" if gpu is None else str(gpu.facts()["name"] or "an unknown GPU")
+    here = platform.python_version(), torch.__version__, installed("triton") or "", device
+    rows = [[*tested, "yes" if _matches(tested, here) else "no"] for tested in TESTED]
+    if not any(row[-1] == "yes" for row in rows):
+        rows.append([*here, "yes, and not tested"])
+    return Table("Tested with", ["python", "torch", "triton", "on", "this machine"], rows, numbers=5)
+
+
+def _matches(tested: Sequence[str], here: Sequence[str]) -> bool:
+    """Return whether the device is of the kind tested and versions agree; patch releases may differ."""
+    versions = zip(tested[:3], here[:3], strict=True)
+    return tested[3] in here[3] and all(f"{found}.".startswith(f"{version}.") for version, found in versions)
 
 
 def runnable_table() -> Table:

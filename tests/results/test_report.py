@@ -1,11 +1,14 @@
 import csv
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from fp_bench.errors import UsageError
+from fp_bench.results.kept_maps import KeptMap
 from fp_bench.results.plots import latency_plots
 from fp_bench.results.report import commands, headlines, write_report
+from fp_bench.results.selection_plots import selection_plots
 from fp_bench.results.store import RecordStore
 from fp_bench.results.tables import comparison
 from tests.results.records import dense, failed, timed
@@ -25,7 +28,11 @@ def run(tmp_path):
             where = {"seq_len": n, "q_len": n, "env": env}
             store.append(dense(n / 1000, "cudnn", command=command("dense", n), **where))
             store.append(dense(n / 600, "fa2", command=command("dense:impl=fa2", n), **where))
-            store.append(timed(n / 4000, density=0.2, command=command("flashprefill", n), **where))
+            found = {"density": 0.2, "density_by_head": [0.1, 0.3], "select_ms": n / 9000}
+            store.append(timed(n / 4000, **found, command=command("flashprefill", n), **where))
+        last = store.records[-1]
+        maps = [KeptMap(head, 0.1, np.tril(np.full((64, 64), 255, np.uint8))) for head in (0, 1)]
+        store.add_maps(last.cell_key, last.code_version, maps)
         store.append(failed("oom", "needs 1 PiB", label="greedy", method="greedy", env=env))
     return tmp_path
 
@@ -46,12 +53,16 @@ def test_the_report_says_what_matters(run):
 def test_everything_the_report_links_to_exists(run):
     text = write_report(run).read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert len(links) == 2
+    names = ["latency", "speedup", "stages", "density", "density-by-head", "kept-blocks"]
+    assert links == [f"plots/{name}.png" for name in names]
     for link in links:
         picture = run / link
         assert imread(picture).std() > 0.05  # something is drawn
+        assert picture.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
         with picture.with_suffix(".csv").open() as file:
-            assert {int(row["seq_len"]) for row in csv.DictReader(file)} == set(LENGTHS)
+            rows = list(csv.DictReader(file))
+        assert {row["label"] for row in rows} >= {"flashprefill"}
+        assert "seq_len" not in rows[0] or {int(row["seq_len"]) for row in rows} == set(LENGTHS)
 
 
 def test_reports_are_made_again_to_the_byte(run):
@@ -91,3 +102,29 @@ def test_colours_depend_on_the_name_alone():
     few = latency_plots([timed(), dense()], "m")[0].figure.axes[0].get_lines()
     more = latency_plots([timed(method="other", label="other"), timed(), dense()], "m")[0].figure.axes[0].get_lines()
     assert {line.get_color() for line in few} < {line.get_color() for line in more}
+
+
+def test_what_disturbed_the_rounds_is_said(tmp_path):
+    clocks = {"sm_mhz": {"min": 1400, "median": 1500, "max": 1980}, "other_processes": 1}
+    with RecordStore(tmp_path) as store:
+        store.append(dense(throttled=False, gpu=clocks | {"throttle": {}, "other_processes": 0}))
+        store.append(timed(throttled=True, gpu=clocks | {"throttle": {"power_cap": 0.5}}, load_average=3.5))
+    text = write_report(tmp_path).read_text()
+    assert "In 1 of 2 rounds the GPU's clocks were held down (power_cap), in those of flashprefill at 4K" in text
+    assert "SM clock, median of a round: 1500 to 1500 MHz" in text
+    assert "In 1 of 2 rounds the driver listed another process" in text
+    assert "Load average of the host: 3.5 to 3.5" in text
+
+
+def test_published_densities_are_marked_on_structured_inputs_alone(tmp_path):
+    for source, marks in (("structured", 1), ("random", 0)):
+        (plot,) = selection_plots([timed(input=source), dense(input=source)], "m", tmp_path)
+        assert len(plot.figure.axes[0].get_lines()) == 1 + marks
+        assert ("published" in plot.data) == bool(marks)
+
+
+def test_a_table_as_latex(run):
+    text = write_report(run).parent.joinpath("tables", "latency.tex").read_text()
+    assert r"\toprule" in text
+    assert r"20.0\%" in text
+    assert text.count(r" \\") == 1 + 3 * 3 + 1
