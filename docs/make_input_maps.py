@@ -54,8 +54,9 @@ def draw(heads: dict[str, int], call: AttentionCall, name: str) -> None:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.1 * len(heads), 6.9), layout="constrained")
         axes = figure.subplots(2, len(heads), squeeze=False)
-        shades = LinearSegmentedColormap.from_list("attention", ["#ffffff", "#9fb8d8", "#2a5fa8", "#0b1f3f"])
-        shades.set_bad(GRID)
+        shades = LinearSegmentedColormap.from_list(
+            "attention", ["#ffffff", "#9fb8d8", "#2a5fa8", "#0b1f3f"]
+        ).with_extremes(bad=GRID)
         for column, (title, head) in enumerate(heads.items()):
             above, below = axes[:, column]
             image = above.imshow(log_attention(call, head).numpy(), cmap=shades, vmin=-5.5, vmax=-2)

@@ -168,9 +168,8 @@ def _kept_blocks(mapped: Sequence[tuple[Record, list[KeptMap]]], name: str, capt
 def draw_map(axes: Axes, share: Any, label: str) -> None:
     """Draw one map: white where nothing is kept, the method's colour where everything is, grey above the diagonal."""
     colour = COLOURS.get(label.partition(":")[0], INK)
-    shades = LinearSegmentedColormap.from_list("kept", ["white", colour])
+    shades = LinearSegmentedColormap.from_list("kept", ["white", colour]).with_extremes(bad=GRID)
     future = np.triu(np.ones(share.shape, dtype=bool), 1)
-    shades.set_bad(GRID)
     axes.imshow(np.ma.array(share, mask=future), cmap=shades, vmin=0, vmax=255, interpolation="nearest")
     axes.grid(visible=False)
     axes.set_xticks([])
