@@ -6,6 +6,7 @@ import torch
 
 from fp_bench.baselines.dense import implementations
 from fp_bench.errors import UnavailableError
+from fp_bench.kernels.backend import BACKENDS
 from fp_bench.latency.measure import failure
 from fp_bench.machine import Machine
 from fp_bench.method import AttentionCall, Method
@@ -33,7 +34,7 @@ def _everything() -> Iterator[tuple[Spec, str]]:
         if name == "dense":
             yield from ((Spec(name, {"impl": impl}), "auto") for impl in ("auto", *implementations()))
         else:
-            yield from ((Spec(name), backend) for backend in ("auto", "triton", "torch"))
+            yield from ((Spec(name), backend) for backend in BACKENDS)
 
 
 @torch.no_grad()
@@ -44,8 +45,9 @@ def tried(spec: Spec, backend: str = "auto") -> tuple[str, str]:
         call = _tiny_call()
         if reason := method.unsupported(call):
             return "", reason
-        method(call)
-        return method.implementation(call), ""
+        index = method.select(call)
+        method.attend(call, index)
+        return method.implementation(call, index), ""
     except Exception as error:  # a plug-in may raise anything
         return "", failure(error).reason
 

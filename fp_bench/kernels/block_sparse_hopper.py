@@ -41,8 +41,9 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from fp_bench.kernels.backend import capability, triton_version
+from fp_bench.kernels.backend import capability, multiprocessors, triton_version
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E
 
 BLOCK = 128
@@ -295,6 +296,9 @@ def _block_sparse_hopper_kernel(
     ], [4, 4], [240, 24])  # fmt: skip
 
 
+_attend = CachedKernel(_block_sparse_hopper_kernel)
+
+
 def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> str | None:
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
     if (capable := capability(q.device)) != 90:
@@ -364,12 +368,18 @@ def block_sparse_attention_hopper(
     batch_heads = batch * q_heads
     tiles = -(-grid.rows // ROW_GROUP) * ROW_GROUP * batch_heads
     counter = _counter(q.device, torch.cuda.current_stream(q.device).cuda_stream)
-    programs = torch.cuda.get_device_properties(q.device).multi_processor_count
-    _block_sparse_hopper_kernel[(programs,)](
-        _descriptor(q, BLOCK // CONSUMERS), _descriptor(k, BLOCK), _descriptor(v, BLOCK),
-        _descriptor(out, BLOCK // CONSUMERS), out, lse, index.blocks, index.counts, counter, scale * LOG2E,
-        tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks, batch_heads, q_heads,
-        q_heads // k.shape[2],
-        BLOCK=BLOCK, HEAD_DIM=head_dim, STAGES=STAGES, CONSUMERS=CONSUMERS, ROW_GROUP=ROW_GROUP, num_warps=4,
-    )  # fmt: skip
+    _attend(
+        multiprocessors(q.device),
+        (
+            *(_descriptor(q, BLOCK // CONSUMERS), _descriptor(k, BLOCK), _descriptor(v, BLOCK)),
+            *(_descriptor(out, BLOCK // CONSUMERS), out, lse, index.blocks, index.counts, counter),
+        ),
+        (scale * LOG2E,),
+        (
+            *(tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks),
+            *(batch_heads, q_heads, q_heads // k.shape[2]),
+        ),
+        {"BLOCK": BLOCK, "HEAD_DIM": head_dim, "STAGES": STAGES, "CONSUMERS": CONSUMERS, "ROW_GROUP": ROW_GROUP},
+        {"num_warps": 4},
+    )
     return out, lse
