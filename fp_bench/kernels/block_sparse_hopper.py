@@ -44,7 +44,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from fp_bench.kernels.backend import capability, multiprocessors, triton_version
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 
 BLOCK = 128
 CONSUMERS = 2
@@ -368,8 +368,7 @@ def block_sparse_attention_hopper(
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+    out, lse = empty_outputs(q)
     batch_heads = batch * q_heads
     tiles = -(-grid.rows // ROW_GROUP) * ROW_GROUP * batch_heads
     counter = _counter(q.device, torch.cuda.current_stream(q.device).cuda_stream)

@@ -15,7 +15,6 @@ followed by its wait (plain Triton cannot overlap softmax with the next product)
 Chips with less shared memory take the smaller tiles of `launch_config`.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,7 +22,7 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 
 ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
@@ -139,8 +138,7 @@ def block_sparse_attention_triton(
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+    out, lse = empty_outputs(q)
     config = launch_config(head_dim, capability(q.device))
     config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
     config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
