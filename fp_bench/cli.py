@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperGroup
 
 import fp_bench
+from fp_bench.durations import parse_duration
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.registry import Spec
 from fp_bench.registry import methods as known_methods
 from fp_bench.sizes import parse_lengths
 
 if TYPE_CHECKING:
+    from fp_bench.latency.job import Conduct
     from fp_bench.latency.plan import Plan
     from fp_bench.results.record import Record
 
@@ -45,7 +48,7 @@ class FrontDoor(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
                 sys.exit(EXIT_USAGE)
-            _stop(error.format_message(), EXIT_USAGE)
+            _stop(_named(error), EXIT_USAGE)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -58,6 +61,14 @@ def _stop(reason: str, code: int) -> None:
     sys.exit(code)
 
 
+def _named(error: Any) -> str:
+    """Return typer's complaint about an option with the value in it, which it leaves out."""
+    complaint: str = error.format_message()
+    if isinstance(error.__cause__, ValidationError):
+        return f"{complaint}; got {error.__cause__.errors()[0]['input']!r}"
+    return complaint
+
+
 def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
     """Return a check of an option that names the value and the limits, which typer's own does not."""
 
@@ -67,6 +78,28 @@ def _within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], 
         return value
 
     return check
+
+
+def _configure(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a verb's options from a YAML file; those on the command line win."""
+    if path is not None:
+        from fp_bench.config import read_config
+
+        options = {
+            option.removeprefix("--"): str(parameter.name)
+            for parameter in context.command.params
+            for option in parameter.opts
+            if option.startswith("--") and option not in ("--config", "--help")
+        }
+        context.default_map = read_config(path, options)
+    return path
+
+
+def _span(param: typer.CallbackParam, value: str | None) -> str | None:
+    """Check a span of time before anything heavy is imported."""
+    if value is not None:
+        parse_duration(value, f"--{param.name}")
+    return value
 
 
 app = typer.Typer(
@@ -129,12 +162,31 @@ def latency(
         int | None, typer.Option(callback=_within(1, 10_000), help="Timed calls a round; default: by time.")
     ] = None,
     seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of inputs, sampled rows and order.")] = 0,
+    budget: Annotated[
+        str | None, typer.Option(callback=_span, help="Start nothing new after e.g. 10m; the rest is counted.")
+    ] = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(callback=_span, help="A check or a round may take e.g. 5m; default: 10m, more for long calls."),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try cells again that an earlier run in --out could not measure.")
+    ] = False,
+    isolate: Annotated[
+        bool, typer.Option(help="A process a method; without, everything in one, for debuggers and profilers.")
+    ] = True,
+    config: Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=_configure, help="YAML file of these options; the command line wins."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
 ) -> None:
     """Time methods against dense attention; check, density, recall and error of each come with it."""
+    del config  # it has become the other options
     lengths = parse_lengths(lens)
     specs = _specs(methods)
+    from fp_bench.latency.job import Conduct
     from fp_bench.latency.plan import Heads, Request, make_plan
     from fp_bench.terminal import show_plan
 
@@ -157,8 +209,15 @@ def latency(
     if dry_run:
         return
     folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
-    records = _measure(plan, folder)
-    _show_report(folder, as_json)
+    conduct = Conduct(
+        timeout=parse_duration(timeout) if timeout else None,
+        budget=parse_duration(budget) if budget else None,
+        retry_failed=retry_failed,
+        isolate=isolate,
+    )
+    records = _measure(plan, folder, conduct)
+    if records:
+        _show_report(folder, as_json)
     raise typer.Exit(_exit_code(records, named=specs is not None))
 
 
@@ -182,23 +241,28 @@ def _numbers(text: str | None, what: str) -> list[int] | None:
     return sorted({int(part) for part in parts})
 
 
-def _measure(plan: "Plan", folder: Path) -> list["Record"]:
+def _measure(plan: "Plan", folder: Path, conduct: "Conduct") -> list["Record"]:
     """Measure what a run folder lacks of a plan and return all its records of the plan."""
     from fp_bench.latency.job import count_pending, run
-    from fp_bench.results.store import RecordStore
-    from fp_bench.terminal import say, show_progress
+    from fp_bench.results.store import RecordStore, latest
+    from fp_bench.terminal import duration, say, show_progress
 
     with RecordStore(folder) as store:
         if store.torn:
             say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
         try:
-            for _ in show_progress(run(plan, store), count_pending(plan, store)):
+            for _ in show_progress(run(plan, store, conduct), count_pending(plan, store, conduct)):
                 pass
         except KeyboardInterrupt:
             say(f"interrupted: {len(store.records)} records are kept in {folder}; the same command resumes")
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        if left := count_pending(plan, store) if conduct.budget else 0:
+            say(
+                f"note: the budget of {duration(conduct.budget or 0)} is spent: {left} of {plan.records} records are "
+                f"left out; the same command measures on"
+            )
         keys = {cell.key for group in plan.groups for cell in group.cells}
-        return [record for record in store.records if record.cell_key in keys]
+        return latest(record for record in store.records if record.cell_key in keys)
 
 
 def _exit_code(records: list["Record"], named: bool) -> int:
@@ -235,6 +299,19 @@ def _show_report(folder: Path, as_json: bool) -> None:
 
 
 @app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
+) -> None:
+    """Join run folders into one, each round once."""
+    from fp_bench.results.merge import merge as join
+    from fp_bench.terminal import say
+
+    written, left_out = join(runs, out)
+    say(f"{written} records in {out}; {left_out} that two runs have in common are in it once")
+
+
+@app.command()
 def capture(
     lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency.")] = "4k",
     model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
@@ -268,6 +345,34 @@ def capture(
     )
     say(f"{len(manifest.files)} files of {len(manifest.layers)} layers in {out}; measure them with:")
     print(f"fpbench latency --inputs captured:{out} --lens {','.join(map(str, manifest.lengths))}")
+
+
+@app.command()
+def calibrate(
+    density: Annotated[float, typer.Option(help="Share of the causal block pairs to keep, mean over heads.")] = 0.7,
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; the mean over them counts.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Find the alpha with which FlashPrefill keeps a wanted share of the blocks of a model."""
+    lengths = parse_lengths(lens)
+    content = _read_text(text) if text else None
+    from fp_bench.calibration import calibrate_model
+    from fp_bench.machine import parse_device
+    from fp_bench.terminal import say, show_tables
+
+    on = parse_device(device)
+    found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+    show_tables([found.table()])
+    say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
+    print(f"flashprefill:alpha={found.alpha:.4g}")
 
 
 def _read_text(path: Path) -> str:

@@ -1,11 +1,13 @@
-"""What this machine is, and which methods and kernels run on it: each is tried on a tiny call."""
+"""What this machine is, and which methods and kernels run on it: each is tried on a tiny call, in a worker process."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import torch
 
 from fp_bench.baselines.dense import implementations
 from fp_bench.errors import UnavailableError
+from fp_bench.isolation import WorkerHungError, WorkerLostError, WorkerProcess
 from fp_bench.kernels.backend import BACKENDS
 from fp_bench.latency.measure import failure
 from fp_bench.machine import Machine
@@ -25,7 +27,8 @@ def machine_table() -> Table:
 
 def runnable_table() -> Table:
     """Return every method, dense implementation and backend, and whether it runs here."""
-    rows = [[str(spec), backend, *tried(spec, backend)] for spec, backend in _everything()]
+    with closing(Trials()) as trials:
+        rows = [[str(spec), backend, *trials.tried(spec, backend)] for spec, backend in _everything()]
     return Table("What runs here", ["method", "backend asked", "runs with", "why not"], rows, numbers=4)
 
 
@@ -37,19 +40,52 @@ def _everything() -> Iterator[tuple[Spec, str]]:
             yield from ((Spec(name), backend) for backend in BACKENDS)
 
 
-@torch.no_grad()
-def tried(spec: Spec, backend: str = "auto") -> tuple[str, str]:
-    """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
-    try:
-        method = create_method(spec, backend)
-        call = _tiny_call()
-        if reason := method.unsupported(call):
-            return "", reason
-        index = method.select(call)
-        method.attend(call, index)
-        return method.implementation(call, index), ""
-    except Exception as error:  # a plug-in may raise anything
-        return "", failure(error).reason
+class Trials:
+    """Tries methods in a worker process, so that one that crashes or hangs here is told of like any other.
+
+    Args:
+        timeout: seconds that one may take, compiling included.
+    """
+
+    def __init__(self, timeout: float = 120.0) -> None:
+        self._timeout = timeout
+        self._worker: WorkerProcess | None = None
+
+    def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
+        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        self._worker = self._worker or WorkerProcess(Trial)
+        try:
+            runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
+        except (WorkerLostError, WorkerHungError) as error:
+            self.close()
+            return "", str(error)
+        return runs, why_not
+
+    def close(self) -> None:
+        """End the worker process."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+
+class Trial:
+    """Tries one method; this is what runs in the worker process."""
+
+    @torch.no_grad()
+    def run(self, spec: Spec, backend: str) -> tuple[str, str]:
+        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        try:
+            method = create_method(spec, backend)
+            call = _tiny_call()
+            if reason := method.unsupported(call):
+                return "", reason
+            index = method.select(call)
+            method.attend(call, index)
+            if call.q.is_cuda:
+                torch.cuda.synchronize()
+            return method.implementation(call, index), ""
+        except Exception as error:  # a plug-in may raise anything
+            return "", failure(error).reason
 
 
 def _tiny_call() -> AttentionCall:
@@ -60,19 +96,22 @@ def _tiny_call() -> AttentionCall:
 
 def method_table() -> Table:
     """Return the methods with what they run on here, their parameters with defaults, and their presets."""
-    rows: list[list[str]] = []
-    for name in methods.targets():
-        try:
-            cls: type[Method] = methods.load(name)
-        except UnavailableError as error:
-            rows.append([name, "", "not here", str(error)])
-            continue
-        runs, why_not = tried(Spec(name))
-        summary = (cls.__doc__ or "").strip().partition("\n")[0]
-        rows.append([name, "", f"here: {runs}" if runs else "not here", why_not or summary])
-        for parameter, field in cls.Params.model_fields.items():
-            description = " ".join((field.description or "").split())
-            rows.append(["", parameter, str(field.default), description])
-        for preset, values in cls.presets.items():
-            rows.append(["", f"preset={preset}", ":".join(f"{key}={value}" for key, value in values.items()), ""])
+    with closing(Trials()) as trials:
+        rows = [row for name in methods.targets() for row in _method_rows(name, trials)]
     return Table("Methods", ["method", "parameter", "default", "what it is"], rows, numbers=4)
+
+
+def _method_rows(name: str, trials: Trials) -> list[list[str]]:
+    try:
+        cls: type[Method] = methods.load(name)
+    except UnavailableError as error:
+        return [[name, "", "not here", str(error)]]
+    runs, why_not = trials.tried(Spec(name))
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    rows = [[name, "", f"here: {runs}" if runs else "not here", why_not or summary]]
+    for parameter, field in cls.Params.model_fields.items():
+        description = " ".join((field.description or "").split())
+        rows.append(["", parameter, str(field.default), description])
+    for preset, values in cls.presets.items():
+        rows.append(["", f"preset={preset}", ":".join(f"{key}={value}" for key, value in values.items()), ""])
+    return rows

@@ -1,5 +1,6 @@
 """What is measured on: the GPU, or the CPU where there is none."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,13 @@ class Machine:
             return cls(torch.device("cpu"), None)
         number = torch.cuda.current_device()
         return cls(torch.device("cuda", number), Gpu(str(torch.cuda.get_device_properties(number).uuid)))
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the GPU, or of the host."""
+        if self.gpu:
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def environment(self) -> dict[str, Any]:
         """Return the facts that records refer to."""

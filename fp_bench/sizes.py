@@ -33,6 +33,8 @@ def parse_lengths(text: str) -> list[int]:
     lengths: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
+        if dash and not (first.strip() and last.strip()):
+            raise UsageError(f"range {part!r} lacks an end; write e.g. 4k-256k")
         low = parse_length(first)
         high = parse_length(last) if dash else low
         if high < low:

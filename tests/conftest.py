@@ -33,3 +33,9 @@ def odd_methods(monkeypatch):
     """Install the methods of tests/plugin as a third party would; return their folder, for PYTHONPATH."""
     monkeypatch.syspath_prepend(PLUGIN)
     return PLUGIN
+
+
+@pytest.fixture
+def fatal_methods(monkeypatch):
+    """Install the methods of tests/plugin_fatal, which only a process of their own survives."""
+    monkeypatch.syspath_prepend(PLUGIN.with_name("plugin_fatal"))

@@ -1,59 +1,71 @@
 """The latency job: cells are checked, then timed in interleaved rounds; each record is written at once."""
 
-import contextlib
-import gc
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import TypeVar
+from time import monotonic
 
-import torch
-
-from fp_bench.errors import UnavailableError
-from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.latency.measure import Checked, Failure, Timer, Truth, check, dense_truth, failure, measure, timer_for
+from fp_bench.latency.crew import Crew
+from fp_bench.latency.measure import Failure
 from fp_bench.latency.plan import Cell, Group, Plan
-from fp_bench.machine import DTYPES
-from fp_bench.method import AttentionCall
+from fp_bench.latency.worker import Found
 from fp_bench.results.record import Record
 from fp_bench.results.store import RecordStore
+from fp_bench.sizes import format_length
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a run behaves; none of it changes a number."""
+
+    timeout: float | None = None
+    """Seconds that one step of a cell (its check, or a round) may take; None lets the plan decide."""
+    budget: float | None = None
+    """Seconds after which no further step is started."""
+    retry_failed: bool = False
+    """Whether to try again what an earlier run could not measure."""
+    isolate: bool = True
+    """Whether methods run in processes of their own."""
 
 
-def run(plan: Plan, store: RecordStore) -> Iterator[Record]:
+DEFAULT = Conduct()
+
+
+def run(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> Iterator[Record]:
     """Measure what the store does not have yet; yield each record after it is on disk.
 
-    A cell that cannot be measured is a record with its status and reason; the rest goes on.
+    A cell that cannot be measured is a record with its status and reason; the rest goes on. What a budget left out is
+    what `count_pending` still counts afterwards.
 
     Raises:
         UnavailableError: the disk refuses a record.
     """
-    if not count_pending(plan, store):
+    if not count_pending(plan, store, conduct):
         return
     env = store.add_environment(plan.machine.environment())
-    for group in plan.groups:
-        for record in _measure_group(plan, group, _pending(group, store)):
-            written = record.model_copy(update={"env": env, "time": _now()})
-            store.append(written)
-            yield written
+    with Crew(plan, timeout=conduct.timeout, isolate=conduct.isolate) as crew:
+        measuring = _Run(plan, store, conduct, crew)
+        for group in plan.groups:
+            for record in measuring.group(group):
+                written = record.model_copy(update={"env": env, "time": _now()})
+                store.append(written)
+                yield written
 
 
-def count_pending(plan: Plan, store: RecordStore) -> int:
+def count_pending(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> int:
     """Return how many records `run` would write if nothing failed."""
-    return sum(len(rounds) for group in plan.groups for rounds in _pending(group, store).values())
+    return sum(len(rounds) for group in plan.groups for rounds in _pending(group, store, conduct).values())
 
 
 Pending = dict[Cell, list[int]]
 """Cells with the rounds that are still to be measured."""
 
 
-def _pending(group: Group, store: RecordStore) -> Pending:
+def _pending(group: Group, store: RecordStore, conduct: Conduct) -> Pending:
     pending = {}
     for cell in group.cells:
-        done = store.settled(cell.key, cell.asked["code_version"])
+        done = store.settled(cell.key, cell.asked["code_version"], retry_failed=conduct.retry_failed)
         if done is not None and (rounds := [n for n in range(group.effort.rounds) if n not in done]):
             pending[cell] = rounds
     return pending
@@ -63,85 +75,71 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What the cells of a group share: the tensors, the exact answer on sampled rows, the timer."""
+class _Run:
+    """One run under way: when its budget ends, and from which length on a method is out of memory."""
 
-    call: AttentionCall
-    truth: Truth
-    given: BlockIndex | None
-    timer: Timer
+    def __init__(self, plan: Plan, store: RecordStore, conduct: Conduct, crew: Crew) -> None:
+        self._store = store
+        self._conduct = conduct
+        self._crew = crew
+        self._deadline = None if conduct.budget is None else monotonic() + conduct.budget
+        self._too_long: dict[str, int] = {}
+        """Label of a method -> the shortest length at which it ran out of memory."""
+        if not conduct.retry_failed:
+            for cell in (cell for group in plan.groups for cell in group.cells):
+                if store.status(cell.key, cell.asked["code_version"]) == "oom":
+                    self._ran_out(cell)
 
-    @classmethod
-    def prepare(cls, plan: Plan, group: Group) -> "Bench":
-        """Make the inputs of a group on the machine's device."""
-        seed, device, shape = plan.request.seed, plan.machine.device, group.shape
-        dtype = DTYPES[plan.request.dtype]
-        q, k, v = plan.source.tensors(shape, layer=group.layer, seed=seed, dtype=dtype, device=device)
-        layers = max(plan.source.layers()) + 1
-        call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=group.layer, layers=layers)
-        given = plan.source.given_index(shape, seed=seed, device=device)
-        return cls(call, dense_truth(call, seed), given, timer_for(device))
-
-
-def _measure_group(plan: Plan, group: Group, pending: Pending) -> Iterator[Record]:
-    """Check every pending cell, then time those that passed, round by round in a shuffled order."""
-    if not pending:
-        return
-    try:
-        bench = Bench.prepare(plan, group)
-    except Exception as error:
-        found = failure(error)
-        yield from (cell.failed(rounds[0], found) for cell, rounds in pending.items())
-        return
-    ready: dict[Cell, Checked] = {}
-    for cell, rounds in pending.items():
-        checked = _attempt(partial(_check, cell, bench))
-        if isinstance(checked, Failure):
-            yield cell.failed(rounds[0], checked)
-        else:
-            ready[cell] = checked
-    for number in range(group.effort.rounds):
-        for cell in _shuffled([cell for cell in ready if number in pending[cell]], number):
-            timing = _attempt(partial(measure, ready[cell], group.effort, bench.timer))
-            if isinstance(timing, Failure):
-                del ready[cell]
-                yield cell.failed(number, timing)
+    def group(self, group: Group) -> Iterator[Record]:
+        """Check every pending cell, then time those that passed, round by round in a shuffled order."""
+        pending = _pending(group, self._store, self._conduct)
+        hopeless = {cell: why for cell in pending if (why := self._hopeless(cell)) is not None}
+        if not self._out_of_time:
+            self._crew.start(cell for cell in pending if cell not in hopeless)
+        ready: dict[Cell, Found] = {}
+        for cell, rounds in pending.items():
+            if self._out_of_time:
+                return
+            found = hopeless.get(cell) or self._crew.check(cell, group)
+            if isinstance(found, Failure):
+                yield self._failed(cell, rounds[0], found)
             else:
-                yield cell.timed(number, ready[cell], timing, plan.machine.gpu)
-    del bench, ready
-    _free()
+                self._store.add_maps(cell.key, cell.asked["code_version"], found.maps)
+                ready[cell] = found
+        for number in range(group.effort.rounds):
+            for cell in _shuffled([cell for cell in ready if number in pending[cell]], number):
+                if self._out_of_time:
+                    return
+                outcome = self._crew.measure(cell, group)
+                if isinstance(outcome, Failure):
+                    del ready[cell]
+                    yield self._failed(cell, number, outcome)
+                else:
+                    of_cell = ready[cell]
+                    yield cell.timed(number, of_cell.findings, of_cell.peak_bytes, *outcome)
+        self._crew.release()
 
+    @property
+    def _out_of_time(self) -> bool:
+        return self._deadline is not None and monotonic() > self._deadline
 
-def _attempt(step: Callable[[], T]) -> T | Failure:
-    """Return what a step returns, or how it failed, with its memory given back."""
-    try:
-        return step()
-    except Exception as error:  # a method may raise anything; the other cells go on
-        found = failure(error)
-    # Only here are the tensors in the error's frames gone.
-    _free()
-    return found
+    def _hopeless(self, cell: Cell) -> Failure | None:
+        """Return why a cell is not even tried."""
+        if cell.candidate.method is None:
+            return Failure("unavailable", cell.candidate.problem or "it cannot be loaded")
+        limit = self._too_long.get(cell.asked["label"])
+        if limit is not None and cell.asked["seq_len"] > limit:
+            return Failure("oom", f"not tried: it ran out of memory at {format_length(limit)} already")
+        return None
 
+    def _failed(self, cell: Cell, number: int, why: Failure) -> Record:
+        if why.status == "oom":
+            self._ran_out(cell)
+        return cell.failed(number, why)
 
-def _free() -> None:
-    gc.collect()
-    # A kernel that wrote out of bounds leaves a context in which this raises too; the records say so.
-    with contextlib.suppress(RuntimeError):
-        torch.cuda.empty_cache()
-
-
-def _check(cell: Cell, bench: Bench) -> Checked:
-    """Check one cell's method.
-
-    Raises:
-        UnavailableError: the method cannot be had here.
-        Exception: whatever `measure.check` or the method raises.
-    """
-    candidate = cell.candidate
-    if candidate.method is None:
-        raise UnavailableError(candidate.problem)
-    return check(candidate.method, bench.call, bench.truth, bench.timer, bench.given)
+    def _ran_out(self, cell: Cell) -> None:
+        label, length = cell.asked["label"], cell.asked["seq_len"]
+        self._too_long[label] = min(length, self._too_long.get(label, length))
 
 
 def _shuffled(cells: Sequence[Cell], number: int) -> list[Cell]:

@@ -12,11 +12,11 @@ from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.kernels.backend import check_backend
-from fp_bench.latency.measure import Checked, Effort, Failure, Timing, timer_for
+from fp_bench.latency.measure import MIN_SAMPLES, Effort, Failure, Findings, Timing, timer_for
 from fp_bench.machine import Machine, parse_dtype
 from fp_bench.method import Method
 from fp_bench.registry import Spec, create_method
-from fp_bench.results.environment import Gpu, code_version
+from fp_bench.results.environment import code_version
 from fp_bench.results.record import Record, cell_key
 from fp_bench.sizes import format_length
 
@@ -24,6 +24,10 @@ CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
 GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
 SETUP_SECONDS = 2.0
 """Guess for making inputs, compiling and checking one cell."""
+SHORTEST_LIMIT, PATIENCE = 600.0, 20.0
+"""A step is given so many seconds, or so many times its estimate."""
+INPUTS_SHARE = 0.4
+"""Of the memory; beyond it the workers do not all keep their inputs."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,12 @@ class Cell:
         """Identify what was asked."""
         return cell_key(dict(self.asked))
 
-    def timed(self, number: int, checked: Checked, timing: Timing, gpu: Gpu | None) -> Record:
-        """Return the record of a round that was measured."""
-        found = asdict(checked.findings) | asdict(timing)
-        state = gpu.state() if gpu else None
-        return Record(**self.asked, status="ok", round=number, peak_bytes=checked.peak_bytes, gpu=state, **found)
+    def timed(
+        self, number: int, findings: Findings, peak_bytes: int | None, timing: Timing, seen: Mapping[str, Any]
+    ) -> Record:
+        """Return the record of a round that was measured; ``seen`` is what the machine did meanwhile."""
+        found = asdict(findings) | asdict(timing)
+        return Record(**self.asked, status="ok", round=number, peak_bytes=peak_bytes, **found, **seen)
 
     def failed(self, number: int, why: Failure) -> Record:
         """Return the record of a cell that could not be measured from round ``number`` on."""
@@ -150,6 +155,14 @@ class Group:
     effort: Effort
     dense_seconds: float
     """Estimate of one dense call."""
+    keep_inputs: bool = True
+    """Whether every worker may keep its copy of the inputs between its turns; else it makes them again each turn."""
+
+    @property
+    def step_limit(self) -> float:
+        """Seconds after which a step (a check or a round) counts as hung, when nothing else was asked for."""
+        timed = max(self.effort.sample_seconds, self.dense_seconds * (self.effort.samples or MIN_SAMPLES))
+        return max(SHORTEST_LIMIT, PATIENCE * (timed + self.dense_seconds))
 
     @property
     def seconds(self) -> float:
@@ -221,12 +234,14 @@ def make_plan(request: Request) -> Plan:
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     version = code_version()
     per_flop = _seconds_per_flop(machine, heads, dtype)
+    torch.cuda.empty_cache()  # workers measure, in processes of their own
     groups = []
     for shape in shapes:
         for layer in _layers(source, request.layers):
             cells = [Cell(c, _asked(request, source, c, shape, layer, version)) for c in candidates.values()]
             seconds = per_flop * dense_flop(shape)
-            groups.append(Group(shape, layer, cells, _effort(request, seconds, machine), seconds))
+            keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
+            groups.append(Group(shape, layer, cells, _effort(request, seconds, machine), seconds, keep))
     return Plan(request, machine, source, groups)
 
 
@@ -242,6 +257,12 @@ def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> flo
     timer.once(dense)
     seconds = timer.once(dense)[1] / 1e3
     return seconds / dense_flop(Shape(1, length, heads.q_heads, heads.q_heads, heads.head_dim))
+
+
+def _input_bytes(shape: Shape, dtype: torch.dtype) -> int:
+    """Return the size of one copy of Q, K and V."""
+    heads = shape.q_heads + 2 * shape.kv_heads
+    return shape.batch * shape.seq_len * heads * shape.head_dim * dtype.itemsize
 
 
 def _default_heads(machine: Machine, longest: int) -> Heads:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,13 @@ class Gpu:
 
     def __init__(self, uuid: str) -> None:
         self._handle: Any = None
+        self.problem: str | None = None
+        """Why nothing is known of it; then every fact is null."""
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        except pynvml.NVMLError:
-            pass  # without the management library every fact is null
+        except pynvml.NVMLError as error:
+            self.problem = f"NVML: {error}"
 
     def facts(self) -> dict[str, Any]:
         """Return what stays the same during a run: name, memory in bytes, driver, limits."""
@@ -56,17 +58,22 @@ class Gpu:
             "ecc": ecc[0] if ecc else None,
         }
 
-    def state(self) -> dict[str, Any]:
-        """Return what changes: clocks in MHz, power in W, temperature in C, throttling, others on the GPU."""
+    def state(self, ours: Collection[int] | None = None) -> dict[str, Any]:
+        """Return what changes: clocks in MHz, power in W, temperature in C, throttling, others on the GPU.
+
+        Args:
+            ours: ids of our processes that use the GPU; None is this process alone.
+        """
         reasons = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         processes = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
+        mine = {os.getpid()} if ours is None else set(ours)
         return {
             "sm_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_SM),
             "memory_mhz": self._ask(pynvml.nvmlDeviceGetClockInfo, pynvml.NVML_CLOCK_MEM),
             "power_w": _watts(self._ask(pynvml.nvmlDeviceGetPowerUsage)),
             "temperature_c": self._ask(pynvml.nvmlDeviceGetTemperature, pynvml.NVML_TEMPERATURE_GPU),
             "throttle": None if reasons is None else [name for bit, name in THROTTLE_REASONS.items() if reasons & bit],
-            "other_processes": None if processes is None else sum(p.pid != os.getpid() for p in processes),
+            "other_processes": None if processes is None else _count_others({p.pid for p in processes}, mine),
         }
 
     def _ask(self, question: Callable[..., Any], *args: Any) -> Any:
@@ -78,6 +85,14 @@ def _nvml(question: Callable[..., Any], *args: Any) -> Any:
         return question(*args)
     except pynvml.NVMLError:  # every question may be unsupported on some GPU
         return None
+
+
+def _count_others(listed: set[int], ours: set[int]) -> int:
+    """Return how many processes on the GPU are not ours.
+
+    In a container the driver may list the host's process ids, none of which we know; then only counts tell.
+    """
+    return len(listed - ours) if listed & ours else max(0, len(listed) - len(ours))
 
 
 def _watts(milliwatts: int | None) -> float | None:

@@ -90,7 +90,11 @@ class Record(BaseModel):
     env: str | None = None
     """Id into env.json."""
     gpu: dict[str, Any] | None = None
-    """The GPU right after the samples: clocks, power, temperature, throttling, other processes."""
+    """The GPU while this round was timed: see `fp_bench.latency.noise.summary`."""
+    throttled: bool | None = None
+    """Whether the GPU's clocks were held down at any time in the round; None where that is not known."""
+    load_average: float | None = None
+    """Of the host over the last minute, when the round ended; this run is part of it."""
     command: str | None = None
     """The line that measures this one cell again."""
     time: str | None = None

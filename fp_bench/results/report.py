@@ -1,5 +1,6 @@
 """The report of a run: ``report.md`` and what it shows, made from records alone."""
 
+import errno
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,13 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.results.plots import latency_plots
 from fp_bench.results.record import Record
+from fp_bench.results.selection_plots import selection_plots
 from fp_bench.results.store import read_environments, read_records
 from fp_bench.results.tables import SETTING, Table, cells, comparison, failures, latency_tables
 from fp_bench.sizes import format_length
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 METHOD_NOTE = """\
 Every output was compared with the float32 definition on sampled query rows before any timing; a cell that failed has
 a reason and no time. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds'
@@ -28,6 +31,7 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         UsageError: no records there, or the folder cannot be written.
+        UnavailableError: the disk is full.
     """
     records = read_records(folder).records
     if not records:
@@ -39,12 +43,15 @@ def write_report(folder: Path) -> Path:
         plots.mkdir(exist_ok=True)
         comparison(records).to_csv(tables / "latency.csv", index=False)
         cells(records).to_csv(tables / "cells.csv", index=False)
-        drawn = latency_plots(records, machine_name(_environment(records, environments)))
+        (tables / "latency.tex").write_text("\n\n".join(table.latex() for table in latency_tables(records)) + "\n")
+        machine = machine_name(_environment(records, environments))
+        drawn = [*latency_plots(records, machine), *selection_plots(records, machine, folder)]
         pictures = [(plot.title, plot.save(plots).relative_to(folder)) for plot in drawn]
         path = folder / "report.md"
         path.write_text("\n\n".join(_sections(records, environments, pictures)) + "\n")
     except OSError as error:
-        raise UsageError(f"cannot write the report to {folder}: {error.strerror}") from None
+        kind = UnavailableError if error.errno in FULL else UsageError
+        raise kind(f"cannot write the report to {folder}: {error.strerror}; the records are kept") from None
     return path
 
 
@@ -117,16 +124,43 @@ def _circumstances(records: Sequence[Record]) -> Iterator[str]:
             f"{min(len(r.samples_ms or ()) for r in mine)} to {max(len(r.samples_ms or ()) for r in mine)} samples "
             f"each; the cache before a sample: {'flushed' if cold else 'as the call before left it'}."
         )
-    throttled = [record for record in timed if record.gpu and record.gpu.get("throttle")]
-    if throttled:
-        reasons = sorted({reason for record in throttled for reason in record.gpu["throttle"]})  # type: ignore[index]
-        yield f"{len(throttled)} of {len(timed)} rounds ended with the GPU's clocks held down: {', '.join(reasons)}."
-    shared = sum(bool(record.gpu and record.gpu.get("other_processes")) for record in timed)
-    if shared:
-        yield f"In {shared} of {len(timed)} rounds the driver listed another process on the GPU."
+    yield from _disturbances(timed)
     fallbacks = sorted({record.label for record in timed if record.fallback})
     if fallbacks:
         yield f"Fell back to dense attention, so without a speed-up of their own: {', '.join(fallbacks)}."
+
+
+def _disturbances(timed: Sequence[Record]) -> Iterator[str]:
+    """Say what the noise watch saw; see docs/noise.md."""
+    throttled = [record for record in timed if record.throttled]
+    if throttled:
+        reasons = sorted({reason for record in throttled for reason in (record.gpu or {}).get("throttle") or ()})
+        cells_of = sorted({f"{record.label} at {format_length(record.seq_len)}" for record in throttled})
+        yield (
+            f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}), in "
+            f"those of {_some(cells_of)}; they are marked `throttled` in the records and counted like the others."
+        )
+    elif any(record.throttled is False for record in timed):
+        yield "In no round were the GPU's clocks held down."
+    clocks = [(record.gpu or {}).get("sm_mhz") for record in timed]
+    medians = [clock["median"] for clock in clocks if isinstance(clock, Mapping)]
+    if medians:
+        yield f"SM clock, median of a round: {min(medians):.0f} to {max(medians):.0f} MHz."
+    shared = sum(bool((record.gpu or {}).get("other_processes")) for record in timed)
+    if shared:
+        yield f"In {shared} of {len(timed)} rounds the driver listed another process on the GPU."
+    blind = sorted({str(record.gpu["reason"]) for record in timed if record.gpu and "reason" in record.gpu})
+    if blind:
+        yield f"The GPU's clocks and throttling are not known: {'; '.join(blind)}."
+    loads = [record.load_average for record in timed if record.load_average is not None]
+    if loads:
+        yield f"Load average of the host: {min(loads):g} to {max(loads):g}, this run included."
+
+
+def _some(words: Sequence[str], most: int = 6) -> str:
+    """Return a list of words, cut short when it is long."""
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def commands(records: Sequence[Record]) -> list[str]:

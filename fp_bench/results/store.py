@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -12,10 +12,20 @@ from typing import Any, NamedTuple, Self
 from pydantic import ValidationError
 
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.results.record import SCHEMA_VERSION, Record
+from fp_bench.results.files import replace_file
+from fp_bench.results.kept_maps import KeptMap, map_path, write_maps
+from fp_bench.results.record import SCHEMA_VERSION, Record, Status
 
 RECORDS = "records.jsonl"
 ENVIRONMENTS = "env.json"
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Return the last record of each cell, version of the code and round: one tried again replaces its failure.
+
+    A cell fails from one round on; measuring that round again takes the failure back.
+    """
+    return list({(record.cell_key, record.code_version, record.round): record for record in records}.values())
 
 
 class Reading(NamedTuple):
@@ -126,18 +136,49 @@ class RecordStore:
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._size)
-            raise UnavailableError(
-                f"cannot write to {self.folder}: {error.strerror}; {len(self.records)} records are kept"
-            ) from None
+            raise self._refused(error) from None
         self._size += len(line)
         self.records.append(record)
 
-    def settled(self, cell_key: str, code_version: str) -> frozenset[int] | None:
-        """Return the rounds this version of the code has measured of a cell; None when it failed, for good."""
-        mine = [r for r in self.records if r.cell_key == cell_key and r.code_version == code_version]
-        if any(record.status != "ok" for record in mine):
+    def settled(self, cell_key: str, code_version: str, *, retry_failed: bool = False) -> frozenset[int] | None:
+        """Return the rounds this version of the code has measured of a cell; None when it failed, for good.
+
+        Args:
+            cell_key: the cell.
+            code_version: of the code that would measure it.
+            retry_failed: whether a failed cell is to be measured again, where it failed.
+        """
+        mine = self._latest(cell_key, code_version)
+        if not retry_failed and any(record.status != "ok" for record in mine):
             return None
-        return frozenset(record.round for record in mine)
+        return frozenset(record.round for record in mine if record.status == "ok")
+
+    def status(self, cell_key: str, code_version: str) -> Status | None:
+        """Return how measuring a cell went: ``ok``, how it failed, or None when it was not tried."""
+        mine = self._latest(cell_key, code_version)
+        return next((record.status for record in mine if record.status != "ok"), "ok" if mine else None)
+
+    def _latest(self, cell_key: str, code_version: str) -> list[Record]:
+        return latest([r for r in self.records if r.cell_key == cell_key and r.code_version == code_version])
+
+    def add_maps(self, cell_key: str, code_version: str, maps: Sequence[KeptMap]) -> None:
+        """Keep the maps of a cell beside the records.
+
+        Raises:
+            UnavailableError: the disk refuses them.
+        """
+        if not maps:
+            return
+        try:
+            write_maps(map_path(self.folder, cell_key, code_version), maps)
+        except OSError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"cannot write to {self.folder}: {error.strerror}; {len(self.records)} records are kept, and the same "
+            "command resumes"
+        )
 
     def add_environment(self, environment: Mapping[str, Any]) -> str:
         """Keep an environment in ``env.json`` and return its id.
@@ -148,13 +189,10 @@ class RecordStore:
         text = json.dumps(environment, sort_keys=True)
         env_id = hashlib.sha256(text.encode()).hexdigest()[:12]
         known = read_environments(self.folder) | {env_id: dict(environment)}
-        fresh = self.folder / f"{ENVIRONMENTS}.new"
         try:
-            fresh.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-            # Replaced in one step, so that a kill leaves the old file or the new one.
-            fresh.replace(self.folder / ENVIRONMENTS)
+            replace_file(self.folder / ENVIRONMENTS, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
         except OSError as error:
-            raise UnavailableError(f"cannot write to {self.folder}: {error.strerror}") from None
+            raise self._refused(error) from None
         return env_id
 
 

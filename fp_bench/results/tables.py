@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fp_bench.results.record import Record
+from fp_bench.results.store import latest
 from fp_bench.sizes import format_length
 
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
@@ -20,6 +21,9 @@ BASELINE_MS = ("dense_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
 PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
+TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
+    character: "\\" + character for character in "&%$#_{}"
+}
 MEANS = ("select_ms", "attend_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
 
 
@@ -31,7 +35,7 @@ def cells(records: Sequence[Record]) -> pd.DataFrame:
     """
     newest = {record.cell_key: record.code_version for record in records}
     rows: dict[str, list[Record]] = {}
-    for record in records:
+    for record in latest(records):
         if record.code_version == newest[record.cell_key]:
             rows.setdefault(record.cell_key, []).append(record)
     columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
@@ -151,6 +155,23 @@ class Table:
         align = ["--:" if number >= self.numbers else ":--" for number in range(len(self.columns))]
         lines = [self.columns, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def latex(self) -> str:
+        """Return the table as LaTeX with booktabs' rules, its title as the caption."""
+        align = "".join("r" if number >= self.numbers else "l" for number in range(len(self.columns)))
+        lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+        lines.append(" & ".join(map(_tex, self.columns)) + r" \\")
+        lines.append(r"\midrule")
+        for before, row in zip([None, *self.rows], self.rows, strict=False):
+            if before is not None and before[0] != row[0]:
+                lines.append(r"\addlinespace")
+            lines.append(" & ".join(map(_tex, row)) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def _tex(text: str) -> str:
+    """Escape what LaTeX reads as commands."""
+    return "".join(TEX_ESCAPES.get(character, character) for character in text)
 
 
 def _number(digits: int, suffix: str = "") -> Callable[[float], str]:

@@ -1,14 +1,23 @@
+import itertools
 import shlex
 from dataclasses import replace
+from multiprocessing import active_children
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fp_bench.errors import UsageError
-from fp_bench.latency.job import count_pending, run
+from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
+from fp_bench.latency.job import Conduct, count_pending, run
 from fp_bench.latency.plan import Heads, Request, make_plan
 from fp_bench.registry import Spec
+from fp_bench.results.kept_maps import map_path, read_maps
 from fp_bench.results.store import RecordStore, read_records
+from fp_bench.results.tables import cells
 
+HERE = Conduct(isolate=False)
+"""In this process: a worker takes seconds to start, and most of this is not about processes."""
 SMALL = Request(lens=[256], heads=Heads(2, 1, 64), dtype="fp32", rounds=2, samples=1)
 
 
@@ -23,9 +32,25 @@ def quick_plan(asked):
     return replace(plan, groups=groups)
 
 
-def records_of(asked, folder):
+def records_of(asked, folder, conduct=HERE):
     with RecordStore(folder) as store:
-        return list(run(quick_plan(asked), store))
+        return list(run(quick_plan(asked), store, conduct))
+
+
+def capture(folder, lengths):
+    """Write a capture of one layer as `fpbench capture` would; return its folder."""
+    folder.mkdir()
+    files = {}
+    for n in lengths:
+        path = folder / file_name(n, 0)
+        save_file({name: torch.randn(1, n, heads, 64) for name, heads in {"q": 2, "k": 1, "v": 1}.items()}, path)
+        files[path.name] = file_hash(path)
+    heads = {"q_heads": 2, "kv_heads": 1, "head_dim": 64, "dtype": "float32"}
+    manifest = CaptureManifest(
+        model="m", text="t", lengths=list(lengths), layers=[0], model_layers=1, batch=1, files=files, **heads
+    )
+    (folder / MANIFEST).write_text(manifest.model_dump_json())
+    return folder
 
 
 def identity(record):
@@ -47,7 +72,7 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(odd_methods, tmp_path)
     with pytest.warns(UserWarning, match="'broken' cannot be loaded"):
         asked = quick_plan(request("raises,wrong,hungry,broken,dense:impl=fa2,window"))
     with RecordStore(tmp_path) as store:
-        found = list(run(asked, store))
+        found = list(run(asked, store, HERE))
     failures = {record.method: (record.status, record.median_ms) for record in found if record.status != "ok"}
     assert failures == {
         "raises": ("error", None),
@@ -59,32 +84,114 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(odd_methods, tmp_path)
     assert [record.method for record in found if record.status == "ok"] == ["window", "window"]
 
 
-def test_inputs_that_cannot_be_made_fail_their_cells_alone(odd_methods, tmp_path, monkeypatch):
+def test_inputs_that_cannot_be_made_fail_their_cells_alone(tmp_path):
+    folder = capture(tmp_path / "capture", lengths=(128, 256))
+    plan = quick_plan(request("dense", inputs=f"captured:{folder}", lens=[128, 256]))
+    (folder / file_name(128, 0)).write_bytes(b"cut short")
+    with RecordStore(tmp_path / "run") as store:
+        found = list(run(plan, store, HERE))
+    assert [record.status for record in found] == ["error", "ok", "ok"]
+    assert "not what the manifest says" in found[0].reason
+
+
+def test_after_an_out_of_memory_longer_ones_are_not_tried(fatal_methods, tmp_path):
+    asked = request("dense,too_big", lens=[128, 256, 300], rounds=1)
+    found = {(r.method, r.seq_len): r for r in records_of(asked, tmp_path)}
+    assert [found["too_big", n].status for n in (128, 256, 300)] == ["ok", "oom", "oom"]
+    assert found["too_big", 256].reason == "256 tokens are too many"
+    assert found["too_big", 300].reason == "not tried: it ran out of memory at 256 already"
+    assert all(found["dense", n].status == "ok" for n in (128, 256, 300))
+
+
+def test_an_out_of_memory_is_remembered_by_the_next_run(fatal_methods, tmp_path):
+    records_of(request("too_big", lens=[256], rounds=1), tmp_path)
+    (longer,) = records_of(request("too_big", lens=[256, 300], rounds=1), tmp_path)
+    assert longer.reason.startswith("not tried")
+    again = records_of(request("too_big", lens=[256, 300], rounds=1), tmp_path, replace(HERE, retry_failed=True))
+    assert [r.reason for r in again] == ["256 tokens are too many", longer.reason]
+
+
+def test_a_failed_cell_is_tried_again_only_when_asked(odd_methods, tmp_path, monkeypatch):
+    asked = request("raises,window")
+    assert len(records_of(asked, tmp_path)) == 3
+    assert records_of(asked, tmp_path) == []
+    monkeypatch.delattr("odd_methods.Raises.select")  # mended: it inherits one that works
+    retry = replace(HERE, retry_failed=True)
+    again = records_of(asked, tmp_path, retry)
+    assert [(r.method, r.round, r.status) for r in again] == [("raises", 0, "ok"), ("raises", 1, "ok")]
+    assert records_of(asked, tmp_path, retry) == []
+    assert set(cells(read_records(tmp_path).records)["status"]) == {"ok"}
+
+
+def test_past_the_budget_nothing_is_started(odd_methods, tmp_path, monkeypatch):
     plan = quick_plan(request("window,dense", lens=[128, 256]))
-    real = type(plan.source).tensors
-
-    def tensors(self, shape, **more):
-        if shape.seq_len == 128:
-            raise MemoryError("too long")
-        return real(self, shape, **more)
-
-    monkeypatch.setattr(type(plan.source), "tensors", tensors)
+    ticking = itertools.count()
+    monkeypatch.setattr("fp_bench.latency.job.monotonic", lambda: next(ticking))
     with RecordStore(tmp_path) as store:
-        found = list(run(plan, store))
-    assert [record.status for record in found] == ["oom"] * 2 + ["ok"] * 4
+        assert list(run(plan, store, replace(HERE, budget=0.5))) == []
+        assert count_pending(plan, store) == 8
+        some = list(run(plan, store, replace(HERE, budget=6.5)))
+        assert 0 < len(some) < 8
+        assert count_pending(plan, store) == 8 - len(some)
+        assert len(list(run(plan, store, HERE))) == 8 - len(some)
+
+
+def test_selections_are_kept_as_maps(odd_methods, tmp_path):
+    sparse = records_of(request("dense,window", rounds=1), tmp_path)
+    assert {r.method for r in sparse} == {"dense", "window"}
+    (one,) = (r for r in sparse if r.method == "window")
+    (kept,) = read_maps(map_path(tmp_path, one.cell_key, one.code_version))
+    assert (kept.head, kept.density) == (0, pytest.approx(one.density))
+    assert kept.share.tolist() == [[255, 0], [0, 255]]
+
+
+def test_inputs_that_do_not_fit_beside_each_other_are_made_anew(odd_methods, tmp_path):
+    plan = quick_plan(request("dense,window"))
+    tight = replace(plan, groups=[replace(group, keep_inputs=False) for group in plan.groups])
+    with RecordStore(tmp_path) as store:
+        assert [r.status for r in run(tight, store, HERE)] == ["ok"] * 4
+
+
+def test_whatever_a_method_does_the_rest_is_measured(fatal_methods, odd_methods, tmp_path):
+    asked = request("crashes,hangs,hangs_later,exits,raises,dense", rounds=2)
+    found = records_of(asked, tmp_path, Conduct(timeout=3))
+    said = {r.method: (r.status, r.reason) for r in found if r.status != "ok"}
+    hung = "no answer within 3 s; the worker process was ended; --timeout sets the limit"
+    assert said == {
+        "crashes": ("error", "checking: the worker process was killed by SIGSEGV"),
+        "hangs": ("timeout", f"checking: {hung}"),
+        "hangs_later": ("timeout", f"timing: {hung}"),
+        "exits": ("error", "checking: the worker process exited with 7"),
+        "raises": ("error", "KeyError: 'a bug\\nover two lines'"),
+    }
+    assert [(r.method, r.round) for r in found if r.status == "ok"] == [("dense", 0), ("dense", 1)]
+
+
+def test_a_lost_worker_is_replaced(fatal_methods, tmp_path):
+    found = records_of(request("exits", lens=[128, 256], rounds=1), tmp_path, Conduct())
+    assert [(r.seq_len, r.status) for r in found] == [(128, "error"), (256, "error")]
+
+
+def test_no_process_is_left_behind(tmp_path):
+    records = run(quick_plan(request("dense")), RecordStore(tmp_path))
+    next(records)
+    workers = active_children()
+    assert workers
+    records.close()
+    assert not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.parametrize("kept", [0, 2, 5])
 def test_a_run_cut_off_anywhere_resumes_to_the_same_set(odd_methods, tmp_path, kept):
     plan = quick_plan(request("dense,raises,window", lens=[128, 256], rounds=1))
     with RecordStore(tmp_path / "whole") as store:
-        whole = {identity(record) for record in run(plan, store)}
+        whole = {identity(record) for record in run(plan, store, HERE)}
     with RecordStore(tmp_path / "cut") as store:
-        for _, _record in zip(range(kept), run(plan, store), strict=False):
+        for _, _record in zip(range(kept), run(plan, store, HERE), strict=False):
             pass
     with RecordStore(tmp_path / "cut") as store:
         rest = count_pending(plan, store)
-        assert len(list(run(plan, store))) == rest == 6 - kept
+        assert len(list(run(plan, store, HERE))) == rest == 6 - kept
     again = read_records(tmp_path / "cut").records
     assert len(again) == len(whole)
     assert {identity(record) for record in again} == whole

@@ -46,7 +46,7 @@ def test_the_report_says_what_matters(run):
 def test_everything_the_report_links_to_exists(run):
     text = write_report(run).read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert len(links) == 2
+    assert len(links) == 3
     for link in links:
         picture = run / link
         assert imread(picture).std() > 0.05  # something is drawn

@@ -1,0 +1,162 @@
+"""The worker processes of a run: one a method, one at work at a time, and replaced when one is lost."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import torch
+
+from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.latency.measure import Failure, Timing
+from fp_bench.latency.noise import Watch
+from fp_bench.latency.plan import Cell, Group, Plan
+from fp_bench.latency.worker import Answer, Found, Hand, Setup
+
+T = TypeVar("T")
+
+
+@dataclass
+class _Post:
+    """A worker, and the cell whose inputs it holds."""
+
+    worker: Worker
+    loaded: bool = False
+    """Whether its method is imported, and so the device in use."""
+    holds: Cell | None = None
+
+
+class Crew:
+    """Has cells checked and timed, each method in its own process; use it as a context manager.
+
+    The processes stay for the whole run, so that what a method compiled or tuned is paid once. Each holds the inputs of
+    its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
+
+    Args:
+        plan: the run.
+        timeout: seconds that a step may take; None lets the plan decide.
+        isolate: False works in this process, where nothing is isolated and no timeout is kept.
+    """
+
+    def __init__(self, plan: Plan, *, timeout: float | None = None, isolate: bool = True) -> None:
+        self._plan = plan
+        self._timeout = timeout
+        self._make: Callable[..., Worker] = WorkerProcess if isolate else LocalWorker
+        self._posts: dict[str, _Post] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for post in self._posts.values():
+            post.worker.close()
+        self._posts.clear()
+
+    def start(self, cells: Iterable[Cell]) -> None:
+        """Start the processes that the cells lack, all at once: importing torch takes seconds."""
+        for cell in cells:
+            self._post(cell)
+
+    def check(self, cell: Cell, group: Group) -> Found | Failure:
+        """Run a cell once and compare its output; afterwards it can be timed."""
+        found = self._check(cell, group)
+        if isinstance(found, Failure) and found.status == "oom" and self._plan.machine.gpu and self._others_hold(cell):
+            # What the other workers hold may be what was missing.
+            self.release()
+            found = self._check(cell, group)
+        if not group.keep_inputs and not group.effort.checked_call_counts:
+            self.release()
+        return found
+
+    def measure(self, cell: Cell, group: Group) -> tuple[Timing, dict[str, Any]] | Failure:
+        """Time one round of a cell; return it with what was seen of the machine meanwhile."""
+        if self._post(cell).holds is not cell:
+            again = self._check(cell, group)
+            if isinstance(again, Failure):
+                return again
+        watch = Watch(self._plan.machine.gpu, self._our_processes())
+        timing: Timing | Failure = self._step(
+            cell, "timing", "measure", group.effort, limit=self._limit(group), tick=watch.tick
+        )
+        if isinstance(timing, Failure):
+            return timing
+        seen = watch.fields()
+        if not group.keep_inputs:
+            self.release()
+        return timing, seen
+
+    def release(self) -> None:
+        """Have all workers give back the memory of their inputs."""
+        for label, post in list(self._posts.items()):
+            if post.holds is None:
+                continue
+            post.holds = None
+            try:
+                post.worker.call("release", timeout=self._timeout or 60)
+            except RuntimeError:
+                self._end(label)
+
+    def _check(self, cell: Cell, group: Group) -> Found | Failure:
+        post = self._post(cell)
+        if not post.loaded:
+            # Imports are no step of a cell, and may well take longer than one.
+            if isinstance(failed := self._step(cell, "loading", "load", limit=START_SECONDS), Failure):
+                return failed
+            post.loaded = True
+        found: Found | Failure = self._step(
+            cell, "checking", "check", group.shape, group.layer, limit=self._limit(group)
+        )
+        return found
+
+    def _step(
+        self,
+        cell: Cell,
+        doing: str,
+        name: str,
+        *args: Any,
+        limit: float,
+        tick: Callable[[], None] | None = None,
+    ) -> Any:
+        """Call a method of a cell's `Hand`; return its value or how it failed."""
+        label, post = cell.asked["label"], self._post(cell)
+        post.holds = cell
+        try:
+            answer = cast("Answer[Any]", post.worker.call(name, *args, timeout=limit, tick=tick))
+        except WorkerHungError as error:
+            self._end(label)
+            return Failure("timeout", f"{doing}: {error}; --timeout sets the limit")
+        except WorkerLostError as error:
+            self._end(label)
+            return Failure("oom" if error.starved else "error", f"{doing}: {error}")
+        if isinstance(answer.value, Failure):
+            post.holds = None
+        if not answer.fit:
+            self._end(label)
+        return answer.value
+
+    def _post(self, cell: Cell) -> _Post:
+        label = cell.asked["label"]
+        if label not in self._posts:
+            self._posts[label] = _Post(self._make(Hand, self._setup(cell)))
+        return self._posts[label]
+
+    def _setup(self, cell: Cell) -> Setup:
+        asked, spec = self._plan.request, cell.candidate.spec
+        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, str(self._plan.machine.device))
+
+    def _end(self, label: str) -> None:
+        self._posts.pop(label).worker.close()
+
+    def _limit(self, group: Group) -> float:
+        return self._timeout or group.step_limit
+
+    def _others_hold(self, cell: Cell) -> bool:
+        return any(post.holds not in (None, cell) for post in self._posts.values())
+
+    def _our_processes(self) -> set[int]:
+        """Return the processes of this run that the GPU's driver may list."""
+        workers = {post.worker.pid for post in self._posts.values() if post.loaded}
+        return workers | ({os.getpid()} if torch.cuda.is_initialized() else set())  # type: ignore[no-untyped-call]

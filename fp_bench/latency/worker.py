@@ -1,0 +1,153 @@
+"""What a worker process does: it checks and times one method on the inputs it is told to make."""
+
+import contextlib
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+
+from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.source import Shape
+from fp_bench.latency.kept_map import kept_maps
+from fp_bench.latency.measure import (
+    Checked,
+    Effort,
+    Failure,
+    Findings,
+    Timer,
+    Timing,
+    check,
+    dense_truth,
+    failure,
+    measure,
+    timer_for,
+)
+from fp_bench.machine import parse_dtype
+from fp_bench.method import AttentionCall, Method
+from fp_bench.registry import Spec, create_method
+from fp_bench.results.kept_maps import KeptMap
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker has to know of a run: its method, and how inputs are made."""
+
+    spec: Spec
+    backend: str
+    inputs: str
+    dtype: str
+    seed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What checking a method on a call gave."""
+
+    findings: Findings
+    peak_bytes: int | None
+    maps: list[KeptMap]
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """What came of a step, and whether its process can be used for another."""
+
+    value: T | Failure
+    fit: bool = True
+
+
+class Hand:
+    """One method with the inputs it was last checked on.
+
+    Every worker makes the inputs itself: they are deterministic, and so each sees the same numbers while none shares
+    memory with one that may crash.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+        self._timer: Timer | None = None
+        self._ready: Checked | None = None
+
+    def load(self) -> Answer[None]:
+        """Import and build the method."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[Found]:
+        """Make the inputs, run the method once and compare its output; the inputs are kept for `measure`."""
+        self.release()
+        return self._attempt(partial(self._check, shape, layer))
+
+    def measure(self, effort: Effort) -> Answer[Timing]:
+        """Time one round on the inputs of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    def release(self) -> None:
+        """Give the memory of the inputs back."""
+        if self._ready is not None:
+            self._ready = None
+            _collect_and_free()
+
+    def _load(self) -> None:
+        self._method = create_method(self._setup.spec, self._setup.backend)
+        self._timer = timer_for(self._device)
+
+    def _check(self, shape: Shape, layer: int) -> Found:
+        if self._method is None or self._timer is None:
+            raise RuntimeError("check comes after load")
+        setup = self._setup
+        source, dtype = open_inputs(setup.inputs), parse_dtype(setup.dtype)
+        q, k, v = source.tensors(shape, layer=layer, seed=setup.seed, dtype=dtype, device=self._device)
+        call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
+        given = source.given_index(shape, seed=setup.seed, device=self._device)
+        self._ready = check(self._method, call, dense_truth(call, setup.seed), self._timer, given)
+        return Found(self._ready.findings, self._ready.peak_bytes, kept_maps(self._ready.index))
+
+    def _measure(self, effort: Effort) -> Timing:
+        if self._ready is None or self._timer is None:
+            raise RuntimeError("measure comes after check")
+        return measure(self._ready, effort, self._timer)
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        """Return what a step returns, or how it failed, with its memory given back."""
+        try:
+            value: T | Failure = step()
+        except Exception as error:  # a method may raise anything; the other cells go on
+            value = failure(error)
+        if isinstance(value, Failure):
+            # Only here are the tensors in the error's frames gone.
+            self._ready = None
+            _collect_and_free()
+        else:
+            _free()
+        return Answer(value, fit=self._is_fit(value))
+
+    def _is_fit(self, value: object) -> bool:
+        if self._device.type != "cuda":
+            return True
+        if isinstance(value, Failure) and value.status == "oom":
+            return False  # what is left of its memory is in pieces
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError:  # an illegal access spoils the whole context
+            return False
+        return True
+
+
+def _collect_and_free() -> None:
+    gc.collect()
+    _free()
+
+
+def _free() -> None:
+    """Give unused memory back to the device, for the other workers on it."""
+    # A kernel that wrote out of bounds leaves a context in which this raises too; the records say so.
+    with contextlib.suppress(RuntimeError):
+        torch.cuda.empty_cache()

@@ -1,0 +1,140 @@
+"""How every plot looks: one style, a fixed colour for each method, the helpers that plots share."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from fp_bench.sizes import format_length
+
+INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+COLOURS = {
+    "dense": "#4b5563",
+    "flashprefill": "#d1335b",
+    "flashprefill_v2": "#f08a24",
+    "flexprefill": "#2a78d6",
+    "xattention": "#1a9a6c",
+    "minference": "#7d57c2",
+    "streaming": "#a0703c",
+}
+"""A method has the same colour in every plot."""
+OTHER_COLOURS = ("#0e8fa8", "#b5489b", "#7f8f1f", "#c0563b")
+"""For methods of plug-ins, in the order of their names."""
+VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5))
+"""Marker and share of white of the first, second, ... variant of one method."""
+PANEL_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9.5, "color": MUTED}
+LABEL_GAP = 0.055
+"""Least distance of two labels, in heights of the axes."""
+STYLE = {
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 2.0,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,
+}
+
+
+class Plot(NamedTuple):
+    """A finished plot and the data it shows."""
+
+    name: str
+    title: str
+    figure: Figure
+    data: pd.DataFrame
+
+    def save(self, folder: Path) -> Path:
+        """Write ``name.png``, ``name.pdf`` and ``name.csv``; return the path of the PNG."""
+        path = folder / f"{self.name}.png"
+        # No dates and no versions inside: the same records give the same bytes.
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(path, metadata={"Software": None})
+            self.figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
+        self.data.to_csv(path.with_suffix(".csv"), index=False)
+        return path
+
+
+def new_figure(title: str, caption: str, panels: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a title, a caption and panels side by side that share their y axis."""
+    # Room above for the title and below for the caption.
+    figure = Figure(figsize=(2.0 + 5.6 * panels, 4.9), layout=ConstrainedLayoutEngine(rect=(0.0, 0.05, 1.0, 0.87)))
+    axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
+    margin = 0.12 / figure.get_figwidth()
+    figure.text(margin, 0.975, title, fontsize=14, fontweight="bold", va="top")
+    figure.text(margin, 0.022, caption, fontsize=8.5, color=MUTED, va="bottom")
+    return figure, list(axes)
+
+
+def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Return label, rows by length and look of each method's line; the look depends on names alone."""
+    others = sorted(set(rows["method"]) - set(COLOURS))
+    lines = []
+    for method, of_method in rows.groupby("method", sort=False):
+        colour = COLOURS.get(str(method)) or OTHER_COLOURS[others.index(method) % len(OTHER_COLOURS)]
+        for number, label in enumerate(sorted(set(of_method["label"]))):
+            marker, white = VARIANTS[number % len(VARIANTS)]
+            shade = to_hex(np.array(to_rgb(colour)) * (1 - white) + white)
+            line = of_method[of_method["label"] == label].sort_values("seq_len")
+            lines.append((str(label), line, {"color": shade, "marker": marker, "markeredgecolor": "white"}))
+    return lines
+
+
+def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
+    """Make the x axis one of lengths, with a tick at each that was measured."""
+    lengths = sorted(set(rows["seq_len"]))
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(lengths))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: format_length(int(length))))
+    axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
+    axes.set_xlabel("length in tokens")
+
+
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write each line's name beside its last point, pushed apart where they would overlap."""
+    low, high = np.log(axes.get_ylim())
+    ends = sorted(ends, key=lambda end: end[1])
+    places = [float((np.log(value) - low) / (high - low)) for _, value, _ in ends]
+    for _ in range(200):
+        for i in range(len(places) - 1):
+            overlap = LABEL_GAP - (places[i + 1] - places[i])
+            if overlap > 0:
+                places[i] -= overlap / 2
+                places[i + 1] += overlap / 2
+    for (label, _, colour), place in zip(ends, places, strict=True):
+        axes.annotate(
+            label,
+            xy=(1.0, place),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            va="center",
+            fontsize=9.5,
+            annotation_clip=False,
+        )

@@ -1,0 +1,22 @@
+"""Writing files so that a kill or a full disk leaves the old content or the new one, never a part."""
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file in one step, and wait until it is on disk.
+
+    Raises:
+        OSError: the disk refuses; what was there before stays.
+    """
+    fresh = path.with_name(path.name + ".new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,149 @@
+"""Kill a short CPU run at random moments, resume it each time, and compare with an undisturbed run.
+
+python -m tests.soak.kill_resume --kills 100
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fp_bench.results.store import RECORDS, read_records
+
+RUN = ["latency", "--methods", "dense,flashprefill", "--lens", "128,256", "--shape", "2/1/64", "--samples", "1"]
+ROUNDS = 6
+WHOLE = 2 * 2 * ROUNDS
+
+
+@dataclass
+class Outcome:
+    """What a soak found; all lists but ``kept`` are to be empty."""
+
+    kills: int = 0
+    runs: int = 0
+    kept: list[int] = field(default_factory=list)
+    """Whole records on disk at each kill."""
+    torn: int = 0
+    wrong_sets: list[str] = field(default_factory=list)
+    failed_exits: list[str] = field(default_factory=list)
+    left_behind: list[int] = field(default_factory=list)
+    """Worker processes that outlived the kill."""
+
+    @property
+    def fine(self):
+        return not (self.wrong_sets or self.failed_exits or self.left_behind)
+
+
+def start(folder):
+    command = [sys.executable, "-m", "fp_bench", *RUN, "--rounds", str(ROUNDS), "--out", str(folder)]
+    return subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def identities(folder):
+    return Counter((record.cell_key, record.round, record.status) for record in read_records(folder).records)
+
+
+def children(pid):
+    """Return the worker processes of a run, and what they started."""
+    try:
+        mine = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in mine] + [grand for child in mine for grand in children(child)]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def lines(folder):
+    try:
+        return (folder / RECORDS).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+
+
+def kill_at_random(folder, draw, longest):
+    """Start a run, kill it and its group; return whether it lived long enough, and what it left running."""
+    running = start(folder)
+    done = lines(folder)
+    # Half of the kills by the clock (imports, planning, start of workers), half around the writing of records.
+    by_clock = draw.random() < 0.5
+    moment = time.monotonic() + draw.uniform(0, longest if by_clock else 0.03)
+    goal = done + draw.randint(1, max(1, WHOLE - done))
+    while running.poll() is None and (time.monotonic() < moment if by_clock else lines(folder) < goal):
+        time.sleep(0.001)
+    if not by_clock:
+        time.sleep(draw.uniform(0, 0.03))
+    workers = children(running.pid)
+    killed = running.poll() is None
+    if killed:
+        os.killpg(running.pid, signal.SIGKILL)
+    complaint = running.communicate()[1]
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return killed, running.returncode, complaint, [pid for pid in workers if is_alive(pid)]
+
+
+def soak(kills, seed, base, say=print):
+    """Kill ``kills`` times in as many runs as that takes, and let the last one end."""
+    draw, outcome = random.Random(seed), Outcome()
+    began = time.monotonic()
+    whole = start(base / "undisturbed")
+    said = whole.communicate()[1]
+    assert whole.returncode == 0, said
+    longest = time.monotonic() - began
+    expected = identities(base / "undisturbed")
+    assert len(expected) == sum(expected.values()) == WHOLE, expected
+    folder = base / "run-0"
+    while True:
+        if outcome.kills < kills:
+            killed, code, said, left = kill_at_random(folder, draw, longest)
+        else:
+            last = start(folder)
+            said = last.communicate()[1]
+            killed, code, left = False, last.returncode, []
+        outcome.left_behind += left
+        if killed:
+            outcome.kills += 1
+            path = folder / RECORDS
+            outcome.kept.append(lines(folder))
+            outcome.torn += path.exists() and not path.read_bytes().endswith((b"\n", b"")[path.stat().st_size == 0])
+            continue
+        outcome.runs += 1
+        if code != 0:
+            outcome.failed_exits.append(f"{folder.name}: exit {code}: {said[-500:]}")
+        if (found := identities(folder)) != expected:
+            outcome.wrong_sets.append(f"{folder.name}: missing {expected - found}, too many {found - expected}")
+        say(f"{folder.name} ended after {outcome.kills} kills so far: {'fine' if outcome.fine else outcome}")
+        if outcome.kills >= kills:
+            return outcome
+        folder = base / f"run-{outcome.runs}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as base:
+        outcome = soak(asked.kills, asked.seed, Path(base))
+    print(outcome)
+    sys.exit(not outcome.fine)
+
+
+if __name__ == "__main__":
+    main()
