@@ -117,5 +117,7 @@ def _densities(calls: Sequence[AttentionCall], alpha: float) -> Calibration:
     method = FlashPrefill(FlashPrefill.Params(alpha=alpha))
     found: dict[int, list[torch.Tensor]] = {}
     for call in calls:
-        found.setdefault(call.layer, []).append(method.select(call).density().mean(0))
+        index = method.select(call)
+        assert index is not None  # no dense fallback is asked for
+        found.setdefault(call.layer, []).append(index.density().mean(0))
     return Calibration(alpha, {layer: torch.stack(parts).mean(0).tolist() for layer, parts in found.items()})

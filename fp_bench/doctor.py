@@ -9,6 +9,7 @@ import torch
 from fp_bench.baselines.dense import implementations
 from fp_bench.errors import UnavailableError
 from fp_bench.isolation import WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.kernels.backend import BACKENDS
 from fp_bench.latency.measure import failure
 from fp_bench.machine import Machine
 from fp_bench.method import AttentionCall, Method
@@ -60,7 +61,7 @@ def _everything() -> Iterator[tuple[Spec, str]]:
         if name == "dense":
             yield from ((Spec(name, {"impl": impl}), "auto") for impl in ("auto", *implementations()))
         else:
-            yield from ((Spec(name), backend) for backend in ("auto", "triton", "torch"))
+            yield from ((Spec(name), backend) for backend in BACKENDS)
 
 
 class Trials:
@@ -102,10 +103,11 @@ class Trial:
             call = _tiny_call()
             if reason := method.unsupported(call):
                 return "", reason
-            method(call)
+            index = method.select(call)
+            method.attend(call, index)
             if call.q.is_cuda:
                 torch.cuda.synchronize()
-            return method.implementation(call), ""
+            return method.implementation(call, index), ""
         except Exception as error:  # a plug-in may raise anything
             return "", failure(error).reason
 

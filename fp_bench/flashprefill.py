@@ -5,6 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from fp_bench.baselines.dense import Dense
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
 from fp_bench.kernels.discovery import select_blocks
@@ -30,6 +31,10 @@ class FlashPrefill(Method):
         """Key blocks up to and including the diagonal that are kept."""
         last_full_blocks: int = Field(2, ge=0)
         """Query blocks at the end of the prompt that keep everything."""
+        dense_below: int = Field(0, ge=0)
+        """Calls with fewer keys run dense attention and say so; 0 never does."""
+        dense_above: float = Field(1.0, gt=0, le=1)
+        """Selections denser than this run dense attention and say so; below 1 this reads the density back (a sync)."""
 
     params: Params
     presets: ClassVar = {
@@ -38,14 +43,20 @@ class FlashPrefill(Method):
         "qwen3-30b-a3b": {"alpha": 0.12},
     }
 
+    def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
+        super().__init__(params, backend=backend)
+        self._dense = Dense()
+
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return the reason when head_dim is one that the kernels do not take."""
         if call.head_dim not in HEAD_DIMS:
             return f"head_dim {call.head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
         return None
 
-    def select(self, call: AttentionCall) -> BlockIndex:
-        """Pool the keys, score the blocks, keep those near the maximum."""
+    def select(self, call: AttentionCall) -> BlockIndex | None:
+        """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
+        if call.kv_len < self.params.dense_below:
+            return None
         rule = KeepRule(
             alpha=self.params.alpha,
             sink_blocks=self.params.sink_blocks,
@@ -53,14 +64,18 @@ class FlashPrefill(Method):
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
         )
         pooled = pool_keys(call.k, backend=self.backend)
-        return select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+        index = select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+        too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
+        return None if too_dense else index
 
     def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend exactly over the kept blocks."""
+        """Attend exactly over the kept blocks, or densely where ``select`` found that it does not pay to skip."""
         if index is None:
-            raise ValueError("flashprefill attends over a BlockIndex; got None")
+            return self._dense(call)
         return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out
 
-    def implementation(self, call: AttentionCall) -> str:
-        """Name the kernel that attends: ``hopper``, ``triton`` or ``torch``."""
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+        """Name the kernel that attends over blocks (``hopper``, ``triton`` or ``torch``), or the dense one."""
+        if index is None:
+            return self._dense.implementation(call, None)
         return implementation(call.q, call.k, call.v, self.backend)

@@ -167,7 +167,7 @@ class Method(ABC):
         """Return the whole operator's output: what a model's attention layer would run."""
         return self.attend(call, self.select(call))
 
-    def implementation(self, call: AttentionCall) -> str:
-        """Name what really computes ``attend`` for this call, e.g. ``triton`` or ``cudnn``."""
-        del call
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+        """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
+        del call, index
         return self.backend

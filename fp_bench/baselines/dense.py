@@ -151,11 +151,11 @@ class Dense(Method):
             UnavailableError: the implementation asked for is not here.
             UnsupportedError: it does not define this call.
         """
-        del index
-        return self._run(self.implementation(call), call)
+        return self._run(self.implementation(call, index), call)
 
-    def implementation(self, call: AttentionCall) -> str:
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
         """Name the implementation that runs for this call; the first auto call of a shape times them all."""
+        del index
         if self.params.impl != "auto":
             return self.params.impl
         key = (call.q.device, call.q.dtype, call.q.shape, call.k.shape, call.q.stride(), call.k.stride())

@@ -64,10 +64,10 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     check_backend(asked)
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     if asked == "auto":
-        return "triton" if tensor.is_cuda and half and triton_missing() is None else "torch"
+        return "triton" if tensor.is_cuda and half and triton_version() > (0, 0) else "torch"
     if asked == "torch":
         return "torch"
-    if (missing := triton_missing()) is not None:
+    if not tensor.is_cuda and (missing := triton_missing()) is not None:
         raise UnavailableError(f"backend {asked}: {missing}")
     if not tensor.is_cuda and not interpreted():
         raise UnavailableError(f"backend {asked}: the tensors are on {tensor.device}; move them to a GPU")
@@ -76,9 +76,17 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     return "triton"
 
 
+@functools.cache
 def capability(device: torch.device) -> int:
     """Return ten times the compute capability of an NVIDIA GPU, 0 for any other device."""
     if device.type != "cuda" or torch.version.hip:
         return 0
     major, minor = torch.cuda.get_device_capability(device)
     return 10 * major + minor
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return the number of a GPU's streaming multiprocessors."""
+    count: int = torch.cuda.get_device_properties(device).multi_processor_count
+    return count

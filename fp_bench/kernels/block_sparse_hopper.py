@@ -41,9 +41,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from fp_bench.kernels.backend import capability, triton_version
+from fp_bench.kernels.backend import capability, multiprocessors, triton_version
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 
 BLOCK = 128
 CONSUMERS = 2
@@ -295,6 +296,9 @@ def _block_sparse_hopper_kernel(
     ], [4, 4], [240, 24])  # fmt: skip
 
 
+_attend = CachedKernel(_block_sparse_hopper_kernel)
+
+
 def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int) -> str | None:
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
     if (capable := capability(q.device)) != 90:
@@ -340,10 +344,15 @@ def _box_layout(rows: int, head_dim: int, dtype: torch.dtype) -> gl.NVMMASharedL
 
 def _descriptor(tensor: Tensor, rows: int) -> TensorDescriptor:
     """Return a TMA descriptor of ``[batch, length, heads, head_dim]`` whose box is ``rows`` tokens of one head."""
-    head_dim = tensor.shape[3]
-    return TensorDescriptor(
-        tensor, tensor.shape, tensor.stride(), [1, rows, 1, head_dim], _box_layout(rows, head_dim, tensor.dtype)
-    )
+    # Made without TensorDescriptor's own checks, a fifth of a launch's Python: `missing` has made them.
+    descriptor = TensorDescriptor.__new__(TensorDescriptor)
+    descriptor.base = tensor
+    descriptor.shape = tensor.shape
+    descriptor.strides = tensor.stride()
+    descriptor.block_shape = [1, rows, 1, tensor.shape[3]]
+    descriptor.layout = _box_layout(rows, tensor.shape[3], tensor.dtype)
+    descriptor.padding = "zero"
+    return descriptor
 
 
 @functools.lru_cache(maxsize=64)
@@ -359,17 +368,22 @@ def block_sparse_attention_hopper(
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+    out, lse = empty_outputs(q)
     batch_heads = batch * q_heads
     tiles = -(-grid.rows // ROW_GROUP) * ROW_GROUP * batch_heads
     counter = _counter(q.device, torch.cuda.current_stream(q.device).cuda_stream)
-    programs = torch.cuda.get_device_properties(q.device).multi_processor_count
-    _block_sparse_hopper_kernel[(programs,)](
-        _descriptor(q, BLOCK // CONSUMERS), _descriptor(k, BLOCK), _descriptor(v, BLOCK),
-        _descriptor(out, BLOCK // CONSUMERS), out, lse, index.blocks, index.counts, counter, scale * LOG2E,
-        tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks, batch_heads, q_heads,
-        q_heads // k.shape[2],
-        BLOCK=BLOCK, HEAD_DIM=head_dim, STAGES=STAGES, CONSUMERS=CONSUMERS, ROW_GROUP=ROW_GROUP, num_warps=4,
-    )  # fmt: skip
+    _attend(
+        multiprocessors(q.device),
+        (
+            *(_descriptor(q, BLOCK // CONSUMERS), _descriptor(k, BLOCK), _descriptor(v, BLOCK)),
+            *(_descriptor(out, BLOCK // CONSUMERS), out, lse, index.blocks, index.counts, counter),
+        ),
+        (scale * LOG2E,),
+        (
+            *(tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks),
+            *(batch_heads, q_heads, q_heads // k.shape[2]),
+        ),
+        {"BLOCK": BLOCK, "HEAD_DIM": head_dim, "STAGES": STAGES, "CONSUMERS": CONSUMERS, "ROW_GROUP": ROW_GROUP},
+        {"num_warps": 4},
+    )
     return out, lse

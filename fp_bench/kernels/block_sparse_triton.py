@@ -15,14 +15,14 @@ followed by its wait (plain Triton cannot overlap softmax with the next product)
 Chips with less shared memory take the smaller tiles of `launch_config`.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 
 ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
@@ -113,6 +113,9 @@ def _block_sparse_kernel(
     tl.store(lse_ptr + batch_head.to(tl.int64) * q_len + query, lse, mask=query_valid)
 
 
+_attend = CachedKernel(_block_sparse_kernel)
+
+
 def launch_config(head_dim: int, capability: int) -> dict[str, int]:
     """Return tile sizes, stages and warps for a chip.
 
@@ -135,17 +138,28 @@ def block_sparse_attention_triton(
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    lse = torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+    out, lse = empty_outputs(q)
     config = launch_config(head_dim, capability(q.device))
     config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
     config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
     batch_heads = batch * q_heads
     rows = triton.cdiv(grid.rows, ROW_GROUP) * ROW_GROUP
-    _block_sparse_kernel[(rows * batch_heads * (grid.block_size // config["BLOCK_M"]),)](
-        q, k, v, out, lse, index.blocks, index.counts, scale * LOG2E,
-        q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks, batch_heads, q_heads, q_heads // k.shape[2],
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        BLOCK=grid.block_size, HEAD_DIM=head_dim, ROW_GROUP=ROW_GROUP, **config,
-    )  # fmt: skip
+    _attend(
+        rows * batch_heads * (grid.block_size // config["BLOCK_M"]),
+        (q, k, v, out, lse, index.blocks, index.counts),
+        (scale * LOG2E,),
+        (
+            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
+            *(batch_heads, q_heads, q_heads // k.shape[2]),
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+        ),
+        {
+            "BLOCK": grid.block_size,
+            **{name: config[name] for name in ("BLOCK_M", "BLOCK_N")},
+            "HEAD_DIM": head_dim,
+            "STAGES": config["STAGES"],
+            "ROW_GROUP": ROW_GROUP,
+        },
+        {"num_warps": config["num_warps"]},
+    )
     return out, lse

@@ -24,8 +24,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fp_bench.kernels.backend import capability
+from fp_bench.kernels.backend import capability, multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E
 from fp_bench.kernels.rule import KeepRule
 
@@ -62,7 +63,7 @@ def _discover_kernel(
     scale_log2, log2_alpha, sink, window, last_full,
     q_len, kv_len, first, rows, key_blocks, batch_heads, q_heads, group,
     stride_qb, stride_qn, stride_qh, stride_pb, stride_pn, stride_ph,
-    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr, COMPACT: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr, STAGES: tl.constexpr, COMPACT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     scratch = scratch_ptr + program.to(tl.int64) * key_blocks
@@ -115,6 +116,9 @@ def _discover_kernel(
         tl.debug_barrier()  # the scratch row is read before the next query block overwrites it
 
 
+_discover = CachedKernel(_discover_kernel)
+
+
 def launch_config(head_dim: int, capability: int) -> dict[str, int]:
     """Return tile sizes, warps and the register cap by head_dim and chip: nothing is tuned to a length.
 
@@ -133,7 +137,7 @@ def program_count(device: torch.device, tiles: int) -> int:
     """Return the size of the persistent grid: three programs an SM, no more than there are query blocks."""
     if device.type != "cuda":
         return min(tiles, 4)
-    return min(tiles, 3 * torch.cuda.get_device_properties(device).multi_processor_count)
+    return min(tiles, 3 * multiprocessors(device))
 
 
 def discover_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, index: BlockIndex) -> None:
@@ -143,11 +147,20 @@ def discover_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
     batch_heads = batch * q_heads
     count = program_count(q.device, grid.rows * batch_heads)
     scratch = torch.empty((count, grid.key_blocks), dtype=torch.float32, device=q.device)
-    _discover_kernel[(count,)](
-        q, pooled, scratch, index.blocks, index.counts,
-        scale * LOG2E, rule.log2_alpha, rule.sink_blocks, rule.window_blocks, rule.last_full_blocks,
-        grid.q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks, batch_heads, q_heads,
-        q_heads // pooled.shape[2],
-        *q.stride()[:3], *pooled.stride()[:3],
-        BLOCK=grid.block_size, HEAD_DIM=head_dim, COMPACT=COMPACT_TILE, **launch_config(head_dim, capability(q.device)),
-    )  # fmt: skip
+    config = launch_config(head_dim, capability(q.device))
+    compiler = ("num_warps", "maxnreg")
+    options = {name: value for name, value in config.items() if name in compiler}
+    tiles = {name: value for name, value in config.items() if name not in compiler}
+    _discover(
+        count,
+        (q, pooled, scratch, index.blocks, index.counts),
+        (scale * LOG2E, rule.log2_alpha),
+        (
+            *(rule.sink_blocks, rule.window_blocks, rule.last_full_blocks),
+            *(grid.q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
+            *(batch_heads, q_heads, q_heads // pooled.shape[2]),
+            *(*q.stride()[:3], *pooled.stride()[:3]),
+        ),
+        {"BLOCK": grid.block_size, "HEAD_DIM": head_dim, **tiles, "COMPACT": COMPACT_TILE},
+        options,
+    )

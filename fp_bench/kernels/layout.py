@@ -63,6 +63,13 @@ def check_no_grad(*tensors: Tensor) -> None:
         raise UnsupportedError("an input requires grad; prefill has no backward pass: use torch.no_grad()")
 
 
+def empty_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
+    """Allocate an attention's ``out``, contiguous and shaped as ``q``, and ``lse [batch, q_heads, q_len]`` float32."""
+    batch, q_len, q_heads, head_dim = q.shape
+    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
+    return out, torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+
+
 @dataclass(frozen=True)
 class BlockGrid:
     """Where the query blocks of one call lie among its key blocks.

@@ -10,17 +10,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fp_bench.kernels.launch import CachedKernel
+
 
 @triton.jit
 def _pool_kernel(
-    k_ptr, pooled_ptr, kv_len, kv_heads,
+    k_ptr, pooled_ptr, kv_len, key_blocks, kv_heads,
     stride_kb, stride_kn, stride_kh,
     stride_pb, stride_pn, stride_ph,
     BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr,
 ):  # fmt: skip
-    block = tl.program_id(0)
-    batch = tl.program_id(1) // kv_heads
-    head = tl.program_id(1) % kv_heads
+    block = tl.program_id(0) % key_blocks
+    batch = tl.program_id(0) // key_blocks // kv_heads
+    head = tl.program_id(0) // key_blocks % kv_heads
     token = block * BLOCK + tl.arange(0, BLOCK)
     dim = tl.arange(0, HEAD_DIM)
     keys = tl.load(
@@ -34,13 +36,20 @@ def _pool_kernel(
     tl.store(out, mean.to(pooled_ptr.dtype.element_ty))
 
 
+_pool = CachedKernel(_pool_kernel)
+
+
 def pool_keys_triton(k: Tensor, block_size: int) -> Tensor:
     """Return `pooling.pool_keys` computed by one kernel on K's device."""
     batch, kv_len, kv_heads, head_dim = k.shape
     key_blocks = triton.cdiv(kv_len, block_size)
     pooled = torch.empty((batch, key_blocks, kv_heads, head_dim), dtype=k.dtype, device=k.device)
-    _pool_kernel[(key_blocks, batch * kv_heads)](
-        k, pooled, kv_len, kv_heads, *k.stride()[:3], *pooled.stride()[:3],
-        BLOCK=block_size, HEAD_DIM=head_dim, num_warps=4,
-    )  # fmt: skip
+    _pool(
+        key_blocks * batch * kv_heads,
+        (k, pooled),
+        (),
+        (kv_len, key_blocks, kv_heads, *k.stride()[:3], *pooled.stride()[:3]),
+        {"BLOCK": block_size, "HEAD_DIM": head_dim},
+        {"num_warps": 4},
+    )
     return pooled

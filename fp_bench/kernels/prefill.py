@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fp_bench.kernels.block_sparse import AttentionOut, block_sparse_attention
 from fp_bench.kernels.discovery import select_blocks
-from fp_bench.kernels.layout import check_layout, check_no_grad
+from fp_bench.kernels.layout import check_layout, check_no_grad, empty_outputs
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.rule import KeepRule
 
@@ -101,6 +101,4 @@ def _flash_prefill_shapes(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     del k, v, alpha, sink_blocks, window_blocks, last_full_blocks, scale
-    batch, q_len, q_heads, _ = q.shape
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    return out, q.new_empty((batch, q_heads, q_len), dtype=torch.float32)
+    return empty_outputs(q)

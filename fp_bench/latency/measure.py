@@ -255,7 +255,7 @@ def _findings(method: Method, call: AttentionCall, index: BlockIndex | None, out
     recall = (defined.lse - truth.dense.lse).double().exp().mean(-1)
     rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
     return Findings(
-        backend=method.implementation(call),
+        backend=method.implementation(call, index),
         fallback=index is None and method.name != "dense",
         density=density.mean().item(),
         density_by_head=density.mean(0).tolist(),

@@ -14,13 +14,13 @@ from fp_bench.results.record import Record
 from fp_bench.results.store import latest
 from fp_bench.sizes import format_length
 
-SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "asked_backend", "seed")
+SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
 """Rows are only compared where these agree."""
 COMPARABLE = (*SETTING, "seq_len")
 BASELINE_MS = ("dense_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
-PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label")
+PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
 TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     character: "\\" + character for character in "&%$#_{}"
 }
@@ -208,8 +208,7 @@ def setting_title(row: pd.Series) -> str:
     """Return what all rows of one setting have in common, in words."""
     batch = f"batch {row['batch']}, " if row["batch"] != 1 else ""
     heads = f"{row['q_heads']} query / {row['kv_heads']} KV heads of {row['head_dim']}"
-    backend = f", backend {row['asked_backend']}" if row["asked_backend"] != "auto" else ""
-    return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs{backend}, seed {row['seed']}"
+    return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs, seed {row['seed']}"
 
 
 def _table(group: pd.DataFrame) -> Table:

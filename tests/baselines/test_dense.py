@@ -17,7 +17,7 @@ def test_dense_on_the_cpu_is_exact_attention(q_len, kv_len, dtype, tolerance):
     dense = Dense()
     assert dense.select(call) is None
     assert relative_error(dense(call), reference.attention(q, k, v, scale=case.scale).out) < tolerance
-    assert dense.implementation(call) == "sdpa_cpu"
+    assert dense.implementation(call, None) == "sdpa_cpu"
 
 
 def test_an_implementation_that_is_not_here_says_why():
@@ -47,4 +47,4 @@ def test_dense_on_a_gpu_is_exact_attention(impl):
     dense = Dense.from_options({"impl": impl})
     call = AttentionCall(q, k, v, case.scale)
     assert relative_error(dense(call), reference.attention(q, k, v, scale=case.scale).out) < 1e-2
-    assert dense.implementation(call) in implementations()
+    assert dense.implementation(call, None) in implementations()

@@ -103,7 +103,43 @@ def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, 
     return reports
 
 
+def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object]:
+    """Compile the warp-specialised Gluon kernel for sm_90."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon import language as gl
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    from fp_bench.kernels import block_sparse_hopper as hopper
+
+    kernel = hopper._block_sparse_hopper_kernel
+    element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
+
+    def descriptor(rows: int) -> str:
+        box = [1, rows, 1, head_dim]
+        return f"tensordesc<{dtype}{box},{gl.NVMMASharedLayout.get_default_for(box, element)!r}>"
+
+    rows = {"q_desc": 64, "k_desc": 128, "v_desc": 128, "out_desc": 64}
+    types = signature(kernel, dtype) | {name: descriptor(count) for name, count in rows.items()}
+    types["counter_ptr"] = "*i32"
+    constants = {
+        "BLOCK": hopper.BLOCK,
+        "HEAD_DIM": head_dim,
+        "STAGES": hopper.STAGES,
+        "CONSUMERS": hopper.CONSUMERS,
+        "ROW_GROUP": hopper.ROW_GROUP,
+    }
+    names = list(kernel.arg_names)
+    types |= dict.fromkeys(constants, "constexpr")
+    constexprs = {(names.index(name),): value for name, value in constants.items()}
+    source = GluonASTSource(kernel, types, constexprs=constexprs, attrs={})
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    registers, spills = _resource_usage(compiled.asm["cubin"])
+    return Compiled(compiled.metadata.shared, registers, spills, compiled.asm["ptx"]).summary()
+
+
 if __name__ == "__main__":
     import json
 
-    print(json.dumps(compile_all(sys.argv[1], sys.argv[2])))
+    report = compile_hopper(sys.argv[2]) if sys.argv[1] == "hopper" else compile_all(sys.argv[1], sys.argv[2])
+    print(json.dumps(report))

@@ -8,23 +8,29 @@ from pathlib import Path
 
 import pytest
 
+from fp_bench.kernels.backend import triton_version
+
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 ROOT = Path(__file__).parents[2]
 KIB = 1024
 
 
-@pytest.fixture(scope="module", params=["cuda-80", "cuda-89", "cuda-90", "cuda-100", "hip-gfx942"])
-def compiled(request, tmp_path_factory):
-    """Every kernel at every head size for one chip, compiled in a process without Triton's interpreter."""
-    backend, arch = request.param.split("-")
+def compile_elsewhere(*arguments: str, cache: Path):
+    """Compile in a process without Triton's interpreter; return the reports."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    environment["TRITON_CACHE_DIR"] = str(cache)
     run = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.aot", backend, arch],
+        [sys.executable, "-m", "tests.kernels.aot", *arguments],
         capture_output=True, text=True, env=environment, cwd=ROOT, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    return request.param, json.loads(run.stdout)
+    return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="module", params=["cuda-80", "cuda-89", "cuda-90", "cuda-100", "hip-gfx942"])
+def compiled(request, tmp_path_factory):
+    """Every portable kernel at every head size for one chip."""
+    return request.param, compile_elsewhere(*request.param.split("-"), cache=tmp_path_factory.mktemp("triton"))
 
 
 LIMIT = {"cuda-80": 163, "cuda-89": 99, "cuda-90": 227, "cuda-100": 227, "hip-gfx942": 64}
@@ -47,3 +53,16 @@ def test_hopper_runs_on_its_own_tensor_cores_without_spills_at_128(compiled):
         if report["kernel"] != "pool" and report["head_dim"] == 128:
             assert report["wgmma"] > 0, report
             assert report["spill_bytes"] == 0, report
+
+
+@pytest.mark.skipif(
+    not (3, 6) <= triton_version() < (3, 9), reason="Gluon's warp_specialize compiles on Triton 3.6-3.8"
+)
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, tmp_path):
+    report = compile_elsewhere("hopper", dtype, cache=tmp_path)
+    # 0: a product's own result; 1: S is awaited while O += P V is still running.
+    assert report["wgmma_waits"] == [0, 1]
+    assert report["spill_bytes"] == 0
+    assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+    assert report["registers"] == 168  # what setmaxnreg 240 / 240 / 24 starts from

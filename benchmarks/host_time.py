@@ -1,0 +1,63 @@
+"""What a short call costs with the host's time in it: ``python benchmarks/host_time.py > host_time.csv``.
+
+``fpbench latency`` flushes the cache before each sample, which hides the host's launches as earlier layers do in a
+model. Here calls follow each other with nothing between them (eager: the slower of host and GPU counts), and then
+replay from a CUDA graph (GPU alone). Structured inputs, 32/8/128, bf16; medians of 20 batches of 50 calls.
+"""
+
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from fp_bench.inputs.source import Shape
+from fp_bench.inputs.structured import Structured
+from fp_bench.method import AttentionCall
+from fp_bench.registry import Spec, create_method
+from fp_bench.sizes import format_length
+
+LENGTHS = (4096, 8192, 16384)
+METHODS = ("dense:impl=cudnn", "dense:impl=fa2", "flashprefill", "flashprefill:backend=triton")
+BATCHES, CALLS = 20, 50
+
+
+def microseconds(call: Callable[[], object]) -> tuple[float, float]:
+    """Return (host, whole) time a call: the host's until all are queued, and until the GPU is done."""
+    host, whole = [], []
+    for _ in range(BATCHES + 1):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        host.append((time.perf_counter() - start) / CALLS * 1e6)
+        torch.cuda.synchronize()
+        whole.append((time.perf_counter() - start) / CALLS * 1e6)
+    return statistics.median(host[1:]), statistics.median(whole[1:])
+
+
+def main() -> None:
+    """Write one CSV row a length and method."""
+    out = csv.writer(sys.stdout)
+    out.writerow(["length", "method", "density", "host_us", "eager_us", "graph_us"])
+    for length in LENGTHS:
+        shape = Shape(1, length, 32, 8, 128)
+        qkv = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
+        call = AttentionCall(*qkv, scale=128**-0.5)
+        for name in METHODS:
+            method = create_method(Spec.parse(name))
+            index = method.select(call)
+            density = 1.0 if index is None else float(index.density().mean())
+            host, eager = microseconds(lambda method=method, call=call: method(call))
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                method(call)
+            _, replay = microseconds(graph.replay)
+            out.writerow([format_length(length), name, f"{density:.3f}", *(f"{t:.1f}" for t in (host, eager, replay))])
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Launch the Hopper kernel many times over random shapes and lists: ``python -m tests.soak.hopper_launches 10000``.
+
+Every launch writes into memory filled with nan, is compared on all rows with the portable kernel, and on some rows,
+every tenth launch, with the float32 definition. Run it under ``timeout``: a lost barrier is a hang.
+"""
+
+import random
+import sys
+
+import torch
+
+from fp_bench.kernels import reference
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.kernels.layout import BlockGrid
+from tests.kernels.calls import relative_error
+
+LENGTHS = (1, 5, 127, 128, 129, 255, 256, 300, 640, 1000, 1280, 2049)
+
+
+def random_index(draw: random.Random, batch: int, heads: int, q_len: int, kv_len: int) -> BlockIndex:
+    """Lists of one kind: empty, one block, two, an odd number, a random share, or everything."""
+    grid = BlockGrid(q_len, kv_len)
+    score = torch.rand((batch, heads, grid.rows, grid.key_blocks), device="cuda")
+    kind = draw.choice(["empty", "one", "two", "odd", "share", "share", "full"])
+    if kind in ("one", "two", "odd"):
+        count = min({"one": 1, "two": 2, "odd": 2 * draw.randrange(4) + 1}[kind], grid.key_blocks)
+        mask = score >= score.topk(count).values[..., -1:]
+    else:
+        mask = score < {"empty": 0.0, "share": draw.random(), "full": 1.0}[kind]
+    return BlockIndex.from_mask(mask, q_len, kv_len)
+
+
+def random_tensor(
+    draw: random.Random, pool: torch.Tensor, batch: int, length: int, heads: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """A stretch of normal numbers as ``[batch, length, heads, 128]``, heads outermost in memory half of the time."""
+    size = batch * length * heads * 128
+    start = draw.randrange(0, len(pool) - size + 1, 8)
+    flat = pool[start : start + size].to(dtype)
+    if draw.random() < 0.5:
+        return flat.view(batch, heads, length, 128).transpose(1, 2)
+    return flat.view(batch, length, heads, 128)
+
+
+def main(launches: int, seed: int = 0) -> None:
+    """Run ``launches`` random launches; any wrong row raises."""
+    draw = random.Random(seed)
+    torch.manual_seed(seed)
+    pool = torch.randn(2 * 2049 * 8 * 128 * 3, device="cuda", dtype=torch.float32)
+    worst = 0.0
+    for number in range(launches):
+        batch, kv_heads, dtype = (
+            draw.choice([1, 1, 2]),
+            draw.choice([1, 2]),
+            draw.choice([torch.float16, torch.bfloat16]),
+        )
+        q_heads = kv_heads * draw.choice([1, 2, 3, 4])
+        kv_len = draw.choice(LENGTHS)
+        q_len = draw.choice([kv_len, kv_len, draw.randint(1, kv_len)])
+        shapes = ((batch, q_len, q_heads), (batch, kv_len, kv_heads), (batch, kv_len, kv_heads))
+        q, k, v = (random_tensor(draw, pool, *shape, dtype) for shape in shapes)
+        index = random_index(draw, batch, q_heads, q_len, kv_len)
+        # The allocator hands this memory to the next output of the same size.
+        poison = torch.full((batch, q_len, q_heads, 128), float("nan"), dtype=dtype, device="cuda")
+        del poison
+        ours = block_sparse_attention(q, k, v, index, scale=0.09, backend="hopper")
+        portable = block_sparse_attention(q, k, v, index, scale=0.09, backend="triton")
+        by_row = (ours.out - portable.out).float().norm(dim=-1) / portable.out.float().norm(dim=-1).clamp_min(1e-3)
+        error = float(by_row.max())
+        assert error < 3e-2, f"launch {number}: a row differs by {error:.2g}: {batch=} {q_len=} {kv_len=} {q_heads=}"
+        lse_error = float((ours.lse - portable.lse).nan_to_num(0.0).abs().max())
+        assert lse_error < 1e-2, f"launch {number}: lse differs by {lse_error:.2g}"
+        if number % 10 == 0:
+            rows = torch.tensor(sorted({0, q_len - 1, draw.randrange(q_len)}))
+            exact = reference.attention_rows(q, k, v, scale=0.09, rows=rows, index=index).out
+            if exact.norm() > 0:
+                error = relative_error(ours.out[:, rows.cuda()], exact)
+                worst = max(worst, error)
+                assert error < 2e-2, f"launch {number}: error {error:.2g} to the definition"
+    print(f"{launches} launches, worst relative error to the float32 definition {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

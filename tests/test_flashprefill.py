@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from fp_bench.errors import UsageError
+from fp_bench.flashprefill import FlashPrefill
+from fp_bench.kernels import reference
+from fp_bench.kernels.prefill import flash_prefill
+from fp_bench.kernels.rule import KeepRule
+from fp_bench.method import AttentionCall
+from tests.kernels.calls import Case, relative_error
+
+
+def call_of(case):
+    return AttentionCall(*case.tensors(), scale=case.scale)
+
+
+def test_the_method_is_the_operator():
+    call = call_of(Case(q_len=900, kv_len=900, q_heads=4, kv_heads=2))
+    method = FlashPrefill.from_options({"alpha": "0.3", "sink_blocks": 1, "window_blocks": 1})
+    expected = flash_prefill(call.q, call.k, call.v, alpha=0.3, sink_blocks=1, window_blocks=1)
+    torch.testing.assert_close(method(call), expected)
+
+
+@pytest.mark.parametrize(("preset", "alpha"), [("llama-3.1-8b", 0.18), ("qwen2.5-7b", 0.08), ("qwen3-30b-a3b", 0.12)])
+def test_presets_are_the_papers_thresholds(preset, alpha):
+    assert FlashPrefill.from_options({"preset": preset}).params.alpha == alpha
+    assert FlashPrefill.from_options({"preset": preset, "alpha": 0.5}).params.alpha == 0.5
+
+
+@pytest.mark.parametrize(
+    "options", [{"alpha": -1}, {"alpha": "nan"}, {"sink_blocks": -1}, {"preset": "gpt"}, {"alhpa": 1}, {"backend": "x"}]
+)
+def test_bad_options_are_one_line(options):
+    with pytest.raises(UsageError) as caught:
+        FlashPrefill.from_options(options)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_last_chunk_has_full_rows():
+    case = Case(q_len=512, kv_len=2048, q_heads=1, kv_heads=1)
+    q, k, v = case.tensors()
+    method = FlashPrefill.from_options({"alpha": 2.0, "last_full_blocks": 2})
+    last = method.select(AttentionCall(q, k, v, scale=case.scale))
+    middle = method.select(AttentionCall(q, k, v, scale=case.scale, last_chunk=False))
+    assert last.counts[0, 0].tolist() == [6, 6, 15, 16]
+    assert middle.counts[0, 0].tolist() == [6, 6, 6, 6]
+
+
+def test_dense_below_a_length_runs_dense_and_selects_nothing():
+    case = Case(q_len=900, kv_len=900)
+    call = call_of(case)
+    method = FlashPrefill.from_options({"alpha": 2.0, "dense_below": 1000})
+    assert method.select(call) is None
+    dense = reference.attention(call.q, call.k, call.v, scale=case.scale).out
+    assert relative_error(method(call), dense) < 1e-5
+    assert FlashPrefill.from_options({"alpha": 2.0, "dense_below": 900}).select(call) is not None
+
+
+def test_dense_above_a_density_runs_dense():
+    case = Case(q_len=2048, kv_len=2048, q_heads=1, kv_heads=1)
+    call = call_of(case)
+    density = float(KeepRule(2.0).forced(FlashPrefill.from_options({"alpha": 2.0}).select(call).grid).sum() / 136)
+    for limit, falls_back in ((density - 0.01, True), (density + 0.01, False)):
+        method = FlashPrefill.from_options({"alpha": 2.0, "dense_above": limit})
+        assert (method.select(call) is None) == falls_back
+
+
+def test_a_dense_fallback_names_the_dense_kernel():
+    call = call_of(Case(q_len=300, kv_len=300))
+    method = FlashPrefill.from_options({"dense_below": 1000})
+    assert method.implementation(call, method.select(call)) == "sdpa_cpu"
+    sparse = FlashPrefill()
+    assert sparse.implementation(call, sparse.select(call)) == "torch"
