@@ -145,7 +145,8 @@ class Crew:
 
     def _setup(self, cell: Cell) -> Setup:
         asked, spec = self._plan.request, cell.candidate.spec
-        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, str(self._plan.machine.device))
+        device, version = str(self._plan.machine.device), cell.asked["code_version"]
+        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, device, version)
 
     def _end(self, label: str) -> None:
         self._posts.pop(label).worker.close()

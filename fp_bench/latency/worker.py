@@ -28,6 +28,7 @@ from fp_bench.latency.measure import (
 from fp_bench.machine import parse_dtype
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method
+from fp_bench.results.environment import code_version
 from fp_bench.results.kept_maps import KeptMap
 
 T = TypeVar("T")
@@ -43,6 +44,8 @@ class Setup:
     dtype: str
     seed: int
     device: str
+    code_version: str
+    """Of the code that planned the run; a process that starts later may find other code on disk."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Hand:
             _collect_and_free()
 
     def _load(self) -> None:
+        if (here := code_version()) != self._setup.code_version:
+            raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
         self._method = create_method(self._setup.spec, self._setup.backend)
         self._timer = timer_for(self._device)
 
