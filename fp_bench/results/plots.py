@@ -1,14 +1,14 @@
 """Plots of a run's times: latency, speed-up and stages against length."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import matplotlib
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fp_bench.results.drawing import (
     COLOURS,
@@ -24,6 +24,9 @@ from fp_bench.results.drawing import (
 from fp_bench.results.record import Record
 from fp_bench.results.tables import SETTING, comparison, setting_title
 from fp_bench.sizes import format_length
+
+MOST_ACROSS = 7
+"""Panels of lengths in a row."""
 
 
 def latency_plots(records: Sequence[Record], machine: str) -> list[Plot]:
@@ -102,33 +105,50 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
 
 
 def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
-    """Draw selecting and attending as stacked bars, in units of the fastest dense time where there is one."""
-    rows = rows.assign(unit_ms=rows["dense_ms"].where(rows["dense_ms"].notna(), 1.0))
-    relative = bool(rows["dense_ms"].notna().all())
-    figure, (axes,) = new_figure("Where the time goes", caption, panels=1)
-    lines = method_lines(rows)
-    lengths = sorted(set(rows["seq_len"]))
-    width = 0.84 / len(lines)
-    number_look: dict[str, Any] = {"ha": "center", "fontsize": 7.5, "color": MUTED}
-    number_look |= {"bbox": {"facecolor": "white", "linewidth": 0, "pad": 0.6}, "xytext": (0, 2.5)}
-    for number, (_, line, look) in enumerate(lines):
-        x = np.array([lengths.index(n) for n in line["seq_len"]]) + (number - (len(lines) - 1) / 2) * width
-        attend, select = (line[stage].fillna(0.0) / line["unit_ms"] for stage in ("attend_ms", "select_ms"))
-        bar = {"width": width * 0.92, "color": look["color"], "linewidth": 0}
-        axes.bar(x, attend, **bar)
-        axes.bar(x, select, bottom=attend, **bar | {"hatch": "/////", "edgecolor": "white"})
-        for at, top, ms in zip(x, attend + select, line["attend_ms"] + line["select_ms"].fillna(0), strict=True):
-            text = f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
-            axes.annotate(text, (at, top), textcoords="offset points", **number_look)
-    if relative:
-        axes.axhline(1, color=COLOURS["dense"], linewidth=1.0, dashes=(4, 3))
-    axes.set_xticks(range(len(lengths)), [format_length(n) for n in lengths])
-    axes.grid(visible=False, axis="x")
-    axes.set_xlabel("length in tokens")
-    unit = f"times the fastest dense kernel, {', '.join(dict.fromkeys(rows['dense'].dropna()))}" if relative else "ms"
-    axes.set_title(f"{unit}; numbers above the bars are milliseconds", **PANEL_TITLE)
+    """Draw selecting and attending of the sparse methods as stacked bars, a panel and a scale for each length."""
+    sparse = rows[rows["select_ms"].notna()]
+    lengths = sorted(set(sparse["seq_len"]))
+    lines = method_lines(sparse)
+    across = min(len(lengths), MOST_ACROSS)
+    down = -(-len(lengths) // across)
+    wide, high = max(1.45, 0.42 * len(lines) + 0.75), 2.5
+    width, height = max(7.0, across * wide + 0.4), down * high + 1.3
+    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 1.0 / height), h_pad=0.08)
+    figure = Figure(figsize=(width, height), layout=room)
+    figure.text(0.12 / width, 1 - 0.12 / height, "Where the time goes", fontsize=14, fontweight="bold", va="top")
+    note = "milliseconds of one attention call; every length has its own scale"
+    figure.text(0.12 / width, 1 - 0.45 / height, note, fontsize=9.5, color=MUTED, va="top")
+    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
+    panels = figure.subplots(down, across, squeeze=False).flat
+    for axes in list(panels)[len(lengths) :]:
+        axes.set_visible(False)
+    for axes, length in zip(figure.axes, lengths, strict=False):
+        tallest = 0.0
+        for x, (_, line, look) in enumerate(lines):
+            for _, row in line[line["seq_len"] == length].iterrows():
+                bar = {"width": 0.8, "color": look["color"], "linewidth": 0}
+                axes.bar(x, row["attend_ms"], **bar)
+                axes.bar(x, row["select_ms"], bottom=row["attend_ms"], **bar | {"hatch": "/////", "edgecolor": "white"})
+                top = row["attend_ms"] + row["select_ms"]
+                tallest = max(tallest, top)
+                look_of_number: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": MUTED}
+                axes.annotate(_short(top), (x, top), (0, 2), textcoords="offset points", **look_of_number)
+        axes.set_ylim(0, 1.15 * tallest)
+        axes.set_xlim(-0.65, len(lines) - 0.35)
+        axes.set_xticks([])
+        axes.grid(visible=False, axis="x")
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(axis="y", labelsize=8.5)
+        dense = rows.loc[rows["seq_len"] == length, "dense_ms"].iloc[0]
+        beside = "" if pd.isna(dense) else f"dense: {_short(dense)} ms"
+        axes.set_title(format_length(length), loc="left", fontsize=11)
+        axes.set_xlabel(beside, fontsize=8.5, color=MUTED)
     handles = [Patch(color=look["color"], label=label) for label, _, look in lines]
     handles.append(Patch(facecolor=MUTED, hatch="/////", edgecolor="white", linewidth=0, label="selecting"))
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)
-    columns = ["seq_len", "label", "select_ms", "attend_ms", "ms", "dense_ms"]
-    return Plot(name, "Selecting and attending", figure, rows[columns])
+    figure.legend(handles=handles, loc="outside right upper", fontsize=9.5)
+    columns = ["seq_len", "label", "select_ms", "attend_ms", "ms", "dense", "dense_ms"]
+    return Plot(name, "Selecting and attending", figure, sparse[columns])
+
+
+def _short(ms: float) -> str:
+    return f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"

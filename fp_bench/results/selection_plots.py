@@ -12,6 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from fp_bench.results.drawing import (
     COLOURS,
@@ -78,8 +79,8 @@ def _of_setting(records: Sequence[Record], row: pd.Series) -> list[Record]:
 def _by_length(sparse: pd.DataFrame, name: str, caption: str) -> Plot:
     figure, (axes,) = new_figure("Share of the causal block pairs that is kept", caption, panels=1)
     ends = []
-    for label, line, look in method_lines(sparse):
-        axes.plot(line["seq_len"], line["density"], **look)
+    for number, (label, line, look) in enumerate(method_lines(sparse)):
+        axes.plot(line["seq_len"], line["density"], **look, zorder=2 - number / 100)  # the same keep the first on top
         ends.append((label, float(line["density"].iloc[-1]), look["color"]))
     table = sparse[["seq_len", "label", "density", "recall"]]
     structured = sparse["input"].iloc[0] == "structured"
@@ -105,6 +106,8 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[Record], name: str, caption
     figure, (axes,) = new_figure("Density of each head", caption, panels=1)
     rows: list[dict[str, Any]] = []
     most = max(len(record.density_by_head or ()) for record in longest)
+    size = {"markersize": 6 if most <= 16 else 4.5, "linewidth": 1.2}
+    seen: dict[str, NDArray[np.float64]] = {}
     looks = {label: look for label, _, look in method_lines(sparse)}
     for label, look in looks.items():
         by_layer = [record.density_by_head for record in longest if record.label == label and record.density_by_head]
@@ -112,8 +115,12 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[Record], name: str, caption
             continue
         per_head = np.mean(by_layer, axis=0)
         order = np.argsort(per_head)
-        size = {"markersize": 6 if most <= 16 else 4.5, "linewidth": 1.2}
-        axes.plot(np.arange(1, len(order) + 1), per_head[order], **look | size, label=label)
+        drawn = next((other for other, same in seen.items() if np.array_equal(same, per_head)), None)
+        seen[label] = per_head
+        if drawn is None:
+            axes.plot(np.arange(1, len(order) + 1), per_head[order], **look | size, label=label)
+        else:
+            axes.plot([], [], linestyle="", label=f"{label}: as {drawn}")
         rows += [{"label": label, "head": int(head), "density": float(per_head[head])} for head in order]
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
