@@ -1,6 +1,7 @@
 """Plots of a run's times: latency, speed-up and stages against length."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import matplotlib
 import pandas as pd

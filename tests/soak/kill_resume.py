@@ -17,9 +17,26 @@ from pathlib import Path
 
 from fp_bench.results.store import RECORDS, read_records
 
-RUN = ["latency", "--methods", "dense,flashprefill", "--lens", "128,256", "--shape", "2/1/64", "--samples", "1"]
-ROUNDS = 6
-WHOLE = 2 * 2 * ROUNDS
+
+@dataclass(frozen=True)
+class Run:
+    """A short run, and how many records it writes."""
+
+    methods: str = "dense,flashprefill"
+    lens: str = "128,256"
+    rounds: int = 6
+
+    @property
+    def words(self):
+        cells = ["--methods", self.methods, "--lens", self.lens, "--rounds", str(self.rounds)]
+        return ["latency", *cells, "--shape", "2/1/64", "--samples", "1"]
+
+    @property
+    def whole(self):
+        return len(self.methods.split(",")) * len(self.lens.split(",")) * self.rounds
+
+
+SHORT = Run()
 
 
 @dataclass
@@ -41,8 +58,8 @@ class Outcome:
         return not (self.wrong_sets or self.failed_exits or self.left_behind)
 
 
-def start(folder):
-    command = [sys.executable, "-m", "fp_bench", *RUN, "--rounds", str(ROUNDS), "--out", str(folder)]
+def start(run, folder):
+    command = [sys.executable, "-m", "fp_bench", *run.words, "--out", str(folder)]
     return subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -75,14 +92,21 @@ def lines(folder):
         return 0
 
 
-def kill_at_random(folder, draw, longest):
-    """Start a run, kill it and its group; return whether it lived long enough, and what it left running."""
-    running = start(folder)
+def kill_at_random(run, folder, draw, longest):
+    """Start a run, kill it and its group; return whether it lived long enough, and what it left running.
+
+    Args:
+        run: what to start.
+        folder: where.
+        draw: of the moment.
+        longest: seconds of an undisturbed run; None kills around the writing of records only.
+    """
+    running = start(run, folder)
     done = lines(folder)
     # Half of the kills by the clock (imports, planning, start of workers), half around the writing of records.
-    by_clock = draw.random() < 0.5
-    moment = time.monotonic() + draw.uniform(0, longest if by_clock else 0.03)
-    goal = done + draw.randint(1, max(1, WHOLE - done))
+    by_clock = longest is not None and draw.random() < 0.5
+    moment = time.monotonic() + draw.uniform(0, longest or 0)
+    goal = done + draw.randint(1, max(1, (run.whole - done) // 2))
     while running.poll() is None and (time.monotonic() < moment if by_clock else lines(folder) < goal):
         time.sleep(0.001)
     if not by_clock:
@@ -98,22 +122,26 @@ def kill_at_random(folder, draw, longest):
     return killed, running.returncode, complaint, [pid for pid in workers if is_alive(pid)]
 
 
+def undisturbed(run, folder):
+    """Return what a run writes when nothing kills it, and the seconds it takes."""
+    began = time.monotonic()
+    running = start(run, folder)
+    said = running.communicate()[1]
+    assert running.returncode == 0, said
+    return identities(folder), time.monotonic() - began
+
+
 def soak(kills, seed, base, say=print):
     """Kill ``kills`` times in as many runs as that takes, and let the last one end."""
-    draw, outcome = random.Random(seed), Outcome()
-    began = time.monotonic()
-    whole = start(base / "undisturbed")
-    said = whole.communicate()[1]
-    assert whole.returncode == 0, said
-    longest = time.monotonic() - began
-    expected = identities(base / "undisturbed")
-    assert len(expected) == sum(expected.values()) == WHOLE, expected
+    draw, outcome, run = random.Random(seed), Outcome(), SHORT
+    expected, longest = undisturbed(run, base / "undisturbed")
+    assert len(expected) == sum(expected.values()) == run.whole, expected
     folder = base / "run-0"
     while True:
         if outcome.kills < kills:
-            killed, code, said, left = kill_at_random(folder, draw, longest)
+            killed, code, said, left = kill_at_random(run, folder, draw, longest)
         else:
-            last = start(folder)
+            last = start(run, folder)
             said = last.communicate()[1]
             killed, code, left = False, last.returncode, []
         outcome.left_behind += left
