@@ -142,13 +142,16 @@ def _maps(longest: Sequence[Record], folder: Path) -> list[tuple[Record, list[Ke
 def _kept_blocks(mapped: Sequence[tuple[Record, list[KeptMap]]], name: str, caption: str) -> Plot:
     columns = max(len(maps) for _, maps in mapped)
     length = format_length(mapped[0][0].seq_len)
-    width, height = 1.2 + 3.0 * columns, 1.1 + 3.25 * len(mapped)
+    width, height = max(5.6, 1.2 + 3.0 * columns), 1.1 + 3.25 * len(mapped)
     room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.95 / height))
     figure = Figure(figsize=(width, height), layout=room)
     margin = 0.12 / width
     figure.text(
         margin, 1 - 0.12 / height, f"Blocks that are kept at {length}", fontsize=14, fontweight="bold", va="top"
     )
+    if any(((one.share > 0) & (one.share < 255)).any() for _, maps in mapped for one in maps):
+        note = "a cell is many block pairs; its shade is the square root of the share that is kept"
+        figure.text(margin, 1 - 0.45 / height, note, fontsize=9, color=MUTED, va="top")
     figure.text(margin, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom", wrap=True)
     axes_of = figure.subplots(len(mapped), columns, squeeze=False)
     rows: list[dict[str, Any]] = []
@@ -177,7 +180,9 @@ def draw_map(axes: Axes, share: Any, label: str) -> None:
     colour = COLOURS.get(label.partition(":")[0], INK)
     shades = LinearSegmentedColormap.from_list("kept", ["white", colour]).with_extremes(bad=GRID)
     future = np.triu(np.ones(share.shape, dtype=bool), 1)
-    axes.imshow(np.ma.array(share, mask=future), cmap=shades, vmin=0, vmax=255, interpolation="nearest")
+    # The square root, so that a single kept block in a cell of many is seen.
+    kept = np.ma.array(np.sqrt(share / 255), mask=future)
+    axes.imshow(kept, cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
