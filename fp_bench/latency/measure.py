@@ -25,8 +25,9 @@ TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
 """Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
 ROW_SLACK = 5.0
 MIN_SAMPLES, MAX_SAMPLES = 3, 100
-FLUSH_BYTES = 256 * 1024 * 1024
-"""Written before each GPU sample: more than any L2 cache, so that every sample starts cold."""
+FLUSH_BYTES = 1024 * 1024 * 1024
+"""Written before each GPU sample: more than any L2 cache, so that every sample starts cold, and long enough (a quarter
+of a millisecond on an H200) for the host to queue a short operator's kernels behind it."""
 
 T = TypeVar("T")
 
