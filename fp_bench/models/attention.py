@@ -277,6 +277,8 @@ def _capped(call: _Call, mask: Tensor | None) -> Tensor:
     """Attention with a soft cap or sinks, a few rows at a time; else as ``_Call.dense``."""
     if mask is None and call.causal:
         mask = visible(call.q_len, call.kv_len, device=call.query.device)
+    if mask is not None:
+        mask = mask.expand(-1, -1, call.q_len, -1)
     groups = call.query.shape[1] // call.key.shape[1]
     key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (call.key, call.value))
     softcap: float | None = call.options.get("softcap")

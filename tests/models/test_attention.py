@@ -274,6 +274,31 @@ def test_chunks_at_block_bounds_select_what_the_whole_prompt_does() -> None:
     assert prefill.counts.density() == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("architecture", WINDOWED)
+def test_chunks_with_a_window_equal_the_whole_prompt(architecture: str, static: bool) -> None:
+    model, ids = build(WINDOWED[architecture], "eager"), tokens(500)
+    expected = logits(model, ids)
+    cache = StaticCache(config=model.config, max_cache_len=600) if static else None
+    outputs = []
+    with SparsePrefill(model, keeps_all()) as prefill, torch.no_grad():
+        for chunk in ids.split([90, 180, 230], dim=1):
+            outputs.append(model(chunk, past_key_values=cache, use_cache=True))
+            cache = outputs[-1].past_key_values
+    assert_same(torch.cat([output.logits for output in outputs], dim=1), expected)
+    assert prefill.counts.layers[1].sparse == 3
+    assert prefill.counts.layers[0].dense["sliding window"] == 2
+
+
+def test_generate_in_chunks() -> None:
+    model, ids = build(PLAIN["llama"]), tokens(600)
+    greedy = {"max_new_tokens": 3, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = model.generate(ids, **greedy)
+    with SparsePrefill(model, keeps_all()) as prefill:
+        assert torch.equal(model.generate(ids, prefill_chunk_size=256, **greedy), expected)
+    assert prefill.counts.sparse == 3 * LAYERS
+
+
 def test_a_padded_chunk_is_dense_and_right() -> None:
     model, ids = build(PLAIN["llama"]), tokens(300)
     expected = logits(model, ids[:, 20:])
@@ -340,8 +365,8 @@ def test_more_dense_layers_than_layers_are_refused() -> None:
 
 def test_a_model_without_replaceable_attention_is_refused_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build(PLAIN["llama"])
-    monkeypatch.setattr(type(model), "_can_set_attn_implementation", lambda: False)
-    monkeypatch.setattr(type(model.model), "_can_set_attn_implementation", lambda: False)
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", staticmethod(lambda: False))
+    monkeypatch.setattr(type(model.model), "_can_set_attn_implementation", staticmethod(lambda: False))
     with pytest.raises(UnsupportedError, match="does not let its attention be replaced"):
         SparsePrefill(model, keeps_all()).__enter__()
     assert model.config._attn_implementation == "sdpa"
