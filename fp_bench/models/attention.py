@@ -113,25 +113,29 @@ class SparsePrefill:
             key, value, attention_mask = _written(key, value, attention_mask)
         call = _Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
-        reason = call.not_plain_causal(self._packed(call))
-        out = self._by_method(call, calls) if reason is None else reason
-        if isinstance(out, str):
-            calls.dense[out] += 1
-            out = call.dense()
-        return out, None
+        call.packed = self._packed(call)
+        reason = call.not_plain_causal()
+        if reason is None:
+            try:
+                return self._by_method(call, calls), None
+            except UnsupportedError as error:
+                reason = str(error)
+        calls.dense[reason] += 1
+        return call.dense(), None
 
-    def _by_method(self, call: "_Call", calls: LayerCalls) -> Tensor | str:
-        """Compute a plain causal call by the method; or return why the method does not."""
+    def _by_method(self, call: "_Call", calls: LayerCalls) -> Tensor:
+        """Compute a plain causal call by the method, or by dense attention in the first layers, and count it.
+
+        Raises:
+            UnsupportedError: the method does not take this call.
+        """
         layer: int = call.module.layer_idx
         method = self._dense if layer < self._dense_layers else self.method
-        try:
-            attention = call.for_method(layer, self._layers, self.last_chunk)
-            if (reason := method.unsupported(attention)) is not None:
-                return reason
-            index = method.select(attention)
-            out = method.attend(attention, index)
-        except UnsupportedError as error:
-            return str(error)
+        attention = call.for_method(layer, self._layers, self.last_chunk)
+        if (reason := method.unsupported(attention)) is not None:
+            raise UnsupportedError(reason)
+        index = method.select(attention)
+        out = method.attend(attention, index)
         if index is not None:
             calls.add_selection(index, measure=self._measure_density)
         elif method is self.method:
@@ -164,7 +168,7 @@ class SparsePrefill:
 
 @dataclass
 class _Call:
-    """One attention call in transformers' terms; ``packed`` is filled in by ``not_plain_causal``."""
+    """One attention call in transformers' terms."""
 
     module: Any
     query: Tensor
@@ -173,6 +177,7 @@ class _Call:
     mask: Tensor | None
     options: dict[str, Any]
     packed: Tensor | None = None
+    """Positions ``[rows, q_len]`` of the queries where they restart, as in packed rows or behind left padding."""
 
     @property
     def q_len(self) -> int:
@@ -202,14 +207,13 @@ class _Call:
         window: int | None = self.options.get("sliding_window")
         return window if window is not None and window < self.kv_len else None
 
-    def not_plain_causal(self, packed: Tensor | None) -> str | None:
-        """Return what makes this call more than plain causal prefill, or None.
+    @property
+    def unmasked_packing(self) -> Tensor | None:
+        """``packed`` where the mask does not say it: there is none, or bounds were given, which no mask knows of."""
+        return self.packed if self.mask is None or self.options.get("cu_seq_lens_q") is not None else None
 
-        Args:
-            packed: the queries' positions where several sequences share a row.
-        """
-        # Positions also restart behind left padding, of which a given mask knows better.
-        self.packed = packed if self.mask is None or self.options.get("cu_seq_lens_q") is not None else None
+    def not_plain_causal(self) -> str | None:
+        """Return what makes this call more than plain causal prefill, or None."""
         if self.q_len == 1:
             return "decode"
         extras = {
@@ -220,7 +224,7 @@ class _Call:
             "attention sinks": self.options.get("s_aux") is not None,
             "position bias": self.options.get("position_bias") is not None,
             "sliding window": self.window is not None,
-            "packed rows": self.packed is not None,
+            "packed rows": self.unmasked_packing is not None,
         }
         if (reason := next((name for name, given in extras.items() if given), None)) is not None:
             return reason
@@ -228,7 +232,7 @@ class _Call:
             return None
         if hides_a_key(self.mask):
             return "padding"
-        return "custom mask" if packed is None else "packed rows"
+        return "custom mask" if self.packed is None else "packed rows"
 
     def for_method(self, layer: int, layers: int, last_chunk: bool) -> AttentionCall:
         """Return the call as a method takes it.
@@ -254,9 +258,10 @@ class _Call:
 
     def _dense_mask(self) -> Tensor | None:
         """Return the mask given, with the window and packed sequences that it may not know of."""
-        if self.packed is None and (self.window is None or self.mask is not None):
+        packing = self.unmasked_packing
+        if packing is None and (self.window is None or self.mask is not None):
             return self.mask
-        own = visible(self.q_len, self.kv_len, window=self.window, positions=self.packed, device=self.query.device)
+        own = visible(self.q_len, self.kv_len, window=self.window, positions=packing, device=self.query.device)
         return own if self.mask is None else _both(self.mask, own)
 
     def _chunk(self) -> Tensor:

@@ -220,6 +220,12 @@ def test_packed_rows_do_not_see_each_other(use_cache: bool, told_by: str) -> Non
     assert prefill.counts.dense == {"packed rows": LAYERS}
 
 
+def test_packed_rows_beside_others_are_refused() -> None:
+    model, ids, bounds = build(PLAIN["qwen2"]), tokens(300, batch=2), torch.tensor([0, 200, 600])
+    with SparsePrefill(model, keeps_all()), pytest.raises(UnsupportedError, match="pack into one row, uncached"):
+        logits(model, ids, cu_seq_lens_q=bounds, cu_seq_lens_k=bounds)
+
+
 def test_generate_is_sparse_in_prefill_and_dense_in_decode() -> None:
     model, ids = build(PLAIN["llama"]), tokens(300)
     greedy = {"max_new_tokens": 4, "do_sample": False, "attention_mask": torch.ones_like(ids)}
@@ -311,12 +317,15 @@ def test_a_padded_chunk_is_dense_and_right() -> None:
     assert prefill.counts.dense == {"padding": 2 * LAYERS}
 
 
-def test_head_sizes_that_kernels_do_not_take_go_dense() -> None:
+def test_head_sizes_that_kernels_do_not_take_go_dense_whole_or_in_chunks() -> None:
     model, ids = build(LlamaConfig(**SIZES | {"head_dim": 32})), tokens(300)
     expected = logits(model, ids)
-    with SparsePrefill(model, keeps_little()) as prefill:
+    with SparsePrefill(model, keeps_little()) as prefill, torch.no_grad():
         assert_same(logits(model, ids), expected)
-    assert prefill.counts.dense == {"head_dim 32 is not one of 64, 128, 256": LAYERS}
+        first = model(ids[:, :130], use_cache=True)
+        second = model(ids[:, 130:], past_key_values=first.past_key_values)
+    assert_same(torch.cat([first.logits, second.logits], dim=1), expected)
+    assert prefill.counts.dense == {"head_dim 32 is not one of 64, 128, 256": 3 * LAYERS}
 
 
 def test_dtypes_that_kernels_do_not_take_go_dense() -> None:
