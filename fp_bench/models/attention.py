@@ -49,7 +49,10 @@ class SparsePrefill:
         self.counts = CallCounts()
         """What became of the calls since the last ``counts.clear()``."""
         self.last_chunk = True
-        """Whether the next forward pass ends the prompt; set to False before each earlier chunk of it."""
+        """Whether the next forward pass ends the prompt; set to False before each earlier chunk of it.
+
+        ``generate(prefill_chunk_size=...)`` cannot say it: there every chunk counts as a last one, which may keep more.
+        """
         self._language = _language_model(model)
         self._layers: int = self._language.config.num_hidden_layers
         if not 0 <= dense_layers <= self._layers:
