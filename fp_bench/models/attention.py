@@ -1,0 +1,348 @@
+"""A sparse-prefill method inside a Hugging Face model: its attention swapped, and swapped back.
+
+Prefill of plain causal attention goes through the method, decode goes dense. What a method does not define (windows,
+soft caps, sinks, padding, packed rows, ...) goes dense with the right mask and is counted with its reason.
+"""
+
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+
+from fp_bench.baselines.dense import Dense
+from fp_bench.errors import UnsupportedError, UsageError
+from fp_bench.method import AttentionCall, Method
+from fp_bench.models.calls import CallCounts, LayerCalls
+from fp_bench.models.masks import hides_a_key, packed_positions, prefill_mask, visible
+
+ROWS = 256
+"""Queries that attention with a soft cap or sinks computes at a time, to bound its memory."""
+
+
+class SparsePrefill:
+    """Runs a model's prefill attention through a method, inside a ``with`` block.
+
+    With a vision-language model only the language model is swapped.
+
+    Args:
+        model: a loaded model whose attention goes through transformers' AttentionInterface.
+        method: computes prefill.
+        dense_layers: this many first layers run dense attention instead.
+        measure_density: whether to keep each sparse call's density, for ``counts``.
+
+    Raises:
+        UsageError: a negative number of layers, or more than the model has.
+        UnsupportedError: on entry, a model that does not let its attention be replaced.
+
+    Example:
+        with SparsePrefill(model, FlashPrefill()) as prefill:
+            model.generate(**prompt)
+        print(prefill.counts)
+    """
+
+    def __init__(self, model: Any, method: Method, *, dense_layers: int = 0, measure_density: bool = False) -> None:
+        self.method = method
+        self.counts = CallCounts()
+        """What became of the calls since the last ``counts.clear()``."""
+        self.last_chunk = True
+        """Whether the next forward pass ends the prompt; set to False before each earlier chunk of it.
+
+        ``generate(prefill_chunk_size=...)`` cannot say it: there every chunk counts as a last one, which may keep more.
+        """
+        self._language = _language_model(model)
+        self._layers: int = self._language.config.num_hidden_layers
+        if not 0 <= dense_layers <= self._layers:
+            raise UsageError(f"dense_layers {dense_layers} is not in 0..{self._layers}, the model's layers")
+        self._dense_layers = dense_layers
+        self._dense = Dense()
+        self._measure_density = measure_density
+        self._restarts: tuple[Tensor | None, bool] = (None, False)
+        self._former: str | None = None
+
+    @property
+    def _name(self) -> str:
+        # One name an object, so that two models can be swapped at once. A name with "flash" means something else.
+        return f"fp_bench_prefill_{id(self):x}"
+
+    def __enter__(self) -> Self:
+        """Swap the attention."""
+        from transformers import AttentionInterface, AttentionMaskInterface
+
+        if self._former is not None:
+            raise UsageError("this SparsePrefill is in use already; make another one")
+        # Counting is nothing to compile: decode of a static cache is compiled by generate().
+        AttentionInterface.register(self._name, torch.compiler.disable(self._attention))  # type: ignore[no-untyped-call]
+        AttentionMaskInterface.register(self._name, prefill_mask)
+        self._former = self._language.config._attn_implementation
+        self._language.set_attn_implementation(self._name)
+        if self._language.config._attn_implementation != self._name:
+            self.__exit__(None, None, None)
+            raise UnsupportedError(f"{type(self._language).__name__} does not let its attention be replaced")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Restore the model's former attention."""
+        from transformers import AttentionInterface, AttentionMaskInterface
+
+        self._language.set_attn_implementation(self._former)
+        self._former = None
+        # transformers has no way to unregister; without it every object would stay alive in its registry.
+        for interface in (AttentionInterface, AttentionMaskInterface):
+            interface._global_mapping.pop(self._name, None)
+
+    def _attention(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+    ) -> tuple[Tensor, None]:
+        """Compute one attention call as transformers' AttentionInterface asks for it.
+
+        Args:
+            module: the layer's attention.
+            query: ``[batch, q_heads, q_len, head_dim]``.
+            key: ``[batch, kv_heads, kv_len, head_dim]``.
+            value: as ``key``.
+            attention_mask: as ``prefill_mask`` made it, or a ``[batch, 1, q_len, kv_len]`` one that the user gave.
+            options: what the model's kind of attention adds.
+
+        Returns:
+            ``[batch, q_len, q_heads, head_dim]``, and no weights.
+        """
+        if attention_mask is not None and attention_mask.dim() == 2:
+            key, value, attention_mask = _written(key, value, attention_mask)
+        call = _Call(module, query, key, value, attention_mask, options)
+        calls = self.counts.layer(module.layer_idx)
+        call.packed = self._packed(call)
+        reason = call.not_plain_causal()
+        if reason is None:
+            try:
+                return self._by_method(call, calls), None
+            except UnsupportedError as error:
+                reason = str(error)
+        calls.dense[reason] += 1
+        return call.dense(), None
+
+    def _by_method(self, call: "_Call", calls: LayerCalls) -> Tensor:
+        """Compute a plain causal call by the method, or by dense attention in the first layers, and count it.
+
+        Raises:
+            UnsupportedError: the method does not take this call.
+        """
+        layer: int = call.module.layer_idx
+        method = self._dense if layer < self._dense_layers else self.method
+        attention = call.for_method(layer, self._layers, self.last_chunk)
+        if (reason := method.unsupported(attention)) is not None:
+            raise UnsupportedError(reason)
+        index = method.select(attention)
+        out = method.attend(attention, index)
+        if index is not None:
+            calls.add_selection(index, measure=self._measure_density)
+        elif method is self.method:
+            calls.dense[f"{method.name} ran dense"] += 1
+        else:
+            calls.dense[f"one of the first {self._dense_layers} layers"] += 1
+        return out
+
+    def _packed(self, call: "_Call") -> Tensor | None:
+        """Return the packed queries' positions ``[rows, q_len]``; None where each row is one sequence.
+
+        Raises:
+            UnsupportedError: sequence bounds beside several rows or cached keys.
+        """
+        if call.q_len == 1:
+            return None
+        bounds: Tensor | None = call.options.get("cu_seq_lens_q")
+        if bounds is not None and bounds.numel() > 2:
+            if call.query.shape[0] > 1 or call.q_len < call.kv_len:
+                raise UnsupportedError("cu_seq_lens with several rows or cached keys; pack into one row, uncached")
+            return packed_positions(bounds, call.q_len)
+        positions: Tensor | None = call.options.get("position_ids")
+        if positions is None or positions.dim() != 2 or positions.shape[1] != call.q_len:
+            return None
+        # Reading the positions waits for the GPU: once a forward pass, whose layers all get the same tensor.
+        if self._restarts[0] is not positions:
+            self._restarts = (positions, bool((positions.diff(dim=-1) < 1).any()))
+        return positions if self._restarts[1] else None
+
+
+@dataclass
+class _Call:
+    """One attention call in transformers' terms."""
+
+    module: Any
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    options: dict[str, Any]
+    packed: Tensor | None = None
+    """Positions ``[rows, q_len]`` of the queries where they restart, as in packed rows or behind left padding."""
+
+    @property
+    def q_len(self) -> int:
+        """Number of queries."""
+        return self.query.shape[2]
+
+    @property
+    def kv_len(self) -> int:
+        """Number of keys."""
+        return self.key.shape[2]
+
+    @property
+    def scale(self) -> float:
+        """Factor on the logits."""
+        scaling: float | None = self.options.get("scaling")
+        return self.query.shape[-1] ** -0.5 if scaling is None else scaling
+
+    @property
+    def causal(self) -> bool:
+        """Whether a query sees no keys after it."""
+        asked: bool | None = self.options.get("is_causal")
+        return getattr(self.module, "is_causal", True) if asked is None else asked
+
+    @property
+    def window(self) -> int | None:
+        """Keys up to and including itself that a query sees, where those are fewer than all."""
+        window: int | None = self.options.get("sliding_window")
+        return window if window is not None and window < self.kv_len else None
+
+    @property
+    def unmasked_packing(self) -> Tensor | None:
+        """``packed`` where the mask does not say it: there is none, or bounds were given, which no mask knows of."""
+        return self.packed if self.mask is None or self.options.get("cu_seq_lens_q") is not None else None
+
+    def not_plain_causal(self) -> str | None:
+        """Return what makes this call more than plain causal prefill, or None."""
+        if self.q_len == 1:
+            return "decode"
+        extras = {
+            "training": self.options.get("dropout") or self.module.training,
+            "gradients": torch.is_grad_enabled() and self.query.requires_grad,
+            "not causal": not self.causal,
+            "soft cap": self.options.get("softcap") is not None,
+            "attention sinks": self.options.get("s_aux") is not None,
+            "position bias": self.options.get("position_bias") is not None,
+            "sliding window": self.window is not None,
+            "packed rows": self.unmasked_packing is not None,
+        }
+        if (reason := next((name for name, given in extras.items() if given), None)) is not None:
+            return reason
+        if self.mask is None:
+            return None
+        if hides_a_key(self.mask):
+            return "padding"
+        return "custom mask" if self.packed is None else "packed rows"
+
+    def for_method(self, layer: int, layers: int, last_chunk: bool) -> AttentionCall:
+        """Return the call as a method takes it.
+
+        Raises:
+            UnsupportedError: shapes or dtypes that no method takes.
+        """
+        q, k, v = (tensor.transpose(1, 2) for tensor in (self.query, self.key, self.value))
+        return AttentionCall(q, k, v, self.scale, layer=layer, layers=layers, last_chunk=last_chunk)
+
+    def dense(self) -> Tensor:
+        """Compute dense attention with all that the model asks for, ``[batch, q_len, q_heads, head_dim]``."""
+        mask = self._dense_mask()
+        if self.options.get("softcap") is not None or self.options.get("s_aux") is not None:
+            return _capped(self, mask)
+        plain = mask is None and self.causal and self.options.get("position_bias") is None
+        if plain and 1 < self.q_len < self.kv_len:
+            return self._chunk()
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        out: Tensor = sdpa_attention_forward(self.module, self.query, self.key, self.value, mask, **self.options)[0]
+        return out
+
+    def _dense_mask(self) -> Tensor | None:
+        """Return the mask given, with the window and packed sequences that it may not know of."""
+        packing = self.unmasked_packing
+        if packing is None and (self.window is None or self.mask is not None):
+            return self.mask
+        own = visible(self.q_len, self.kv_len, window=self.window, positions=packing, device=self.query.device)
+        return own if self.mask is None else _both(self.mask, own)
+
+    def _chunk(self) -> Tensor:
+        """Bottom-right causal attention: SDPA of transformers would take the keys for a static cache's."""
+        out = F.scaled_dot_product_attention(
+            self.query,
+            self.key,
+            self.value,
+            attn_mask=causal_lower_right(self.q_len, self.kv_len),
+            dropout_p=self.options.get("dropout") or 0.0,
+            scale=self.scale,
+            enable_gqa=self.query.shape[1] != self.key.shape[1],
+        )
+        return out.transpose(1, 2).contiguous()
+
+
+def _capped(call: _Call, mask: Tensor | None) -> Tensor:
+    """Attention with a soft cap or sinks, a few rows at a time; else as ``_Call.dense``."""
+    if mask is None and call.causal:
+        mask = visible(call.q_len, call.kv_len, device=call.query.device)
+    if mask is not None:
+        mask = mask.expand(-1, -1, call.q_len, -1)
+    groups = call.query.shape[1] // call.key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (call.key, call.value))
+    softcap: float | None = call.options.get("softcap")
+    sinks: Tensor | None = call.options.get("s_aux")
+    rows = []
+    for start in range(0, call.q_len, ROWS):
+        logits = call.query[:, :, start : start + ROWS] @ key.transpose(2, 3) * call.scale
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        if mask is not None:
+            logits = _masked(logits, mask[..., start : start + ROWS, : call.kv_len])
+        if sinks is not None:
+            column = sinks.to(logits.dtype).reshape(1, -1, 1, 1).expand(*logits.shape[:3], 1)
+            logits = torch.cat([logits, column], dim=-1)
+        weights = logits.softmax(-1, dtype=torch.float32).to(value.dtype)[..., : call.kv_len]
+        weights = F.dropout(weights, call.options.get("dropout") or 0.0)
+        rows.append(weights @ value)
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous()
+
+
+def _masked(logits: Tensor, mask: Tensor) -> Tensor:
+    """Hide keys; a finite minimum, since the softmax of a row of padding would be NaN with infinities."""
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return logits + mask
+
+
+def _both(mask: Tensor, own: Tensor) -> Tensor:
+    """Return what both a boolean or additive mask and a boolean one let through, of the first one's type."""
+    if mask.dtype == torch.bool:
+        return mask & own
+    return mask.masked_fill(~own, torch.finfo(mask.dtype).min)
+
+
+def _written(key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, None]:
+    """Cut a static cache's keys and values down to those that were written.
+
+    Raises:
+        UnsupportedError: a mask that ``prefill_mask`` did not make.
+    """
+    seen = mask.shape[1]
+    if seen >= key.shape[2]:
+        raise UnsupportedError(f"the model gives a mask {list(mask.shape)} of its own; use attention that builds none")
+    return key[:, :, :seen], value[:, :, :seen], None
+
+
+def _language_model(model: Any) -> Any:
+    """Return the model, or the part of it, whose configuration is that of the text decoder.
+
+    Raises:
+        UnsupportedError: there is none.
+    """
+    from transformers import PreTrainedModel
+
+    config = model.config.get_text_config(decoder=True)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.config is config:
+            return module
+    raise UnsupportedError(f"{type(model).__name__} has no language model of its own to swap the attention of")

@@ -1,0 +1,67 @@
+"""What became of a model's attention calls: how many a sparse method computed, how many went dense, and why."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels.block_index import BlockIndex
+
+
+@dataclass
+class LayerCalls:
+    """The calls of one layer."""
+
+    sparse: int = 0
+    """Calls whose selection the method attended over."""
+    dense: Counter[str] = field(default_factory=Counter)
+    """Calls computed densely, by reason; ``decode`` is the reason of calls with one query."""
+    _kept: list[Tensor] = field(default_factory=list, repr=False)
+    _pairs: int = 0
+
+    def add_selection(self, index: BlockIndex, *, measure: bool) -> None:
+        """Count a sparse call; where ``measure``, keep its density on the device, to be read when asked for."""
+        self.sparse += 1
+        if measure:
+            self._kept.append(index.density().mean() * index.grid.causal_pairs)
+            self._pairs += index.grid.causal_pairs
+
+    def density(self) -> float | None:
+        """Return the kept share of the causal block pairs of all sparse calls; None where none was measured."""
+        return float(torch.stack(self._kept).sum()) / self._pairs if self._kept else None
+
+
+@dataclass
+class CallCounts:
+    """The calls of all layers, by the layer's number."""
+
+    layers: dict[int, LayerCalls] = field(default_factory=dict)
+
+    def layer(self, number: int) -> LayerCalls:
+        """Return the calls of one layer, none so far at first."""
+        return self.layers.setdefault(number, LayerCalls())
+
+    @property
+    def sparse(self) -> int:
+        """Number of sparse calls."""
+        return sum(calls.sparse for calls in self.layers.values())
+
+    @property
+    def dense(self) -> Counter[str]:
+        """Number of dense calls by reason."""
+        return sum((calls.dense for calls in self.layers.values()), Counter())
+
+    def density(self) -> float | None:
+        """Return the mean density of the layers that had one measured; None where none had."""
+        known = [density for calls in self.layers.values() if (density := calls.density()) is not None]
+        return sum(known) / len(known) if known else None
+
+    def clear(self) -> None:
+        """Forget all calls."""
+        self.layers.clear()
+
+    def __str__(self) -> str:
+        """One line, e.g. ``36 sparse; dense: 108 decode, 4 sliding window``."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.dense.most_common())
+        return f"{self.sparse} sparse; dense: {reasons or 'none'}"
