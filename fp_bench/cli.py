@@ -152,7 +152,7 @@ def latency(
     ] = None,
     batch: Annotated[int, typer.Option(callback=_within(1, 10_000), help="Sequences in a batch.")] = 1,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    backend: Annotated[str, typer.Option(help="Kernels: auto, triton or torch.")] = "auto",
+    backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
     layers: Annotated[str | None, typer.Option(help="Layers of captured inputs, e.g. 0,3; default: all.")] = None,
     rounds: Annotated[
         int | None, typer.Option(callback=_within(1, 10_000), help="Rounds a cell; default: 5, fewer for long calls.")

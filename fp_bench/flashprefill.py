@@ -9,7 +9,7 @@ from fp_bench.baselines.dense import Dense
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
 from fp_bench.kernels.discovery import select_blocks
-from fp_bench.kernels.layout import HEAD_DIMS
+from fp_bench.kernels.layout import head_dim_problem
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.rule import KeepRule
 from fp_bench.method import AttentionCall, Method, MethodParams
@@ -49,9 +49,7 @@ class FlashPrefill(Method):
 
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return the reason when head_dim is one that the kernels do not take."""
-        if call.head_dim not in HEAD_DIMS:
-            return f"head_dim {call.head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
-        return None
+        return head_dim_problem(call.head_dim)
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
         """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""

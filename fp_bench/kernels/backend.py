@@ -67,10 +67,11 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
         return "triton" if tensor.is_cuda and half and triton_version() > (0, 0) else "torch"
     if asked == "torch":
         return "torch"
-    if not tensor.is_cuda and (missing := triton_missing()) is not None:
-        raise UnavailableError(f"backend {asked}: {missing}")
-    if not tensor.is_cuda and not interpreted():
-        raise UnavailableError(f"backend {asked}: the tensors are on {tensor.device}; move them to a GPU")
+    if not tensor.is_cuda or triton_version() == (0, 0):
+        if (missing := triton_missing()) is not None:
+            raise UnavailableError(f"backend {asked}: {missing}")
+        if not interpreted():
+            raise UnavailableError(f"backend {asked}: the tensors are on {tensor.device}; move them to a GPU")
     if not half and not interpreted():
         raise UnsupportedError(f"backend {asked} takes float16 and bfloat16, not {tensor.dtype}; use backend torch")
     return "triton"

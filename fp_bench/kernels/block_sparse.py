@@ -7,7 +7,7 @@ from torch import Tensor
 from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.kernels.backend import resolve_backend, triton_version
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS, check_layout, check_no_grad
+from fp_bench.kernels.layout import BLOCK_SIZE, check_layout, check_no_grad, head_dim_problem
 from fp_bench.kernels.rule import check_scale
 
 
@@ -39,8 +39,8 @@ def block_sparse_attention(
     check_layout(q, k, v)
     check_no_grad(q, k, v)
     check_scale(scale)
-    if q.shape[3] not in HEAD_DIMS:
-        raise UnsupportedError(f"head_dim {q.shape[3]} is not one of {', '.join(map(str, HEAD_DIMS))}")
+    if (problem := head_dim_problem(q.shape[3])) is not None:
+        raise UnsupportedError(problem)
     expected = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     given = (*index.counts.shape[:2], index.q_len, index.kv_len)
     if given != expected:
@@ -72,8 +72,8 @@ def implementation(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block
 
 def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE) -> str | None:
     """Return why the Hopper kernel does not take this call, or None."""
-    if triton_version() < (3, 6):
-        return "Triton before 3.6 has no Gluon"
+    if not (3, 6) <= triton_version() < (3, 9):
+        return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.8, which compile it"
     from fp_bench.kernels.block_sparse_hopper import missing
 
     return missing(q, k, v, block_size)

@@ -36,7 +36,7 @@ def select_blocks(
         kv_len: keys of the sequence; query i has position ``kv_len - q_len + i``.
         scale: factor on the logits, positive.
         block_size: tokens of a query block and of a key block.
-        backend: ``auto``, ``triton`` or ``torch``.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
 
     Raises:
         UnsupportedError: a scale that is not positive, or more key blocks than a list can name.

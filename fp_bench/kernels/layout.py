@@ -53,6 +53,13 @@ def check_layout(q: Tensor, k: Tensor, v: Tensor) -> None:
             raise UnsupportedError(f"{name} has head_dim stride {tensor.stride(3)}; head_dim must be contiguous")
 
 
+def head_dim_problem(head_dim: int) -> str | None:
+    """Return why the kernels do not take heads of this size, or None."""
+    if head_dim in HEAD_DIMS:
+        return None
+    return f"head_dim {head_dim} is not one of {', '.join(map(str, HEAD_DIMS))}"
+
+
 def check_no_grad(*tensors: Tensor) -> None:
     """Refuse inputs that would need a backward pass, which these operators do not have.
 

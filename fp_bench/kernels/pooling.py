@@ -16,7 +16,7 @@ def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto")
     Args:
         k: ``[batch, kv_len, kv_heads, head_dim]``, head_dim contiguous.
         block_size: tokens of a block.
-        backend: ``auto``, ``triton`` or ``torch``.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
     """
     if resolve_backend(k, backend) == "triton":
         from fp_bench.kernels.pooling_triton import pool_keys_triton
