@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import check_layout
+from fp_bench.params import Params
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,8 @@ class AttentionCall:
         return self.q.shape[3]
 
 
-class MethodParams(BaseModel):
-    """Parameters of a method: the CLI, YAML, documentation and hash all come from these fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    def changed(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults."""
-        return self.model_dump(exclude_defaults=True)
+class MethodParams(Params):
+    """Parameters of a method."""
 
 
 class Method(ABC):
@@ -126,16 +120,8 @@ class Method(ABC):
         if preset is not None and preset not in cls.presets:
             known = did_you_mean(str(preset), cls.presets) if cls.presets else "; it has none"
             raise UsageError(f"{cls.name}: unknown preset {preset!r}{known}")
-        for key in given:
-            if key not in cls.Params.model_fields:
-                raise UsageError(f"{cls.name}: unknown parameter {key!r}{did_you_mean(key, cls.Params.model_fields)}")
-        base = dict(cls.presets[preset]) if preset is not None else {}
-        try:
-            return cls(cls.Params(**(base | given)), backend=backend)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{cls.name}: {where}={first['input']!r}: {first['msg']}") from None
+        base = cls.presets[preset] if preset is not None else {}
+        return cls(cls.Params.parse(cls.name, given, base), backend=backend)
 
     @property
     def label(self) -> str:

@@ -14,10 +14,15 @@ from fp_bench.errors import UnavailableError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from fp_bench.method import Method
+    from fp_bench.suites.suite import Suite
 
 BUILTIN_METHODS = {
     "dense": "fp_bench.baselines.dense:Dense",
     "flashprefill": "fp_bench.flashprefill:FlashPrefill",
+}
+
+BUILTIN_SUITES = {
+    "probe": "fp_bench.suites.probe:Probe",
 }
 
 
@@ -88,6 +93,7 @@ class Registry:
 
 
 methods = Registry("method", "fp_bench.methods", BUILTIN_METHODS)
+suites = Registry("suite", "fp_bench.suites", BUILTIN_SUITES)
 
 
 def create_method(spec: Spec, backend: str = "auto") -> "Method":
@@ -99,3 +105,14 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
     """
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
     return method
+
+
+def create_suite(spec: Spec) -> "Suite":
+    """Load and build the suite that ``spec`` asks for.
+
+    Raises:
+        UsageError: unknown name or parameter, or a value out of limits.
+        UnavailableError: its package is missing or broken here.
+    """
+    suite: Suite = suites.load(spec.name).from_options(spec.options)
+    return suite
