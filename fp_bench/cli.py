@@ -150,6 +150,13 @@ def latency(
     shape: Annotated[
         str | None, typer.Option(help="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU.")
     ] = None,
+    ttft: Annotated[
+        bool, typer.Option("--ttft", help="Time to first token of a model instead of one attention call.")
+    ] = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For --ttft: embedded (default), a folder, a Hugging Face model, or random:FOLDER."),
+    ] = None,
     batch: Annotated[int, typer.Option(callback=_within(1, 10_000), help="Sequences in a batch.")] = 1,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
@@ -202,6 +209,7 @@ def latency(
             rounds=rounds,
             samples=samples,
             layers=_numbers(layers, "layers"),
+            model=model or ("embedded" if ttft else None),
         )
     )
     show_plan(plan)

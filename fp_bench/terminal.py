@@ -38,12 +38,17 @@ def show_plan(plan: "Plan") -> None:
     layers = len({group.layer for group in plan.groups})
     say(
         f"plan: {', '.join(labels)} at {', '.join(lengths)}"
-        f"{f', {layers} layers' if layers > 1 else ''}; {plan.source.name} inputs, heads "
+        f"{f', {layers} layers' if layers > 1 else ''}; {_subject(plan)}, heads "
         f"{shape.q_heads}/{shape.kv_heads}/{shape.head_dim}, {plan.request.dtype}; "
         f"{plan.records} records, at most about {duration(plan.seconds)}"
     )
     for note in plan.notes():
         say(f"note: {note}")
+
+
+def _subject(plan: "Plan") -> str:
+    model = plan.request.model
+    return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
 
 
 def show_accuracy_plan(plan: "AccuracyPlan") -> None:

@@ -102,6 +102,9 @@ class Examinee:
             raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of loading the weights; this process talks through its parent
         self._model, tokenizer = load_model(setup.model, device=self._device, dtype=parse_dtype(setup.dtype))
         self._prompter = prompter(tokenizer, setup.chat)
         self._stop = stop_tokens(self._model, tokenizer)

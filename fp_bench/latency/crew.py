@@ -13,6 +13,7 @@ from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungErr
 from fp_bench.latency.measure import Timing
 from fp_bench.latency.noise import Watch
 from fp_bench.latency.plan import Cell, Group, Plan
+from fp_bench.latency.ttft import ModelHand, PrefillFound, PrefillTiming
 from fp_bench.latency.worker import Found, Hand, Setup
 
 T = TypeVar("T")
@@ -61,25 +62,25 @@ class Crew:
         for cell in cells:
             self._post(cell)
 
-    def check(self, cell: Cell, group: Group) -> Found | Failure:
+    def check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
         """Run a cell once and compare its output; afterwards it can be timed."""
         found = self._check(cell, group)
         if isinstance(found, Failure) and found.status == "oom" and self._plan.machine.gpu and self._others_hold(cell):
             # What the other workers hold may be what was missing.
-            self.release()
+            self.release(everything=True)
             found = self._check(cell, group)
         if not group.keep_inputs and not group.effort.checked_call_counts:
             self.release()
         return found
 
-    def measure(self, cell: Cell, group: Group) -> tuple[Timing, dict[str, Any]] | Failure:
+    def measure(self, cell: Cell, group: Group) -> tuple[Timing | PrefillTiming, dict[str, Any]] | Failure:
         """Time one round of a cell; return it with what was seen of the machine meanwhile."""
         if self._post(cell).holds is not cell:
             again = self._check(cell, group)
             if isinstance(again, Failure):
                 return again
         watch = Watch(self._plan.machine.gpu, self._our_processes())
-        timing: Timing | Failure = self._step(
+        timing: Timing | PrefillTiming | Failure = self._step(
             cell, "timing", "measure", group.effort, limit=self._limit(group), tick=watch.tick
         )
         if isinstance(timing, Failure):
@@ -89,25 +90,25 @@ class Crew:
             self.release()
         return timing, seen
 
-    def release(self) -> None:
-        """Have all workers give back the memory of their inputs."""
+    def release(self, *, everything: bool = False) -> None:
+        """Have all workers give back the memory of their inputs; with ``everything``, of their models too."""
         for label, post in list(self._posts.items()):
             if post.holds is None:
                 continue
             post.holds = None
             try:
-                post.worker.call("release", timeout=self._timeout or 60)
+                post.worker.call("release", everything, timeout=self._timeout or 60)
             except RuntimeError:
                 self._end(label)
 
-    def _check(self, cell: Cell, group: Group) -> Found | Failure:
+    def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
         post = self._post(cell)
         if not post.loaded:
             # Imports are no step of a cell, and may well take longer than one.
             if isinstance(failed := self._step(cell, "loading", "load", limit=START_SECONDS), Failure):
                 return failed
             post.loaded = True
-        found: Found | Failure = self._step(
+        found: Found | PrefillFound | Failure = self._step(
             cell, "checking", "check", group.shape, group.layer, limit=self._limit(group)
         )
         return found
@@ -141,13 +142,14 @@ class Crew:
     def _post(self, cell: Cell) -> _Post:
         label = cell.asked["label"]
         if label not in self._posts:
-            self._posts[label] = _Post(self._make(Hand, self._setup(cell)))
+            hand = ModelHand if self._plan.request.model else Hand
+            self._posts[label] = _Post(self._make(hand, self._setup(cell)))
         return self._posts[label]
 
     def _setup(self, cell: Cell) -> Setup:
         asked, spec = self._plan.request, cell.candidate.spec
         device, version = str(self._plan.machine.device), cell.asked["code_version"]
-        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, device, version)
+        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, device, version, asked.model or "")
 
     def _end(self, label: str) -> None:
         self._posts.pop(label).worker.close()

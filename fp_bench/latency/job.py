@@ -2,13 +2,14 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
 from fp_bench.failures import Failure
 from fp_bench.latency.crew import Crew
 from fp_bench.latency.plan import Cell, Group, Plan
+from fp_bench.latency.ttft import PrefillFound
 from fp_bench.latency.worker import Found
 from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import RecordStore
@@ -96,7 +97,7 @@ class _Run:
         hopeless = {cell: why for cell in pending if (why := self._hopeless(cell)) is not None}
         if not self._out_of_time:
             self._crew.start(cell for cell in pending if cell not in hopeless)
-        ready: dict[Cell, Found] = {}
+        ready: dict[Cell, Found | PrefillFound] = {}
         for cell, rounds in pending.items():
             if self._out_of_time:
                 return
@@ -115,8 +116,9 @@ class _Run:
                     del ready[cell]
                     yield self._failed(cell, number, outcome)
                 else:
-                    of_cell = ready[cell]
-                    yield cell.timed(number, of_cell.findings, of_cell.peak_bytes, *outcome)
+                    timing, seen = outcome
+                    of_cell = asdict(ready[cell].findings) | {"peak_bytes": ready[cell].peak_bytes}
+                    yield cell.timed(number, of_cell | asdict(timing) | seen)
         self._crew.release()
 
     @property

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,9 @@ from fp_bench.failures import Failure
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.kernels.backend import check_backend
-from fp_bench.latency.measure import MIN_SAMPLES, Effort, Findings, Timing, timer_for
+from fp_bench.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.machine import Machine, parse_dtype
+from fp_bench.models.load import model_config, model_label
 from fp_bench.registry import Spec
 from fp_bench.results.environment import code_version
 from fp_bench.results.record import LatencyRecord, cell_key
@@ -82,6 +83,8 @@ class Request:
     rounds: int | None = None
     samples: int | None = None
     layers: Sequence[int] | None = None
+    model: str | None = None
+    """A model whose time to first token is measured, instead of one attention call."""
 
 
 def dense_flop(shape: Shape) -> float:
@@ -102,12 +105,9 @@ class Cell:
         """Identify what was asked."""
         return cell_key(dict(self.asked), LatencyRecord.asked)
 
-    def timed(
-        self, number: int, findings: Findings, peak_bytes: int | None, timing: Timing, seen: Mapping[str, Any]
-    ) -> LatencyRecord:
-        """Return the record of a round that was measured; ``seen`` is what the machine did meanwhile."""
-        found = asdict(findings) | asdict(timing)
-        return LatencyRecord(**self.asked, status="ok", round=number, peak_bytes=peak_bytes, **found, **seen)
+    def timed(self, number: int, found: Mapping[str, Any]) -> LatencyRecord:
+        """Return the record of a round that was measured; ``found`` are the fields that measuring gave."""
+        return LatencyRecord(**self.asked, status="ok", round=number, **found)
 
     def failed(self, number: int, why: Failure) -> LatencyRecord:
         """Return the record of a cell that could not be measured from round ``number`` on."""
@@ -153,7 +153,7 @@ class Plan:
 
     request: Request
     machine: Machine
-    source: InputSource
+    input_name: str
     groups: Sequence[Group]
 
     @property
@@ -193,25 +193,69 @@ def make_plan(request: Request) -> Plan:
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
     machine = Machine.here()
-    source = open_inputs(request.inputs)
-    heads = request.heads or _default_heads(machine, max(request.lens))
-    shapes = [
-        source.shapes(Shape(request.batch, length, heads.q_heads, heads.kv_heads, heads.head_dim))
-        for length in request.lens
-    ]
+    subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or (GPU_METHODS if machine.gpu else CPU_METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     version = code_version()
-    per_flop = _seconds_per_flop(machine, heads, dtype)
+    per_flop = _seconds_per_flop(machine, subject.heads, dtype)
     torch.cuda.empty_cache()  # workers measure, in processes of their own
     groups = []
-    for shape in shapes:
-        for layer in _layers(source, request.layers):
-            cells = [Cell(c, _asked(request, source, c, shape, layer, version)) for c in candidates.values()]
-            seconds = per_flop * dense_flop(shape)
+    for shape in subject.shapes:
+        for layer in subject.layers:
+            cells = [Cell(c, _asked(request, subject, c, shape, layer, version)) for c in candidates.values()]
+            seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
-            groups.append(Group(shape, layer, cells, _effort(request, seconds, machine), seconds, keep))
-    return Plan(request, machine, source, groups)
+            groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
+    return Plan(request, machine, subject.name, groups)
+
+
+class _Calls:
+    """Single attention calls on inputs of some source."""
+
+    attention_layers = 1
+
+    def __init__(self, request: Request, machine: Machine) -> None:
+        self._request = request
+        self._machine = machine
+        source = open_inputs(request.inputs)
+        self.name = source.name
+        self.heads = request.heads or _default_heads(machine, max(request.lens))
+        heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
+        self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
+        self.layers = _layers(source, request.layers)
+        self.words = ["--inputs", request.inputs]
+
+    def effort(self, dense_seconds: float) -> Effort:
+        """Return what a call of this length can afford."""
+        return _effort(self._request, dense_seconds, self._machine)
+
+
+class _Prefills:
+    """Whole prefills of a model."""
+
+    layers: Sequence[int] = (0,)
+
+    def __init__(self, request: Request) -> None:
+        assert request.model is not None
+        self._request = request
+        config = model_config(request.model)
+        self.name = f"prompt:{model_label(request.model)}"
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
+        self.attention_layers = config.num_hidden_layers
+        self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
+        self.words = ["--model", request.model]
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and max(request.lens) > positions:
+            raise UsageError(
+                f"length {format_length(max(request.lens))} exceeds the {positions} positions of model {request.model}"
+            )
+
+    def effort(self, dense_seconds: float) -> Effort:
+        """Return what a prefill of this length can afford."""
+        affordable = 3 if dense_seconds < 1 else 1
+        return Effort(self._request.rounds or 3, self._request.samples or affordable, warm_up_seconds=0.0)
 
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
@@ -264,13 +308,13 @@ def _effort(request: Request, dense_seconds: float, machine: Machine) -> Effort:
 
 
 def _asked(
-    request: Request, source: InputSource, candidate: Candidate, shape: Shape, layer: int, version: str
+    request: Request, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()
     heads = Heads(shape.q_heads, shape.kv_heads, shape.head_dim)
     words = ["fpbench", "latency", "--methods", method["label"], "--lens", str(shape.seq_len)]
-    words += ["--inputs", request.inputs, "--shape", str(heads), "--batch", str(shape.batch)]
+    words += [*subject.words, "--shape", str(heads), "--batch", str(shape.batch)]
     words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
     words += ["--layers", str(layer)]
     return {
@@ -284,7 +328,8 @@ def _asked(
         "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
         "dtype": request.dtype,
-        "input": source.name,
+        "input": subject.name,
+        "engine": "hf" if request.model else "operator",
         "layer": layer,
         "seed": request.seed,
         "code_version": version,

@@ -43,6 +43,8 @@ class Setup:
     device: str
     code_version: str
     """Of the code that planned the run; a process that starts later may find other code on disk."""
+    model: str = ""
+    """Whose prefill is timed, where it is one."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ class Hand:
         """Time one round on the inputs of the last `check`."""
         return self._attempt(partial(self._measure, effort))
 
-    def release(self) -> None:
-        """Give the memory of the inputs back."""
+    def release(self, everything: bool = True) -> None:
+        """Give the memory of the inputs back; there is nothing else."""
+        del everything
         if self._ready is not None:
             self._forget()
             collect_and_free()

@@ -7,10 +7,25 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models import embedded
 
 EMBEDDED = "embedded"
+RANDOM = "random:"
+"""Before a folder or repository: its configuration with weights drawn at random, to be timed and nothing else."""
+
+
+def model_config(name: str) -> Any:
+    """Return the configuration of a model's text part.
+
+    Raises:
+        UnavailableError: it cannot be found, fetched or read.
+    """
+    from transformers import AutoConfig
+
+    with _or_unavailable(name):
+        config = AutoConfig.from_pretrained(_source(name.removeprefix(RANDOM)), trust_remote_code=False)
+    return config.get_text_config()
 
 
 class ModelFacts(NamedTuple):
@@ -26,13 +41,16 @@ def model_facts(name: str) -> ModelFacts:
     """Return a model's tokenizer and what its configuration says.
 
     Raises:
+        UsageError: a model with random weights.
         UnavailableError: it cannot be found, fetched or read.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
+    if name.startswith(RANDOM):
+        raise UsageError(f"model {name!r} has random weights and no answers; give one with weights")
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
-        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False).get_text_config()
+    config = model_config(name)
     return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
 
@@ -40,25 +58,38 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention
     """Load a causal language model and its tokenizer; code from a model's repository is never run.
 
     Args:
-        name: ``embedded``, a folder, or a repository of the Hugging Face hub.
+        name: ``embedded``, a folder, a repository of the Hugging Face hub, or ``random:`` and one of these.
         device: where the weights go.
         dtype: of weights and activations.
         attention: an attention function that transformers knows or that was registered there.
 
     Returns:
-        The model in evaluation mode, and its tokenizer.
+        The model in evaluation mode, and its tokenizer; None with random weights.
 
     Raises:
         UnavailableError: it cannot be found, fetched or read.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if name.startswith(RANDOM):
+        return _random_model(name.removeprefix(RANDOM), device, dtype, attention), None
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             _source(name), dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
     return model.to(device).eval(), tokenizer
+
+
+def _random_model(name: str, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with _or_unavailable(name):
+        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+    torch.manual_seed(0)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    return model.to(device).eval()
 
 
 def _source(name: str) -> str | Path:
@@ -76,5 +107,7 @@ def _or_unavailable(name: str) -> Iterator[None]:
 
 def model_label(name: str) -> str:
     """Return the name as records carry it: that of a folder without its path."""
+    if name.startswith(RANDOM):
+        return RANDOM + model_label(name.removeprefix(RANDOM))
     folder = Path(name)
     return folder.resolve().name if folder.is_dir() else name

@@ -51,6 +51,25 @@ def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> Prompt:
     return Prompt(text, f" {value}.")
 
 
+def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int) -> list[int]:
+    """Return exactly ``length`` token ids to be timed on: a needle prompt's first ones, or any without a tokenizer.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer, or None.
+        length: tokens wanted.
+        seed: equal seeds give equal ids.
+        vocabulary: ids are below it.
+    """
+    draw = random.Random(seed)
+    if tokenizer is None:
+        return draw.choices(range(vocabulary), k=length)
+    ids: list[int] = tokenizer(OPENING).input_ids
+    units = _units(draw, keys(draw))
+    while len(ids) < length:
+        ids += tokenizer("".join(next(units) for _ in range(256)), add_special_tokens=False).input_ids
+    return ids[:length]
+
+
 def _units(draw: random.Random, unused: Iterator[str]) -> Iterator[str]:
     """Write needles, recalls of earlier ones, documents and filler without end."""
     known: list[tuple[str, str]] = []

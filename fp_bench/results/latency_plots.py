@@ -22,7 +22,7 @@ from fp_bench.results.drawing import (
     method_lines,
     new_figure,
 )
-from fp_bench.results.latency_tables import SETTING, comparison, setting_title
+from fp_bench.results.latency_tables import SETTING, comparison, is_prefill, setting_title
 from fp_bench.results.record import LatencyRecord
 from fp_bench.sizes import format_length
 
@@ -57,7 +57,8 @@ def settings(records: Sequence[LatencyRecord], machine: str) -> Iterator[tuple[p
 
 
 def _latency(rows: pd.DataFrame, name: str, caption: str) -> Plot:
-    figure, (axes,) = new_figure("Latency of one attention call", caption, panels=1)
+    what = "Time to first token" if is_prefill(rows) else "Latency of one attention call"
+    figure, (axes,) = new_figure(what, caption, panels=1)
     ends = []
     for label, line, look in method_lines(rows):
         axes.plot(line["seq_len"], line["ms"], **look)
@@ -80,7 +81,8 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     panels = {
         "speedup_fa2": "over FlashAttention-2, the baseline of the papers",
         "speedup_dense": f"over the fastest dense kernel here, {', '.join(dict.fromkeys(rows['dense'].dropna()))}"
-        "; dashed: the ideal, 1 / density",
+        f"{'' if is_prefill(rows) else '; dashed: the ideal, 1 / density'}",
+        "speedup_attention": "of the attention alone, selecting and attending",
     }
     panels = {column: title for column, title in panels.items() if sparse[column].notna().any()}
     figure, all_axes = new_figure("Speed-up of sparse over dense attention", caption, panels=len(panels))
@@ -91,7 +93,7 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         for label, line, look in method_lines(sparse[sparse[column].notna()]):
             axes.plot(line["seq_len"], line[column], **look)
             ends[axes].append((label, float(line[column].iloc[-1]), look["color"]))
-            if column == "speedup_dense":
+            if column == "speedup_dense" and not is_prefill(rows):
                 axes.plot(line["seq_len"], 1 / line["density"], color=look["color"], linewidth=1.3, dashes=(4, 3))
         axes.set_title(title, **PANEL_TITLE)
         axes.set_yscale("log", base=2)
@@ -101,7 +103,16 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         length_axis(axes, rows)
     for axes in all_axes:  # once the shared limits are known
         label_ends(axes, ends[axes])
-    columns = ["seq_len", "label", "density", "speedup_fa2", "speedup_dense", "dense", "ideal_share"]
+    columns = [
+        "seq_len",
+        "label",
+        "density",
+        "speedup_fa2",
+        "speedup_dense",
+        "speedup_attention",
+        "dense",
+        "ideal_share",
+    ]
     return Plot(name, "Speed-up against length", figure, sparse[columns])
 
 

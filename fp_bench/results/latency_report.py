@@ -7,7 +7,7 @@ import pandas as pd
 
 from fp_bench.results.chapter import Chapter
 from fp_bench.results.latency_plots import latency_plots
-from fp_bench.results.latency_tables import SETTING, cells, comparison, failures, latency_tables
+from fp_bench.results.latency_tables import SETTING, cells, comparison, failures, is_prefill, latency_tables
 from fp_bench.results.record import LatencyRecord
 from fp_bench.results.selection_plots import selection_plots
 from fp_bench.sizes import format_length
@@ -18,6 +18,13 @@ a reason and no time. Rounds of the methods are interleaved in a shuffled order;
 medians. Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept
 blocks cover, the error is the norm of the difference to exact dense attention over its norm. The share of ideal is the
 speed-up over the fastest dense kernel times the density.\
+"""
+PREFILL_NOTE = """\
+Time to first token: from token ids on the device to the first new token on the host, by the wall clock, with a KV cache
+as decoding needs it. Attention is what the method's calls take within such a prefill, selecting and attending, of all
+layers together, from one prefill a round of its own. Rounds of the methods are interleaved in a shuffled order; a time
+is the median of the rounds' medians. Density is the kept share of the causal block pairs, recall the share of dense
+attention mass that the kept blocks cover.\
 """
 
 
@@ -37,7 +44,7 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
         tables=latency_tables(records),
         draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
         failures=failures(records),
-        note=METHOD_NOTE,
+        note=PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
         circumstances=list(_circumstances(records)),
         data={"latency": table, "cells": cells(records)},
     )
@@ -54,6 +61,9 @@ def headlines(table: pd.DataFrame) -> list[str]:
     for _, rows in sparse.groupby([*SETTING], sort=False):
         longest = rows[rows["seq_len"] == rows["seq_len"].max()]
         best = longest.loc[longest["ms"].idxmin()]
+        if is_prefill(rows):
+            lines.append(_prefill_headline(best))
+            continue
         fa2 = f" and {best['speedup_fa2']:.2f}x that of FlashAttention-2" if pd.notna(best["speedup_fa2"]) else ""
         lines.append(
             f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {best['ms']:.4g} ms on {best['input']} "
@@ -62,6 +72,14 @@ def headlines(table: pd.DataFrame) -> list[str]:
             f"of the block pairs, which hold {best['recall']:.1%} of the attention mass."
         )
     return lines
+
+
+def _prefill_headline(best: pd.Series) -> str:
+    return (
+        f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {best['ms']:.4g} ms: "
+        f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {best['dense_ms']:.4g} ms), "
+        f"{best['speedup_attention']:.2f}x in the attention alone. It keeps {best['density']:.1%} of the block pairs."
+    )
 
 
 def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:

@@ -13,11 +13,11 @@ from fp_bench.sizes import format_length
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
 """Rows are only compared where these agree."""
 COMPARABLE = (*SETTING, "seq_len")
-BASELINE_MS = ("dense_ms", "fa2_ms")
+BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
 PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
-MEANS = ("select_ms", "attend_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
+MEANS = ("select_ms", "attend_ms", "attention_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
 
 
 def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
@@ -62,17 +62,22 @@ def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
 
     ``speedup_fa2`` is over FlashAttention-2, ``speedup_dense`` over the fastest dense implementation of the same
     setting and length, which ``dense`` names; ``ideal_share`` is that speed-up times the density. A method that fell
-    back to dense has none of them.
+    back to dense has none of them. Of a model's prefill, ``speedup_attention`` is that of its attention alone.
     """
     by_cell = cells(records)
     rows = [_over_layers(group) for _, group in by_cell.groupby([*COMPARABLE, "label"], sort=False)]
     table = pd.DataFrame(rows, columns=[*by_cell.columns, "layers"])
     baselines = pd.DataFrame([_baselines(group) for _, group in table.groupby([*COMPARABLE], sort=False)])
-    table = table.merge(baselines, on=[*COMPARABLE]).astype(dict.fromkeys(("ms", "density", *BASELINE_MS), float))
+    table = table.merge(baselines, on=[*COMPARABLE]).astype(
+        dict.fromkeys(("ms", "attention_ms", "density", *BASELINE_MS), float)
+    )
     honest = table["ms"].where(~table["fallback"].astype(bool))
     table["speedup_fa2"] = table["fa2_ms"] / honest
     table["speedup_dense"] = table["dense_ms"] / honest
-    table["ideal_share"] = (table["speedup_dense"] * table["density"]).where(table["method"] != "dense")
+    whole_call = (table["method"] != "dense") & table["attention_ms"].isna()
+    table["ideal_share"] = (table["speedup_dense"] * table["density"]).where(whole_call)
+    table["speedup_attention"] = table["dense_attention_ms"] / table["attention_ms"].where(honest.notna())
+    table["attention_share"] = table["attention_ms"] / table["ms"]
     # Rounds are shuffled, so the order of the records says nothing: dense first, then by name.
     table["_sparse"] = table["method"] != "dense"
     return table.sort_values([*COMPARABLE, "_sparse", "label"], ignore_index=True).drop(columns="_sparse")
@@ -86,6 +91,7 @@ def _baselines(comparable: pd.DataFrame) -> dict[str, Any]:
     return row | {
         "dense": ran["backend"].iloc[0] if len(ran) else None,
         "dense_ms": ran["ms"].iloc[0] if len(ran) else None,
+        "dense_attention_ms": ran["attention_ms"].iloc[0] if len(ran) else None,
         "fa2_ms": fa2["ms"].iloc[0] if len(fa2) else None,
     }
 
@@ -117,6 +123,8 @@ def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "ms": ("total ms", _number(4)),
+    "attention_ms": ("attention ms", _number(4)),
+    "attention_share": ("attention's share", lambda share: f"{share:.0%}"),
     "select_ms": ("select ms", _number(3)),
     "attend_ms": ("attend ms", _number(4)),
     "density": ("density", lambda share: f"{share:.1%}"),
@@ -124,6 +132,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "rel_err": ("error vs dense", lambda error: f"{error:.3g}"),
     "speedup_fa2": ("vs FA2", _number(3, "x")),
     "speedup_dense": ("vs fastest dense", _number(3, "x")),
+    "speedup_attention": ("its attention", _number(3, "x")),
     "ideal_share": ("share of ideal", lambda share: f"{share:.0%}"),
 }
 """Column of `comparison` -> its heading and how a number is written."""
@@ -142,10 +151,18 @@ def setting_title(row: pd.Series) -> str:
     return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs, seed {row['seed']}"
 
 
+def is_prefill(rows: pd.DataFrame) -> bool:
+    """Return whether rows are whole prefills of a model, not single attention calls."""
+    return bool(rows["attention_ms"].notna().any())
+
+
 def _table(group: pd.DataFrame) -> Table:
     # A column that no row fills (no FlashAttention-2 on a CPU) only takes space.
     shown = [name for name in COLUMNS if group[name].notna().any()]
-    headings = ["length", "method", "kernel", *(COLUMNS[name][0] for name in shown)]
+    names = {name: heading for name, (heading, _) in COLUMNS.items()}
+    if is_prefill(group):
+        names |= {"ms": "TTFT ms"}
+    headings = ["length", "method", "kernel", *(names[name] for name in shown)]
     rows = []
     for _, row in group.iterrows():
         kernel = str(row["backend"] if row["status"] == "ok" else row["status"])
