@@ -53,6 +53,10 @@ ROW_GROUP = 32
 """Neighbouring query blocks handed out KV head by KV head, so that one wave reads the same K and V out of L2."""
 
 
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "key_blocks", "batch_heads", "q_heads", "group")
+"""Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
+
+
 @gluon.jit
 def _locate(tile, rows, batch_heads, group, ROW_GROUP: gl.constexpr):
     """Return (row, batch * q_heads + head) of a tile: row groups longest first; inside by KV head, row, head."""
@@ -245,7 +249,7 @@ def _consume(
     tma.store_wait(0)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def _block_sparse_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, counter_ptr, scale_log2,
     tiles, q_len, rows, first, offset, key_blocks, batch_heads, q_heads, group,

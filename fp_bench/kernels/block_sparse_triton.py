@@ -28,6 +28,10 @@ ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
 
 
+SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "batch_heads", "q_heads", "group")
+"""Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
+
+
 @triton.jit
 def _online_softmax(acc, denominator, highest, logits, v, scale_log2):
     """Fold one tile of unscaled logits and its values into the running softmax."""
@@ -39,7 +43,7 @@ def _online_softmax(acc, denominator, highest, logits, v, scale_log2):
     return acc, denominator, new_highest
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, scale_log2,
     q_len, kv_len, first, rows, key_blocks, batch_heads, q_heads, group,

@@ -34,6 +34,11 @@ COMPACT_TILE = 512
 """Key blocks compared and compacted at once."""
 
 
+SIZES = ("sink", "window", "last_full", "q_len", "kv_len", "first", "rows", "batch_heads", "q_heads", "group")
+"""Arguments that change from call to call: one compiled form takes all. ``key_blocks`` is none of them: where it is a
+multiple of 16, rows of scratch are aligned."""
+
+
 @triton.jit
 def _score_past_blocks(
     q, pooled_ptr, scratch_ptr, a, row_valid, scale_log2, stride_pn,
@@ -57,7 +62,7 @@ def _score_past_blocks(
     return tl.max(largest, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _discover_kernel(
     q_ptr, pooled_ptr, scratch_ptr, blocks_ptr, counts_ptr,
     scale_log2, log2_alpha, sink, window, last_full,

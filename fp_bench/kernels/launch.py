@@ -4,6 +4,7 @@ Triton's own launch path costs tens of microseconds of Python a kernel, which at
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -13,12 +14,15 @@ from torch import Tensor
 class CachedKernel:
     """A kernel that remembers its compiled forms by all that its arguments can specialise.
 
-    Triton compiles an integer differently when it is 1 or a multiple of 16, and a pointer when it is aligned to 16
-    bytes; arguments of equal classes share a compiled form, whatever the lengths.
+    Triton compiles an integer differently when it is 1 or a multiple of 16, unless the kernel names it in
+    ``do_not_specialize``, and a pointer when it is aligned to 16 bytes; arguments of equal classes share a compiled
+    form, whatever the lengths.
     """
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
+        # Triton's interpreter keeps no parameters, and nothing compiled either.
+        self._alike = [parameter.do_not_specialize for parameter in getattr(kernel, "params", ())]
         self._compiled: dict[tuple[object, ...], Any] = {}
 
     def __call__(
@@ -47,7 +51,7 @@ class CachedKernel:
         key = (
             device.index,
             *map(_pointer_class, tensors),
-            *map(_integer_class, integers),
+            *map(_integer_class, integers, self._alike[len(tensors) + len(floats) :] or repeat(False)),
             *constants.values(),
             *options.values(),
         )
@@ -74,7 +78,9 @@ def _pointer_class(argument: Any) -> tuple[object, ...]:
     return argument.base.dtype, *argument.block_shape
 
 
-def _integer_class(value: int) -> int:
+def _integer_class(value: int, alike: bool) -> int:
     """Return which of Triton's specialisations an integer falls under; 64-bit ones are apart."""
     wide = 4 if value >= 2**31 else 0
+    if alike:
+        return wide
     return wide + (1 if value == 1 else 2 if value % 16 == 0 else 0)

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from fp_bench.kernels.launch import CachedKernel
 
+SIZES = ("kv_len", "key_blocks", "kv_heads")
+"""Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
-@triton.jit
+
+@triton.jit(do_not_specialize=SIZES)
 def _pool_kernel(
     k_ptr, pooled_ptr, kv_len, key_blocks, kv_heads,
     stride_kb, stride_kn, stride_kh,

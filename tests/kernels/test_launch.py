@@ -1,5 +1,9 @@
 """The launch cache, with a stand-in for a Triton kernel: what is compiled again, and what is passed on."""
 
+import importlib
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from fp_bench.kernels.launch import CachedKernel
@@ -72,3 +76,29 @@ def test_under_the_interpreter_nothing_is_remembered():
         launch(kernel, torch.zeros(4), 5)
     assert len(fake.compiled) == 2
     assert not fake.launched
+
+
+def test_sizes_that_the_kernel_does_not_specialise_share_a_form():
+    fake = FakeKernel()
+    fake.params = [SimpleNamespace(do_not_specialize=free) for free in (False, False, True, False)]
+    kernel = CachedKernel(fake)
+    tensor = torch.zeros(64)
+    for size in (1, 16, 17, 4096):
+        launch(kernel, tensor, size, 32)
+    assert len(fake.compiled) == 1
+    launch(kernel, tensor, 2**31, 32)  # 64 bits wide
+    launch(kernel, tensor, 17, 33)  # a stride
+    assert len(fake.compiled) == 3
+
+
+@pytest.mark.parametrize("module", ["block_sparse_hopper", "block_sparse_triton", "discovery_triton", "pooling_triton"])
+def test_lengths_never_compile_a_kernel_again(module):
+    """Whatever changes with the length of a call is named in SIZES, or the user waits for the compiler."""
+    kernels = importlib.import_module(f"fp_bench.kernels.{module}")
+    free = set(kernels.SIZES)
+    assert free >= {"q_len", "kv_len", "rows", "first"} & set(kernel_arguments(kernels))
+    assert not any(name.startswith("stride_") for name in free)
+
+
+def kernel_arguments(module):
+    return next(value._kernel for value in vars(module).values() if isinstance(value, CachedKernel)).arg_names
