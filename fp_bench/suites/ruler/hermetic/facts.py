@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, ANIMALS, FIRST_NAMES, JOBS, NOUNS, coined
+from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, ANIMALS, FIRST_NAMES, JOBS, NOUNS, coined, with_articles
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class World:
     def about(self, who: str) -> tuple[Document, Fact]:
         """Return a document about a person, and one of the facts in it."""
         facts = self.facts()
-        return Document(who, tuple(fact.sentence.format(who=who) for fact in facts)), self._draw.choice(facts)
+        return Document(who, tuple(with_articles(fact.sentence.format(who=who)) for fact in facts)), self._draw.choice(
+            facts
+        )
 
     def company(self) -> tuple[Document, str, str]:
         """Return a document about a company, the company and its founder."""
@@ -89,7 +91,7 @@ class World:
             f"{company} has its office in {self.name()}.",
         ]
         draw.shuffle(sentences)
-        return Document(company, tuple(sentences)), company, founder
+        return Document(company, tuple(map(with_articles, sentences))), company, founder
 
     def one_hop(self) -> Question:
         """Return a question about a person."""

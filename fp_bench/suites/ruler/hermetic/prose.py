@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 
-from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, JOBS, NOUNS
+from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, JOBS, NOUNS, with_articles
 
 _PATTERNS = """
 Most people who plan a {a} {n} forget how long the {m} takes.
@@ -44,10 +44,12 @@ On page {c} there is a drawing of the {a} {n} and of nothing else.
 def sentences(draw: random.Random) -> Iterator[str]:
     """Yield sentences without end."""
     while True:
-        yield draw.choice(_PATTERNS).format(
-            a=draw.choice(ADJECTIVES),
-            n=draw.choice(NOUNS),
-            m=draw.choice(NOUNS),
-            j=draw.choice(JOBS),
-            c=draw.randrange(11, 1000),
+        yield with_articles(
+            draw.choice(_PATTERNS).format(
+                a=draw.choice(ADJECTIVES),
+                n=draw.choice(NOUNS),
+                m=draw.choice(NOUNS),
+                j=draw.choice(JOBS),
+                c=draw.randrange(11, 1000),
+            )
         )

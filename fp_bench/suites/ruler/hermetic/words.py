@@ -1,6 +1,7 @@
 """Words of our own: adjectives and nouns for keys and prose, and coined words and names, which never run out."""
 
 import random
+import re
 import uuid
 from collections.abc import Iterator
 from itertools import product
@@ -21,7 +22,7 @@ ADJECTIVES = _words("""
     faint fair famous fancy fast fertile festive few fierce final fine firm first fit flat fleet floral fluent
     fluffy foggy fond formal fragile frank free fresh frosty frugal full funny gaudy gentle giant giddy gifted glad
     glassy global glossy golden good grand grassy grave great green grim gritty gruff handy happy hardy hasty hazel
-    hazy heavy hidden high hilly hollow honest humble hungry husky icy idle immense indigo inner ivory jade jolly
+    hazy heavy hidden high hilly hollow humble hungry husky icy idle immense indigo inner ivory jade jolly
     jovial joyful juicy keen kind known lanky large lasting late lavish lazy leafy lean learned level light likely
     lilac limber little lively local lofty lone long loose loud loyal lucid lucky lunar lush major maroon mature
     mellow merry mighty mild milky minor misty modern modest moist moral mossy muddy mural musical mute narrow
@@ -82,8 +83,14 @@ FIRST_NAMES = _words("""
     Silas Svea Tilda Tilo Ulla Ursula Valentin Vera Viktor Wanda Wenzel Wilma Xenia Yorick Yvo Zita
 """)
 
+_ARTICLE = re.compile(r"\b([Aa])(?= (?!use)[aeiou])")
 _SYLLABLES = [consonant + vowel for consonant, vowel in product("bdfklmnprstvz", "aeiou")]
 _COINED = len(_SYLLABLES) ** 3
+
+
+def with_articles(sentence: str) -> str:
+    """Return a sentence with ``an`` where ``a`` stands before a vowel."""
+    return _ARTICLE.sub(r"\1n", sentence)
 
 
 def keys(draw: random.Random) -> Iterator[str]:
