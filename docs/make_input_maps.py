@@ -16,9 +16,8 @@ from torch import Tensor
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.kernels.reference import attention_rows
+from fp_bench.kernels.reference import attention_rows, sample_rows
 from fp_bench.latency.kept_map import kept_share
-from fp_bench.latency.measure import sample_rows
 from fp_bench.method import AttentionCall
 from fp_bench.results.drawing import COLOURS, GRID, MUTED, PANEL_TITLE, STYLE
 from fp_bench.results.selection_plots import PUBLISHED_DENSITY, draw_map

@@ -15,7 +15,7 @@ from fp_bench.inputs.source import Shape
 from fp_bench.machine import parse_dtype
 from fp_bench.method import AttentionCall
 from fp_bench.models.capture import capture
-from fp_bench.results.tables import Table
+from fp_bench.results.table import Table
 
 SMALLEST_ALPHA = 1e-9
 STEPS = 24

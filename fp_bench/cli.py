@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +15,12 @@ from fp_bench.durations import parse_duration
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.registry import Spec
 from fp_bench.registry import methods as known_methods
+from fp_bench.registry import suites as known_suites
 from fp_bench.sizes import parse_lengths
 
 if TYPE_CHECKING:
-    from fp_bench.latency.job import Conduct
-    from fp_bench.latency.plan import Plan
     from fp_bench.results.record import Record
+    from fp_bench.results.store import RecordStore
 
 EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 4, 130
 
@@ -185,7 +185,7 @@ def latency(
     del config  # it has become the other options
     lengths = parse_lengths(lens)
     specs = _specs(methods)
-    from fp_bench.latency.job import Conduct
+    from fp_bench.latency.job import Conduct, count_pending, run
     from fp_bench.latency.plan import Heads, Request, make_plan
     from fp_bench.terminal import show_plan
 
@@ -214,10 +214,116 @@ def latency(
         retry_failed=retry_failed,
         isolate=isolate,
     )
-    records = _measure(plan, folder, conduct)
+    records = _record(
+        folder,
+        lambda store: run(plan, store, conduct),
+        lambda store: count_pending(plan, store, conduct),
+        {cell.key for group in plan.groups for cell in group.cells},
+        conduct.budget,
+    )
     if records:
         _show_report(folder, as_json)
     raise typer.Exit(_exit_code(records, named=specs is not None))
+
+
+@app.command()
+def accuracy(
+    suite: Annotated[
+        str, typer.Option(help="Suites, e.g. probe or fidelity:text=FILE, separated by commas.")
+    ] = "probe",
+    lens: Annotated[
+        str, typer.Option(help="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.")
+    ] = "4k",
+    tasks: Annotated[str | None, typer.Option(help="Tasks of the suite; default: all.")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Methods as for latency; default: dense and FlashPrefill at two alphas.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; an old one resumes. Default: runs/accuracy-DATE.")
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(callback=_within(1, 100_000), help="Samples a task and length; default 50, 10 on a CPU."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(callback=_within(1, 64), help="Processes, each with the model; they share the GPUs.")
+    ] = 1,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")] = "bf16",
+    backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
+    dense_layers: Annotated[
+        int, typer.Option(callback=_within(0, 10_000), help="This many first layers run dense.")
+    ] = 0,
+    chat: Annotated[str, typer.Option(help="Chat template: auto (if the model has one), on or off.")] = "auto",
+    seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of the samples.")] = 0,
+    budget: Annotated[
+        str | None, typer.Option(callback=_span, help="Start no sample after e.g. 10m; the rest is counted.")
+    ] = None,
+    timeout: Annotated[str, typer.Option(callback=_span, help="One answer may take e.g. 5m.")] = "10m",
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try samples again that an earlier run in --out could not answer.")
+    ] = False,
+    isolate: Annotated[bool, typer.Option(help="Processes of their own; without, all in this one.")] = True,
+    config: Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=_configure, help="YAML file of these options; the command line wins."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
+) -> None:
+    """Score a model's answers with each method against those with dense attention, on the same prompts."""
+    del config  # it has become the other options
+    lengths = parse_lengths(lens)
+    specs = _specs(methods)
+    chosen = _suite_specs(suite)
+    from fp_bench.accuracy.job import Conduct, pending_items, run
+    from fp_bench.accuracy.plan import Request, make_plan
+    from fp_bench.terminal import show_accuracy_plan
+
+    plan = make_plan(
+        Request(
+            lens=lengths,
+            suites=chosen,
+            tasks=[task.strip() for task in tasks.split(",")] if tasks else None,
+            methods=specs,
+            model=model,
+            samples=samples,
+            seed=seed,
+            dtype=dtype,
+            backend=backend,
+            dense_layers=dense_layers,
+            chat=chat,
+            workers=workers,
+        )
+    )
+    show_accuracy_plan(plan)
+    if dry_run:
+        return
+    folder = out or Path("runs") / f"accuracy-{date.today():%Y-%m-%d}"
+    conduct = Conduct(
+        timeout=parse_duration(timeout),
+        budget=parse_duration(budget) if budget else None,
+        retry_failed=retry_failed,
+        isolate=isolate,
+    )
+    records = _record(
+        folder,
+        lambda store: run(plan, store, conduct),
+        lambda store: len(pending_items(plan, store, conduct)),
+        {item.key for item in plan.items},
+        conduct.budget,
+    )
+    if records:
+        _show_report(folder, as_json)
+    raise typer.Exit(_exit_code(records, named=specs is not None))
+
+
+def _suite_specs(text: str) -> list[Spec]:
+    """Parse ``a,b:key=value`` and refuse unknown suites before anything heavy is imported."""
+    specs = [Spec.parse(part) for part in text.split(",")]
+    for spec in specs:
+        known_suites.check(spec.name)
+    return specs
 
 
 def _specs(text: str | None) -> list[Spec] | None:
@@ -240,9 +346,22 @@ def _numbers(text: str | None, what: str) -> list[int] | None:
     return sorted({int(part) for part in parts})
 
 
-def _measure(plan: "Plan", folder: Path, conduct: "Conduct") -> list["Record"]:
-    """Measure what a run folder lacks of a plan and return all its records of the plan."""
-    from fp_bench.latency.job import count_pending, run
+def _record(
+    folder: Path,
+    run: Callable[["RecordStore"], Iterable["Record"]],
+    count_pending: Callable[["RecordStore"], int],
+    keys: set[str],
+    budget: float | None,
+) -> list["Record"]:
+    """Run a job into a run folder and return all its records of these cells.
+
+    Args:
+        folder: the run folder.
+        run: measures what the store lacks.
+        count_pending: how many records that is.
+        keys: the cells of the plan.
+        budget: seconds that the run was given, if any.
+    """
     from fp_bench.results.store import RecordStore, latest
     from fp_bench.terminal import duration, say, show_progress
 
@@ -250,17 +369,13 @@ def _measure(plan: "Plan", folder: Path, conduct: "Conduct") -> list["Record"]:
         if store.torn:
             say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
         try:
-            for _ in show_progress(run(plan, store, conduct), count_pending(plan, store, conduct)):
+            for _ in show_progress(run(store), count_pending(store)):
                 pass
         except KeyboardInterrupt:
             say(f"interrupted: {len(store.records)} records are kept in {folder}; the same command resumes")
             raise typer.Exit(EXIT_INTERRUPTED) from None
-        if left := count_pending(plan, store) if conduct.budget else 0:
-            say(
-                f"note: the budget of {duration(conduct.budget or 0)} is spent: {left} of {plan.records} records are "
-                f"left out; the same command measures on"
-            )
-        keys = {cell.key for group in plan.groups for cell in group.cells}
+        if budget and (left := count_pending(store)):
+            say(f"note: the budget of {duration(budget)} is spent: {left} records left; the same command goes on")
         return latest(record for record in store.records if record.cell_key in keys)
 
 
@@ -282,18 +397,18 @@ def report(
 
 
 def _show_report(folder: Path, as_json: bool) -> None:
-    from fp_bench.results.report import write_report
+    from fp_bench.results.report import chapters, write_report
     from fp_bench.results.store import read_records
-    from fp_bench.results.tables import comparison, failures, latency_tables
     from fp_bench.terminal import say, show_tables
 
     records = read_records(folder).records
     if not records:
-        raise UsageError(f"{folder} has no whole record; measure with fpbench latency --out {folder}")
-    if as_json:
-        print(comparison(records).to_json(orient="records", indent=1))
-    else:
-        show_tables([*latency_tables(records), failures(records)])
+        raise UsageError(f"{folder} has no whole record; measure with fpbench latency or accuracy --out {folder}")
+    for chapter in chapters(records, "", folder):
+        if as_json:
+            print(chapter.data[chapter.name].to_json(orient="records", indent=1))
+        else:
+            show_tables([*chapter.tables, chapter.failures])
     say(f"report: {write_report(folder)}")
 
 

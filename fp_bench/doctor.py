@@ -8,15 +8,15 @@ import torch
 
 from fp_bench.baselines.dense import implementations
 from fp_bench.errors import UnavailableError
+from fp_bench.failures import failure
 from fp_bench.isolation import WorkerHungError, WorkerLostError, WorkerProcess
 from fp_bench.kernels.backend import BACKENDS
-from fp_bench.latency.measure import failure
 from fp_bench.machine import Machine
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method, methods
 from fp_bench.results.environment import installed
 from fp_bench.results.report import environment_rows
-from fp_bench.results.tables import Table
+from fp_bench.results.table import Table
 
 TESTED = (
     ("3.11", "2.13", "3.7", "CPU"),

@@ -22,7 +22,8 @@ BUILTIN_METHODS = {
 }
 
 BUILTIN_SUITES = {
-    "probe": "fp_bench.suites.probe:Probe",
+    "fidelity": "fp_bench.suites.fidelity:Fidelity",
+    "probe": "fp_bench.suites.probe.suite:Probe",
 }
 
 

@@ -1,18 +1,22 @@
 """What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from fp_bench.results.record import Record
-from fp_bench.results.tables import Table
+from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
 if TYPE_CHECKING:
+    from fp_bench.accuracy.plan import Plan as AccuracyPlan
     from fp_bench.latency.plan import Plan
 
+QUIET_SECONDS = 2.0
+"""Between two lines of progress where there is no terminal."""
 PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe."""
 
@@ -42,6 +46,22 @@ def show_plan(plan: "Plan") -> None:
         say(f"note: {note}")
 
 
+def show_accuracy_plan(plan: "AccuracyPlan") -> None:
+    """Print what will be answered, and what to know about the numbers."""
+    asked = plan.request
+    lengths = ", ".join(format_length(length) for length in asked.lens)
+    stripes = dict.fromkeys(item.stripe[:2] for item in plan.items)
+    suites = ", ".join(f"{spec} ({sum(name == str(spec) for name, _ in stripes)} tasks)" for spec in asked.suites)
+    labels = ", ".join(str(candidate.fields()["label"]) for candidate in plan.candidates)
+    workers = f", {asked.workers} processes" if asked.workers > 1 else ""
+    say(
+        f"plan: {labels} on {suites} at {lengths}; {plan.samples} samples each, model {asked.model}, {asked.dtype}"
+        f"{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
+    )
+    for note in plan.notes():
+        say(f"note: {note}")
+
+
 def duration(seconds: float) -> str:
     """Return ``40 s``, ``3 min`` or ``1.5 h``."""
     if seconds < 90:
@@ -50,16 +70,14 @@ def duration(seconds: float) -> str:
 
 
 def show_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """Pass records on, with a bar on a terminal and a line a record elsewhere."""
+    """Pass records on, with a bar and an estimate on a terminal, and elsewhere a line now and then."""
     console = _people()
     if not console.is_terminal:
-        for done, record in enumerate(records, 1):
-            say(f"{done}/{total} {record_line(record)}")
-            yield record
+        yield from _progress_lines(records, total)
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
-        task = bar.add_task("checking the first cell", total=total)
+        task = bar.add_task("starting", total=total)
         for record in records:
             bar.update(task, advance=1, description=record_line(record)[:80])
             if record.status != "ok":
@@ -67,12 +85,32 @@ def show_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
             yield record
 
 
+def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
+    """Say every failure, and every `QUIET_SECONDS` where the run is and how long the rest may take."""
+    started = said = monotonic()
+    for done, record in enumerate(records, 1):
+        now = monotonic()
+        if record.status != "ok" or done == total or now - said > QUIET_SECONDS:
+            left = (now - started) / done * (total - done)
+            say(f"{done}/{total} {record_line(record)}{f'; about {duration(left)} left' if done < total else ''}")
+            said = now
+        yield record
+
+
 def record_line(record: Record) -> str:
     """Return one record in a line."""
-    where = f"{format_length(record.seq_len)} {record.label}{f' layer {record.layer}' if record.layer else ''}"
-    if record.median_ms is None:
+    where = f"{format_length(record.seq_len)} {record.label}"
+    if isinstance(record, AccuracyRecord):
+        where += f" {record.sample_id}"
+    elif isinstance(record, LatencyRecord) and record.layer:
+        where += f" layer {record.layer}"
+    if record.status != "ok":
         return f"{where}: {record.status}: {record.reason}"
-    return f"{where} round {record.round}: {record.median_ms:.4g} ms, density {record.density or 0:.1%}"
+    kept = f"density {record.density or 0:.1%}"
+    if isinstance(record, AccuracyRecord):
+        return f"{where}: {100 * (record.score or 0):.0f}, {kept}"
+    assert isinstance(record, LatencyRecord)
+    return f"{where} round {record.round}: {record.median_ms:.4g} ms, {kept}"
 
 
 def show_tables(tables: Sequence[Table]) -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from fp_bench.results.tables import latency_tables
+from fp_bench.results.latency_tables import latency_tables
 from fp_bench.terminal import duration, record_line, show_progress, show_tables
 from tests.results.records import dense, failed, timed
 

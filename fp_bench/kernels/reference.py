@@ -128,3 +128,13 @@ def _keys_read(index: BlockIndex, batch: int, head: int, position: Tensor) -> Te
     by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
     by_block.scatter_(1, blocks, True)
     return by_block[:, :-1].repeat_interleave(grid.block_size, dim=1)[:, : index.kv_len]
+
+
+def sample_rows(q_len: int, seed: int, count: int = 128) -> Tensor:
+    """Return ascending query numbers: the first, the last, and one at random of each of ``count`` equal stretches."""
+    if q_len <= count:
+        return torch.arange(q_len)
+    edges = torch.linspace(0, q_len, count + 1, dtype=torch.float64)
+    chance = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    stretches = (edges[:-1] + chance * edges.diff()).long()
+    return torch.tensor(sorted({0, q_len - 1, *stretches.clamp_max(q_len - 1).tolist()}))

@@ -8,11 +8,12 @@ from typing import Any, Self, TypeVar, cast
 
 import torch
 
+from fp_bench.failures import Answer, Failure
 from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
-from fp_bench.latency.measure import Failure, Timing
+from fp_bench.latency.measure import Timing
 from fp_bench.latency.noise import Watch
 from fp_bench.latency.plan import Cell, Group, Plan
-from fp_bench.latency.worker import Answer, Found, Hand, Setup
+from fp_bench.latency.worker import Found, Hand, Setup
 
 T = TypeVar("T")
 

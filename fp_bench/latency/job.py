@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
+from fp_bench.failures import Failure
 from fp_bench.latency.crew import Crew
-from fp_bench.latency.measure import Failure
 from fp_bench.latency.plan import Cell, Group, Plan
 from fp_bench.latency.worker import Found
-from fp_bench.results.record import Record
+from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import RecordStore
 from fp_bench.sizes import format_length
 
@@ -32,7 +32,7 @@ class Conduct:
 DEFAULT = Conduct()
 
 
-def run(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> Iterator[Record]:
+def run(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> Iterator[LatencyRecord]:
     """Measure what the store does not have yet; yield each record after it is on disk.
 
     A cell that cannot be measured is a record with its status and reason; the rest goes on. What a budget left out is
@@ -90,7 +90,7 @@ class _Run:
                 if store.status(cell.key, cell.asked["code_version"]) == "oom":
                     self._ran_out(cell)
 
-    def group(self, group: Group) -> Iterator[Record]:
+    def group(self, group: Group) -> Iterator[LatencyRecord]:
         """Check every pending cell, then time those that passed, round by round in a shuffled order."""
         pending = _pending(group, self._store, self._conduct)
         hopeless = {cell: why for cell in pending if (why := self._hopeless(cell)) is not None}
@@ -132,7 +132,7 @@ class _Run:
             return Failure("oom", f"not tried: it ran out of memory at {format_length(limit)} already")
         return None
 
-    def _failed(self, cell: Cell, number: int, why: Failure) -> Record:
+    def _failed(self, cell: Cell, number: int, why: Failure) -> LatencyRecord:
         if why.status == "oom":
             self._ran_out(cell)
         return cell.failed(number, why)

@@ -8,19 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.errors import UnsupportedError
+from fp_bench.failures import IncorrectError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.reference import AttentionRows, attention_rows
+from fp_bench.kernels.reference import AttentionRows, attention_rows, sample_rows
 from fp_bench.method import AttentionCall, Method
-from fp_bench.results.record import Cache, Clock, Status
+from fp_bench.results.record import Cache, Clock
 
-SAMPLED_ROWS = 128
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
 """Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
 ROW_SLACK = 5.0
@@ -30,10 +30,6 @@ FLUSH_BYTES = 1024 * 1024 * 1024
 of a millisecond on an H200) for the host to queue a short operator's kernels behind it."""
 
 T = TypeVar("T")
-
-
-class IncorrectError(RuntimeError):
-    """The output is not what the definition says; there will be no time."""
 
 
 class Timer(Protocol):
@@ -136,16 +132,6 @@ def dense_truth(call: AttentionCall, seed: int) -> Truth:
     """Return exact dense attention of sampled rows of a call."""
     rows = sample_rows(call.q_len, seed)
     return Truth(rows, attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows))
-
-
-def sample_rows(q_len: int, seed: int) -> Tensor:
-    """Return ascending query numbers: the first, the last, and one at random of each equal stretch of the queries."""
-    if q_len <= SAMPLED_ROWS:
-        return torch.arange(q_len)
-    edges = torch.linspace(0, q_len, SAMPLED_ROWS + 1, dtype=torch.float64)
-    chance = torch.rand(SAMPLED_ROWS, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    stretches = (edges[:-1] + chance * edges.diff()).long()
-    return torch.tensor(sorted({0, q_len - 1, *stretches.clamp_max(q_len - 1).tolist()}))
 
 
 @dataclass(frozen=True)
@@ -353,36 +339,3 @@ def computed_entries(call: AttentionCall, index: BlockIndex | None) -> int:
     lists_own = (index.blocks.gather(-1, at_end)[..., 0] == own) & (index.counts > 0)
     past = index.counts.long() - lists_own.long()
     return int((past * queries * grid.block_size + lists_own.long() * diagonal).sum().item())
-
-
-class Failure(NamedTuple):
-    """Why a cell has no time."""
-
-    status: Status
-    reason: str
-
-
-def failure(error: Exception) -> Failure:
-    """Return the status and the one-line reason of a cell that raised ``error``."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    if _is_out_of_memory(error):
-        return Failure("oom", text)
-    for kind, status in STATUS_OF.items():
-        if isinstance(error, kind):
-            return Failure(status, text)
-    return Failure("error", f"{type(error).__name__}: {text}")
-
-
-STATUS_OF: dict[type[Exception], Status] = {
-    UnsupportedError: "unsupported",
-    UnavailableError: "unavailable",
-    IncorrectError: "incorrect",
-}
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # torch's CPU allocator and third-party kernels raise a plain RuntimeError.
-    says = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and ("out of memory" in says or "can't allocate memory" in says)
-    )

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.candidate import Candidate
+from fp_bench.errors import UsageError
+from fp_bench.failures import Failure
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.kernels.backend import check_backend
-from fp_bench.latency.measure import MIN_SAMPLES, Effort, Failure, Findings, Timing, timer_for
+from fp_bench.latency.measure import MIN_SAMPLES, Effort, Findings, Timing, timer_for
 from fp_bench.machine import Machine, parse_dtype
-from fp_bench.method import Method
-from fp_bench.registry import Spec, create_method
+from fp_bench.registry import Spec
 from fp_bench.results.environment import code_version
-from fp_bench.results.record import Record, cell_key
+from fp_bench.results.record import LatencyRecord, cell_key
 from fp_bench.sizes import format_length
 
 CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
@@ -88,38 +89,6 @@ def dense_flop(shape: Shape) -> float:
     return 2.0 * shape.batch * shape.q_heads * shape.head_dim * shape.seq_len**2
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A method asked for, or why it cannot be had here."""
-
-    spec: Spec
-    method: Method | None
-    problem: str | None = None
-
-    @classmethod
-    def of(cls, spec: Spec, backend: str) -> "Candidate":
-        """Load a method; one that is unavailable becomes a row, not the end.
-
-        Raises:
-            UsageError: unknown name or parameter.
-        """
-        try:
-            return cls(spec, create_method(spec, backend))
-        except UnavailableError as error:
-            return cls(spec, None, " ".join(str(error).split()))
-
-    def fields(self) -> dict[str, Any]:
-        """Return the method's part of a record."""
-        if self.method is None:
-            return {"method": self.spec.name, "label": str(self.spec), "method_hash": "unavailable", "params": {}}
-        return {
-            "method": self.method.name,
-            "label": self.method.label,
-            "method_hash": self.method.method_hash,
-            "params": self.method.params.model_dump(mode="json"),
-        }
-
-
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One method on one attention call."""
@@ -131,18 +100,18 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Identify what was asked."""
-        return cell_key(dict(self.asked))
+        return cell_key(dict(self.asked), LatencyRecord.asked)
 
     def timed(
         self, number: int, findings: Findings, peak_bytes: int | None, timing: Timing, seen: Mapping[str, Any]
-    ) -> Record:
+    ) -> LatencyRecord:
         """Return the record of a round that was measured; ``seen`` is what the machine did meanwhile."""
         found = asdict(findings) | asdict(timing)
-        return Record(**self.asked, status="ok", round=number, peak_bytes=peak_bytes, **found, **seen)
+        return LatencyRecord(**self.asked, status="ok", round=number, peak_bytes=peak_bytes, **found, **seen)
 
-    def failed(self, number: int, why: Failure) -> Record:
+    def failed(self, number: int, why: Failure) -> LatencyRecord:
         """Return the record of a cell that could not be measured from round ``number`` on."""
-        return Record(**self.asked, status=why.status, reason=why.reason, round=number)
+        return LatencyRecord(**self.asked, status=why.status, reason=why.reason, round=number)
 
 
 @dataclass(frozen=True)

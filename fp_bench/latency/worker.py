@@ -1,27 +1,24 @@
 """What a worker process does: it checks and times one method on the inputs it is told to make."""
 
-import contextlib
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import torch
 
+from fp_bench.failures import Answer, attempt, collect_and_free
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import Shape
 from fp_bench.latency.kept_map import kept_maps
 from fp_bench.latency.measure import (
     Checked,
     Effort,
-    Failure,
     Findings,
     Timer,
     Timing,
     check,
     dense_truth,
-    failure,
     measure,
     timer_for,
 )
@@ -57,14 +54,6 @@ class Found:
     maps: list[KeptMap]
 
 
-@dataclass(frozen=True)
-class Answer(Generic[T]):
-    """What came of a step, and whether its process can be used for another."""
-
-    value: T | Failure
-    fit: bool = True
-
-
 class Hand:
     """One method with the inputs it was last checked on.
 
@@ -95,8 +84,8 @@ class Hand:
     def release(self) -> None:
         """Give the memory of the inputs back."""
         if self._ready is not None:
-            self._ready = None
-            _collect_and_free()
+            self._forget()
+            collect_and_free()
 
     def _load(self) -> None:
         if (here := code_version()) != self._setup.code_version:
@@ -121,38 +110,7 @@ class Hand:
         return measure(self._ready, effort, self._timer)
 
     def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        """Return what a step returns, or how it failed, with its memory given back."""
-        try:
-            value: T | Failure = step()
-        except Exception as error:  # a method may raise anything; the other cells go on
-            value = failure(error)
-        if isinstance(value, Failure):
-            # Only here are the tensors in the error's frames gone.
-            self._ready = None
-            _collect_and_free()
-        else:
-            _free()
-        return Answer(value, fit=self._is_fit(value))
+        return attempt(step, self._device, self._forget)
 
-    def _is_fit(self, value: object) -> bool:
-        if self._device.type != "cuda":
-            return True
-        if isinstance(value, Failure) and value.status == "oom":
-            return False  # what is left of its memory is in pieces
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError:  # an illegal access spoils the whole context
-            return False
-        return True
-
-
-def _collect_and_free() -> None:
-    gc.collect()
-    _free()
-
-
-def _free() -> None:
-    """Give unused memory back to the device, for the other workers on it."""
-    # A kernel that wrote out of bounds leaves a context in which this raises too; the records say so.
-    with contextlib.suppress(RuntimeError):
-        torch.cuda.empty_cache()
+    def _forget(self) -> None:
+        self._ready = None

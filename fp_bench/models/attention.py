@@ -15,10 +15,14 @@ from torch.nn.attention.bias import causal_lower_right
 
 from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnsupportedError, UsageError
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.reference import attention_rows, sample_rows
 from fp_bench.method import AttentionCall, Method
 from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.models.masks import hides_a_key, packed_positions, prefill_mask, visible
 
+RECALL_ROWS = 16
+"""Query rows of a layer on which recall is measured."""
 ROWS = 256
 """Queries that attention with a soft cap or sinks computes at a time, to bound its memory."""
 
@@ -32,7 +36,7 @@ class SparsePrefill:
         model: a loaded model whose attention goes through transformers' AttentionInterface.
         method: computes prefill.
         dense_layers: this many first layers run dense attention instead.
-        measure_density: whether to keep each sparse call's density, for ``counts``.
+        measure_selection: whether to keep each sparse call's density and its recall on sampled rows, for ``counts``.
 
     Raises:
         UsageError: a negative number of layers, or more than the model has.
@@ -44,7 +48,7 @@ class SparsePrefill:
         print(prefill.counts)
     """
 
-    def __init__(self, model: Any, method: Method, *, dense_layers: int = 0, measure_density: bool = False) -> None:
+    def __init__(self, model: Any, method: Method, *, dense_layers: int = 0, measure_selection: bool = False) -> None:
         self.method = method
         self.counts = CallCounts()
         """What became of the calls since the last ``counts.clear()``."""
@@ -59,7 +63,7 @@ class SparsePrefill:
             raise UsageError(f"dense_layers {dense_layers} is not in 0..{self._layers}, the model's layers")
         self._dense_layers = dense_layers
         self._dense = Dense()
-        self._measure_density = measure_density
+        self._measure_selection = measure_selection
         self._restarts: tuple[Tensor | None, bool] = (None, False)
         self._former: str | None = None
 
@@ -139,8 +143,12 @@ class SparsePrefill:
             raise UnsupportedError(reason)
         index = method.select(attention)
         out = method.attend(attention, index)
+        calls.kernels.add(method.implementation(attention, index))
         if index is not None:
-            calls.add_selection(index, measure=self._measure_density)
+            calls.sparse += 1
+            if self._measure_selection:
+                calls.add_density(index)
+                calls.add_recall(_recall(attention, index))
         elif method is self.method:
             calls.dense[f"{method.name} ran dense"] += 1
         else:
@@ -167,6 +175,15 @@ class SparsePrefill:
         if self._restarts[0] is not positions:
             self._restarts = (positions, bool((positions.diff(dim=-1) < 1).any()))
         return positions if self._restarts[1] else None
+
+
+def _recall(call: AttentionCall, index: BlockIndex) -> Tensor:
+    """Return the share of dense attention mass that a selection covers, mean over heads and sampled rows."""
+    rows = sample_rows(call.q_len, seed=call.layer, count=RECALL_ROWS)
+    dense, kept = (
+        attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows, index=which).lse for which in (None, index)
+    )
+    return (kept - dense).exp().mean()
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """Hugging Face models by name or folder, and the embedded one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -9,6 +11,29 @@ from fp_bench.errors import UnavailableError
 from fp_bench.models import embedded
 
 EMBEDDED = "embedded"
+
+
+class ModelFacts(NamedTuple):
+    """What is known of a model before its weights are loaded."""
+
+    tokenizer: Any
+    layers: int
+    positions: int | None
+    """Tokens it can read; None where its configuration does not say."""
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Return a model's tokenizer and what its configuration says.
+
+    Raises:
+        UnavailableError: it cannot be found, fetched or read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    with _or_unavailable(name):
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False).get_text_config()
+    return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
 
 def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> tuple[Any, Any]:
@@ -28,16 +53,25 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source = embedded.path() if name == EMBEDDED else name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    with _or_unavailable(name):
+        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            _source(name), dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
+    return model.to(device).eval(), tokenizer
+
+
+def _source(name: str) -> str | Path:
+    return embedded.path() if name == EMBEDDED else name
+
+
+@contextmanager
+def _or_unavailable(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnavailableError(f"model {name!r} cannot be loaded: {reason}") from None
-    return model.to(device).eval(), tokenizer
 
 
 def model_label(name: str) -> str:

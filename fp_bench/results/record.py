@@ -1,8 +1,8 @@
-"""One record: one cell in one round, one line of versioned JSON. It imports without torch."""
+"""One record: one cell in one round, or one scored sample; one line of versioned JSON. It imports without torch."""
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -13,20 +13,19 @@ Clock = Literal["cuda_event", "wall_clock"]
 Cache = Literal["cold", "as_left"]
 """State of the L2 cache before a sample: flushed, or as the call before left it."""
 
-ASKED = (
-    "kind", "method", "method_hash", "asked_backend", "seq_len", "q_len", "batch", "q_heads", "kv_heads",
-    "head_dim", "dtype", "input", "layer", "seed",
-)  # fmt: skip
-"""The fields that say what was asked: `cell_key` is their hash."""
-
 
 class Record(BaseModel):
-    """One latency cell in one round. Times are milliseconds, sizes bytes, lengths tokens."""
+    """What every record has. Times are milliseconds, sizes bytes, lengths tokens."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    asked: ClassVar[tuple[str, ...]]
+    """The fields that say what was asked: `cell_key` is their hash."""
+    result: ClassVar[str]
+    """The field that a record has if and only if its status is ok."""
+
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["latency"] = "latency"
+    kind: str
     status: Status
     reason: str | None = None
     """Why status is not ok, in one line."""
@@ -44,37 +43,68 @@ class Record(BaseModel):
     backend: str | None = None
     """What really computed the attention: a kernel or a dense implementation."""
     fallback: bool = False
-    """A sparse method that ran dense: it never counts as a speed-up."""
-
+    """A sparse method that ran dense: it never counts as that method's result."""
     seq_len: int
-    """Keys of each sequence (kv_len)."""
+    """Keys of each sequence (kv_len); of a sample, the tokens that prompt and answer may take."""
+    dtype: str
+    seed: int = 0
+    round: int = 0
+    engine: str = "operator"
+    """What ran the attention call: ``operator`` alone, or ``hf``, a Hugging Face model."""
+    density: float | None = None
+    """Kept share of the causal block pairs; 1 for dense."""
+    recall: float | None = None
+    """Share of dense attention mass that the kept blocks cover, mean over heads and sampled rows."""
+    env: str | None = None
+    """Id into env.json."""
+    command: str | None = None
+    """The line that measures this one cell again."""
+    time: str | None = None
+    """When it was written, UTC."""
+
+    @model_validator(mode="after")
+    def _fill_and_check(self) -> Self:
+        if not self.cell_key:
+            object.__setattr__(self, "cell_key", cell_key(self.model_dump(include=set(self.asked)), self.asked))
+        if (self.status == "ok") != (getattr(self, self.result) is not None):
+            value = getattr(self, self.result)
+            raise ValueError(f"status {self.status!r} with {self.result} {value}: a result needs status ok")
+        return self
+
+
+class LatencyRecord(Record):
+    """One attention call of one method, or a model's prefill, in one round."""
+
+    asked: ClassVar[tuple[str, ...]] = (
+        "kind", "method", "method_hash", "asked_backend", "seq_len", "q_len", "batch", "q_heads", "kv_heads",
+        "head_dim", "dtype", "input", "layer", "seed",
+    )  # fmt: skip
+    result: ClassVar[str] = "median_ms"
+
+    kind: Literal["latency"] = "latency"
     q_len: int
     batch: int
     q_heads: int
     kv_heads: int
     head_dim: int
-    dtype: str
     input: str
     """Where Q, K, V came from; records of different inputs are not comparable."""
     layer: int = 0
-    seed: int = 0
-    round: int = 0
 
     samples_ms: list[float] | None = None
-    """Raw times of the whole operator in this round."""
+    """Raw times of the whole operator (of the whole prefill with engine ``hf``) in this round."""
     median_ms: float | None = None
     select_ms: float | None = None
     """Median of the selection alone; None for dense."""
     attend_ms: float | None = None
     """Median of the attention alone, on a selection made outside the timer."""
+    ttft_ms: float | None = None
+    """Median time to first token of a model: from token ids on the device to the first token chosen."""
+    attention_ms: float | None = None
+    """Time of the attention of all layers within one prefill, selecting and attending."""
     timer: Clock | None = None
     cache: Cache | None = None
-    engine: str = "operator"
-    density: float | None = None
-    """Kept share of the causal block pairs; 1 for dense."""
     density_by_head: list[float] | None = None
-    recall: float | None = None
-    """Share of dense attention mass that the kept blocks cover, mean over heads and sampled rows."""
     recall_by_head: list[float] | None = None
     rel_err: float | None = None
     """Norm of the difference to exact dense attention over its norm, on sampled rows."""
@@ -87,29 +117,56 @@ class Record(BaseModel):
     """Most device memory in use during one call beyond what its inputs hold."""
     tflops: float | None = None
     """4 * head_dim FLOP for each computed score entry, over the attention's time."""
-    env: str | None = None
-    """Id into env.json."""
     gpu: dict[str, Any] | None = None
     """The GPU while this round was timed: see `fp_bench.latency.noise.summary`."""
     throttled: bool | None = None
     """Whether the GPU's clocks were held down at any time in the round; None where that is not known."""
     load_average: float | None = None
     """Of the host over the last minute, when the round ended; this run is part of it."""
-    command: str | None = None
-    """The line that measures this one cell again."""
-    time: str | None = None
-    """When it was written, UTC."""
-
-    @model_validator(mode="after")
-    def _fill_and_check(self) -> "Record":
-        if not self.cell_key:
-            object.__setattr__(self, "cell_key", cell_key(self.model_dump(include=set(ASKED))))
-        if (self.status == "ok") != (self.median_ms is not None):
-            raise ValueError(f"status {self.status!r} with median_ms {self.median_ms}: a time needs status ok")
-        return self
 
 
-def cell_key(asked: dict[str, Any]) -> str:
-    """Return sixteen hex digits of what was asked (the fields ``ASKED``)."""
-    text = json.dumps({name: asked[name] for name in ASKED}, sort_keys=True)
+class AccuracyRecord(Record):
+    """One sample of a suite, answered by a model with one method."""
+
+    asked: ClassVar[tuple[str, ...]] = (
+        "kind", "method", "method_hash", "asked_backend", "model", "dtype", "dense_layers", "chat", "suite", "variant",
+        "suite_version", "suite_params", "task", "seq_len", "sample_id", "seed",
+    )  # fmt: skip
+    result: ClassVar[str] = "score"
+
+    kind: Literal["accuracy"] = "accuracy"
+    model: str
+    suite: str
+    variant: str
+    """Which protocol of the suite; empty where there is one."""
+    suite_version: int
+    suite_params: dict[str, Any] = {}
+    task: str
+    sample_id: str
+    """The same for every model and method; results of methods are paired by it."""
+    dense_layers: int = 0
+    """First layers that ran dense whatever the method."""
+    chat: bool = False
+    """Whether the prompt went through the tokenizer's chat template."""
+    score: float | None = None
+    """0 to 1."""
+    kl: float | None = None
+    """Kullback-Leibler divergence of the next-token distributions from dense attention's, mean, nats; for samples
+    without answers."""
+    prediction: str | None = None
+    answers: list[str] | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    dense_calls: dict[str, int] | None = None
+    """Attention calls of the prefill that went dense, by reason."""
+    seconds: float | None = None
+    """Wall-clock time of the sample in its process, others at work on the device or not."""
+
+
+KINDS: dict[str, type[LatencyRecord] | type[AccuracyRecord]] = {"latency": LatencyRecord, "accuracy": AccuracyRecord}
+
+
+def cell_key(fields: dict[str, Any], asked: tuple[str, ...]) -> str:
+    """Return sixteen hex digits of what was asked: the fields named by ``asked``."""
+    text = json.dumps({name: fields[name] for name in asked}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

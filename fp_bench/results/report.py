@@ -6,24 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.results.plots import latency_plots
-from fp_bench.results.record import Record
-from fp_bench.results.selection_plots import selection_plots
+from fp_bench.results.accuracy_report import accuracy_chapter
+from fp_bench.results.chapter import Chapter
+from fp_bench.results.latency_report import latency_chapter
+from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.results.store import read_environments, read_records
-from fp_bench.results.tables import SETTING, Table, cells, comparison, failures, latency_tables
-from fp_bench.sizes import format_length
+from fp_bench.results.table import Table
 
+COUNTED = "--samples"
+VARIED = ("--methods", "--lens", "--layers", "--tasks", COUNTED)
+"""Options whose values differ between the cells of one command; of a count, the greatest covers the others."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-METHOD_NOTE = """\
-Every output was compared with the float32 definition on sampled query rows before any timing; a cell that failed has
-a reason and no time. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds'
-medians. Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept
-blocks cover, the error is the norm of the difference to exact dense attention over its norm. The share of ideal is the
-speed-up over the fastest dense kernel times the density.\
-"""
 
 
 def write_report(folder: Path) -> Path:
@@ -35,24 +29,58 @@ def write_report(folder: Path) -> Path:
     """
     records = read_records(folder).records
     if not records:
-        raise UsageError(f"{folder} has no whole record yet; measure with: fpbench latency --out {folder}")
-    environments = read_environments(folder)
+        raise UsageError(f"{folder} has no whole record yet; measure with fpbench latency or accuracy --out {folder}")
+    environment = _environment(records, read_environments(folder))
     try:
-        tables, plots = folder / "tables", folder / "plots"
-        tables.mkdir(exist_ok=True)
-        plots.mkdir(exist_ok=True)
-        comparison(records).to_csv(tables / "latency.csv", index=False)
-        cells(records).to_csv(tables / "cells.csv", index=False)
-        (tables / "latency.tex").write_text("\n\n".join(table.latex() for table in latency_tables(records)) + "\n")
-        machine = machine_name(_environment(records, environments))
-        drawn = [*latency_plots(records, machine), *selection_plots(records, machine, folder)]
-        pictures = [(plot.title, plot.save(plots).relative_to(folder)) for plot in drawn]
         path = folder / "report.md"
-        path.write_text("\n\n".join(_sections(records, environments, pictures)) + "\n")
+        path.write_text("\n\n".join(_sections(records, environment, folder)) + "\n")
     except OSError as error:
         kind = UnavailableError if error.errno in FULL else UsageError
         raise kind(f"cannot write the report to {folder}: {error.strerror}; the records are kept") from None
     return path
+
+
+def chapters(records: Sequence[Record], machine: str, folder: Path) -> list[Chapter]:
+    """Return one chapter for each kind in the records."""
+    latency = [record for record in records if isinstance(record, LatencyRecord)]
+    accuracy = [record for record in records if isinstance(record, AccuracyRecord)]
+    found = [latency_chapter(latency, machine, folder)] if latency else []
+    return found + ([accuracy_chapter(accuracy, machine)] if accuracy else [])
+
+
+def _sections(records: Sequence[Record], environment: Mapping[str, Any], folder: Path) -> Iterator[str]:
+    machine = machine_name(environment)
+    for chapter in chapters(records, machine, folder):
+        yield f"# {chapter.title}"
+        yield f"On {machine}."
+        yield from _chapter(chapter, folder)
+    yield "Again, all of it:"
+    yield "```\n" + "\n".join(commands(records)) + "\n```"
+    yield "One cell again: its `command` in the records."
+    yield "## Environment"
+    yield _environment_table(environment).markdown()
+
+
+def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
+    """Write a chapter's files and yield its sections."""
+    tables, plots = folder / "tables", folder / "plots"
+    tables.mkdir(exist_ok=True)
+    plots.mkdir(exist_ok=True)
+    for name, data in chapter.data.items():
+        data.to_csv(tables / f"{name}.csv", index=False)
+    (tables / f"{chapter.name}.tex").write_text("\n\n".join(table.latex() for table in chapter.tables) + "\n")
+    yield "\n".join(f"- {line}" for line in chapter.headlines)
+    for table in chapter.tables:
+        yield f"## {table.title}"
+        yield table.markdown()
+    for plot in chapter.draw():
+        yield f"![{plot.title}]({plot.save(plots).relative_to(folder).as_posix()})"
+    if chapter.failures.rows:
+        yield f"## {chapter.failures.title}"
+        yield chapter.failures.markdown()
+    yield "## How it was measured"
+    yield chapter.note
+    yield "\n".join(f"- {line}" for line in chapter.circumstances)
 
 
 def machine_name(environment: Mapping[str, Any]) -> str:
@@ -67,118 +95,26 @@ def _environment(records: Sequence[Record], environments: Mapping[str, dict[str,
     return next((environments[r.env] for r in reversed(records) if r.env and r.env in environments), {})
 
 
-def _sections(
-    records: Sequence[Record], environments: Mapping[str, dict[str, Any]], pictures: Sequence[tuple[str, Path]]
-) -> Iterator[str]:
-    environment = _environment(records, environments)
-    table = comparison(records)
-    yield "# Latency of sparse-prefill attention"
-    yield f"On {machine_name(environment)}."
-    yield "\n".join(f"- {line}" for line in headlines(table)) or "No sparse method was measured beside dense attention."
-    for part in latency_tables(records):
-        yield f"## {part.title}"
-        yield part.markdown()
-    for title, path in pictures:
-        yield f"![{title}]({path.as_posix()})"
-    if (missing := failures(records)).rows:
-        yield f"## {missing.title}"
-        yield missing.markdown()
-    yield "## How it was measured"
-    yield METHOD_NOTE
-    yield "\n".join(f"- {line}" for line in _circumstances(records))
-    yield "Again, all of it:"
-    yield "```\n" + "\n".join(commands(records)) + "\n```"
-    yield "One cell again: its `command` in `tables/cells.csv`."
-    yield "## Environment"
-    yield _environment_table(environment).markdown()
-
-
-def headlines(table: pd.DataFrame) -> list[str]:
-    """Return one sentence for the fastest sparse method at the greatest length of each setting.
-
-    Args:
-        table: what `tables.comparison` returns.
-    """
-    sparse = table[(table["method"] != "dense") & table["speedup_dense"].notna()]
-    lines = []
-    for _, rows in sparse.groupby([*SETTING], sort=False):
-        longest = rows[rows["seq_len"] == rows["seq_len"].max()]
-        best = longest.loc[longest["ms"].idxmin()]
-        fa2 = f" and {best['speedup_fa2']:.2f}x that of FlashAttention-2" if pd.notna(best["speedup_fa2"]) else ""
-        lines.append(
-            f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {best['ms']:.4g} ms on {best['input']} "
-            f"inputs: {best['speedup_dense']:.2f}x the speed of the fastest dense kernel ({best['dense']}, "
-            f"{best['dense_ms']:.4g} ms){fa2}, {best['ideal_share']:.0%} of the ideal. It keeps {best['density']:.1%} "
-            f"of the block pairs, which hold {best['recall']:.1%} of the attention mass."
-        )
-    return lines
-
-
-def _circumstances(records: Sequence[Record]) -> Iterator[str]:
-    timed = [record for record in records if record.status == "ok"]
-    for clock in sorted({record.timer or "" for record in timed}):
-        mine = [record for record in timed if record.timer == clock]
-        cold = all(record.cache == "cold" for record in mine)
-        yield (
-            f"{len(mine)} rounds timed with the {clock.replace('_', ' ')}, "
-            f"{min(len(r.samples_ms or ()) for r in mine)} to {max(len(r.samples_ms or ()) for r in mine)} samples "
-            f"each; the cache before a sample: {'flushed' if cold else 'as the call before left it'}."
-        )
-    yield from _disturbances(timed)
-    fallbacks = sorted({record.label for record in timed if record.fallback})
-    if fallbacks:
-        yield f"Fell back to dense attention, so without a speed-up of their own: {', '.join(fallbacks)}."
-
-
-def _disturbances(timed: Sequence[Record]) -> Iterator[str]:
-    """Say what the noise watch saw; see docs/noise.md."""
-    throttled = [record for record in timed if record.throttled]
-    if throttled:
-        reasons = sorted({reason for record in throttled for reason in (record.gpu or {}).get("throttle") or ()})
-        cells_of = sorted({f"{record.label} at {format_length(record.seq_len)}" for record in throttled})
-        yield (
-            f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}), in "
-            f"those of {_some(cells_of)}; they are marked `throttled` in the records and counted like the others."
-        )
-    elif any(record.throttled is False for record in timed):
-        yield "In no round were the GPU's clocks held down."
-    clocks = [(record.gpu or {}).get("sm_mhz") for record in timed]
-    medians = [clock["median"] for clock in clocks if isinstance(clock, Mapping)]
-    if medians:
-        yield f"SM clock, median of a round: {min(medians):.0f} to {max(medians):.0f} MHz."
-    shared = sum(bool((record.gpu or {}).get("other_processes")) for record in timed)
-    if shared:
-        yield f"In {shared} of {len(timed)} rounds the driver listed another process on the GPU."
-    blind = sorted({str(record.gpu["reason"]) for record in timed if record.gpu and "reason" in record.gpu})
-    if blind:
-        yield f"The GPU's clocks and throttling are not known: {'; '.join(blind)}."
-    loads = [record.load_average for record in timed if record.load_average is not None]
-    if loads:
-        yield f"Load average of the host: {min(loads):g} to {max(loads):g}, this run included."
-
-
-def _some(words: Sequence[str], most: int = 6) -> str:
-    """Return a list of words, cut short when it is long."""
-    rest = len(words) - most
-    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def commands(records: Sequence[Record]) -> list[str]:
     """Return the fewest command lines that measure everything again: one for each setting."""
-    by_rest: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    by_setting: dict[tuple[str, ...], dict[str, list[str]]] = {}
     for record in records:
         words = shlex.split(record.command or "")
         given = dict(zip(words[2::2], words[3::2], strict=False))
-        varied = {option: given.pop(option, "") for option in ("--methods", "--lens", "--layers")}
-        wanted = by_rest.setdefault(tuple(word for pair in given.items() for word in pair), {})
+        varied = {option: given.pop(option) for option in VARIED if option in given}
+        setting = (*words[:2], *(word for option in given.items() for word in option))
+        found = by_setting.setdefault(setting, {})
         for option, value in varied.items():
-            if value and value not in wanted.setdefault(option, []):
-                wanted[option].append(value)
-    return [
-        shlex.join(["fpbench", "latency", *(w for o, v in wanted.items() for w in (o, ",".join(v))), *rest])
-        for rest, wanted in by_rest.items()
-        if wanted
-    ]
+            if value not in found.setdefault(option, []):
+                found[option].append(value)
+    return [_command(setting, found) for setting, found in by_setting.items() if found]
+
+
+def _command(setting: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
+    words = list(setting[:2])
+    for option, values in found.items():
+        words += [option, max(values, key=int) if option == COUNTED else ",".join(values)]
+    return shlex.join([*words, *setting[2:]])
 
 
 def _environment_table(environment: Mapping[str, Any]) -> Table:

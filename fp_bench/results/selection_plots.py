@@ -28,10 +28,10 @@ from fp_bench.results.drawing import (
     new_figure,
 )
 from fp_bench.results.kept_maps import KeptMap, map_path, read_maps
-from fp_bench.results.plots import settings
-from fp_bench.results.record import Record
+from fp_bench.results.latency_plots import settings
+from fp_bench.results.latency_tables import SETTING
+from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import latest
-from fp_bench.results.tables import SETTING
 from fp_bench.sizes import format_length
 
 PUBLISHED_DENSITY = {4096: 0.70, 8192: 0.46, 16384: 0.29, 32768: 0.18, 65536: 0.10, 131072: 0.06}
@@ -40,7 +40,7 @@ MOST_MAPPED = 6
 """Methods in one figure of maps."""
 
 
-def selection_plots(records: Sequence[Record], machine: str, folder: Path) -> list[Plot]:
+def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path) -> list[Plot]:
     """Draw density by length and by head, and kept-block maps, for each setting in the records.
 
     Args:
@@ -64,10 +64,10 @@ def selection_plots(records: Sequence[Record], machine: str, folder: Path) -> li
     return plots
 
 
-def _of_setting(records: Sequence[Record], row: pd.Series) -> list[Record]:
+def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[LatencyRecord]:
     """Return the first measured round of each sparse cell of a setting, of the newest code."""
     newest = {record.cell_key: record.code_version for record in records}
-    first: dict[str, Record] = {}
+    first: dict[str, LatencyRecord] = {}
     for record in latest(records):
         same = all(getattr(record, name) == row[name] for name in SETTING)
         sparse = record.method != "dense" and not record.fallback
@@ -102,7 +102,7 @@ def _by_length(sparse: pd.DataFrame, name: str, caption: str) -> Plot:
     return Plot(name, "Density against length", figure, table)
 
 
-def _by_head(sparse: pd.DataFrame, longest: Sequence[Record], name: str, caption: str) -> Plot:
+def _by_head(sparse: pd.DataFrame, longest: Sequence[LatencyRecord], name: str, caption: str) -> Plot:
     figure, (axes,) = new_figure("Density of each head", caption, panels=1)
     rows: list[dict[str, Any]] = []
     most = max(len(record.density_by_head or ()) for record in longest)
@@ -133,13 +133,13 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[Record], name: str, caption
     return Plot(name, "Density by head", figure, pd.DataFrame(rows))
 
 
-def _maps(longest: Sequence[Record], folder: Path) -> list[tuple[Record, list[KeptMap]]]:
+def _maps(longest: Sequence[LatencyRecord], folder: Path) -> list[tuple[LatencyRecord, list[KeptMap]]]:
     first = sorted(longest, key=lambda record: (record.layer, record.label))[:MOST_MAPPED]
     with_maps = [(record, read_maps(map_path(folder, record.cell_key, record.code_version))) for record in first]
     return [(record, maps) for record, maps in with_maps if maps]
 
 
-def _kept_blocks(mapped: Sequence[tuple[Record, list[KeptMap]]], name: str, caption: str) -> Plot:
+def _kept_blocks(mapped: Sequence[tuple[LatencyRecord, list[KeptMap]]], name: str, caption: str) -> Plot:
     columns = max(len(maps) for _, maps in mapped)
     length = format_length(mapped[0][0].seq_len)
     width, height = max(5.6, 1.2 + 3.0 * columns), 1.1 + 3.25 * len(mapped)

@@ -7,20 +7,22 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pydantic import ValidationError
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.results.files import replace_file
 from fp_bench.results.kept_maps import KeptMap, map_path, write_maps
-from fp_bench.results.record import SCHEMA_VERSION, Record, Status
+from fp_bench.results.record import KINDS, SCHEMA_VERSION, Record, Status
+
+R = TypeVar("R", bound=Record)
 
 RECORDS = "records.jsonl"
 ENVIRONMENTS = "env.json"
 
 
-def latest(records: Iterable[Record]) -> list[Record]:
+def latest(records: Iterable[R]) -> list[R]:
     """Return the last record of each cell, version of the code and round: one tried again replaces its failure.
 
     A cell fails from one round on; measuring that round again takes the failure back.
@@ -84,7 +86,10 @@ def _record(fields: Any) -> Record:
     version = fields.get("schema_version", 0) if isinstance(fields, dict) else 0
     if version > SCHEMA_VERSION:
         raise UsageError(f"schema_version {version} is newer than {SCHEMA_VERSION}, this fpbench's; update fpbench")
-    return Record.model_validate(fields)
+    kind = fields.get("kind", "latency") if isinstance(fields, dict) else "latency"
+    if kind not in KINDS:
+        raise UsageError(f"unknown kind of record {kind!r}; known: {', '.join(KINDS)}")
+    return KINDS[kind].model_validate(fields)
 
 
 class RecordStore:
@@ -112,7 +117,10 @@ class RecordStore:
         if existing.torn:
             os.ftruncate(self._file, existing.size)
         self.torn = existing.torn
-        self.records = existing.records
+        self.records: list[Record] = []
+        self._of_cell: dict[tuple[str, str], list[Record]] = {}
+        for record in existing.records:
+            self._add(record)
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +146,11 @@ class RecordStore:
             os.ftruncate(self._file, self._size)
             raise self._refused(error) from None
         self._size += len(line)
+        self._add(record)
+
+    def _add(self, record: Record) -> None:
         self.records.append(record)
+        self._of_cell.setdefault((record.cell_key, record.code_version), []).append(record)
 
     def settled(self, cell_key: str, code_version: str, *, retry_failed: bool = False) -> frozenset[int] | None:
         """Return the rounds this version of the code has measured of a cell; None when it failed, for good.
@@ -159,7 +171,7 @@ class RecordStore:
         return next((record.status for record in mine if record.status != "ok"), "ok" if mine else None)
 
     def _latest(self, cell_key: str, code_version: str) -> list[Record]:
-        return latest([r for r in self.records if r.cell_key == cell_key and r.code_version == code_version])
+        return latest(self._of_cell.get((cell_key, code_version), []))
 
     def add_maps(self, cell_key: str, code_version: str, maps: Sequence[KeptMap]) -> None:
         """Keep the maps of a cell beside the records.

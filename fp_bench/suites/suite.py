@@ -41,6 +41,8 @@ class Suite(ABC):
     """Raised when the same seed may give other samples or scores than before."""
     tasks: ClassVar[tuple[str, ...]]
     """All tasks, in the order of tables."""
+    left_out: ClassVar[frozenset[str]] = frozenset()
+    """Tasks that are only run when they are named."""
     Params: ClassVar[type[SuiteParams]] = SuiteParams
 
     def __init__(self, params: SuiteParams | None = None) -> None:
@@ -60,11 +62,21 @@ class Suite(ABC):
         """Name and variant as the command line takes them, e.g. ``ruler@nvidia``."""
         return f"{cls.name}@{cls.variant}" if cls.variant else cls.name
 
+    @property
+    def label(self) -> str:
+        """Name, variant and changed parameters as the command line takes them."""
+        return ":".join([self.full_name(), *(f"{key}={value}" for key, value in self.params.changed().items())])
+
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise UsageError when a task is none of this suite's."""
         for task in tasks:
             if task not in self.tasks:
                 raise UsageError(f"{self.full_name()} has no task {task!r}{did_you_mean(task, self.tasks)}")
+
+    @staticmethod
+    def sample_id(task: str, length: int, index: int) -> str:
+        """Return the id of a sample, which is known before it is written."""
+        return f"{task}/{length}/{index}"
 
     @abstractmethod
     def samples(

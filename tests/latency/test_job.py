@@ -13,8 +13,8 @@ from fp_bench.latency.job import Conduct, count_pending, run
 from fp_bench.latency.plan import Heads, Request, make_plan
 from fp_bench.registry import Spec
 from fp_bench.results.kept_maps import map_path, read_maps
+from fp_bench.results.latency_tables import cells
 from fp_bench.results.store import RecordStore, read_records
-from fp_bench.results.tables import cells
 
 HERE = Conduct(isolate=False)
 """In this process: a worker takes seconds to start, and most of this is not about processes."""

@@ -7,18 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.failures import IncorrectError, failure
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.reference import sample_rows
 from fp_bench.latency.measure import (
     Effort,
-    IncorrectError,
     WallClock,
     check,
     computed_entries,
     dense_truth,
-    failure,
     measure,
-    sample_rows,
 )
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method

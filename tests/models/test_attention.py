@@ -112,9 +112,9 @@ def test_plain_causal_models(architecture: str) -> None:
     expected = logits(model, ids)
     with SparsePrefill(model, Dense()) as dense:
         assert_same(logits(model, ids), expected)
-    with SparsePrefill(model, keeps_all(), measure_density=True) as everything:
+    with SparsePrefill(model, keeps_all(), measure_selection=True) as everything:
         assert_same(logits(model, ids), expected)
-    with SparsePrefill(model, keeps_little(), measure_density=True) as little:
+    with SparsePrefill(model, keeps_little(), measure_selection=True) as little:
         assert differs(logits(model, ids), expected)
     for layer in range(LAYERS):
         assert dict(dense.counts.layers[layer].dense) == {"dense ran dense": 1}
@@ -268,7 +268,7 @@ def test_chunks_equal_the_whole_prompt(static: bool, cut: int) -> None:
 def test_chunks_at_block_bounds_select_what_the_whole_prompt_does() -> None:
     model, ids = build(PLAIN["llama"]), tokens()
     method = FlashPrefill.from_options({"alpha": 2, "window_blocks": 1, "last_full_blocks": 1}, backend="torch")
-    with SparsePrefill(model, method, measure_density=True) as prefill, torch.no_grad():
+    with SparsePrefill(model, method, measure_selection=True) as prefill, torch.no_grad():
         expected = model(ids).logits
         whole = prefill.counts.density()
         prefill.counts.clear()

@@ -1,6 +1,6 @@
 """Records as a test wants them."""
 
-from fp_bench.results.record import Record
+from fp_bench.results.record import LatencyRecord
 
 ASKED = {
     "code_version": "1+aaaa",
@@ -20,7 +20,7 @@ ASKED = {
 
 def timed(ms=2.0, **changed):
     found = {"samples_ms": [ms], "median_ms": ms, "attend_ms": ms, "density": 0.5, "recall": 0.9, "backend": "triton"}
-    return Record(**ASKED | found | {"status": "ok", "timer": "cuda_event", "cache": "cold"} | changed)
+    return LatencyRecord(**ASKED | found | {"status": "ok", "timer": "cuda_event", "cache": "cold"} | changed)
 
 
 def dense(ms=4.0, impl="cudnn", **changed):
@@ -31,4 +31,4 @@ def dense(ms=4.0, impl="cudnn", **changed):
 
 
 def failed(status="oom", reason="too large", **changed):
-    return Record(**ASKED | {"status": status, "reason": reason} | changed)
+    return LatencyRecord(**ASKED | {"status": status, "reason": reason} | changed)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fp_bench.results.record import ASKED, Record
+from fp_bench.results.record import LatencyRecord
 from tests.results.records import failed, timed
 
 finite = st.floats(1e-6, 1e9)
@@ -15,13 +15,13 @@ finite = st.floats(1e-6, 1e9)
 @given(samples=st.lists(finite, min_size=1), density=st.floats(0, 1), round=st.integers(0, 99), reason=st.text())
 def test_a_record_is_read_back_as_written(samples, density, round, reason):
     record = timed(samples_ms=samples, density=density, round=round, reason=reason)
-    assert Record.model_validate_json(record.model_dump_json(exclude_none=True)) == record
+    assert LatencyRecord.model_validate_json(record.model_dump_json(exclude_none=True)) == record
 
 
 def test_a_failed_cell_never_has_a_number():
-    with pytest.raises(ValidationError, match="a time needs status ok"):
+    with pytest.raises(ValidationError, match="a result needs status ok"):
         failed(median_ms=1.0)
-    with pytest.raises(ValidationError, match="a time needs status ok"):
+    with pytest.raises(ValidationError, match="a result needs status ok"):
         timed(median_ms=None)
 
 
@@ -39,11 +39,11 @@ CHANGES = {
 
 
 def test_every_asked_field_is_tried():
-    assert set(CHANGES) == set(ASKED) - {"kind"}
+    assert set(CHANGES) == set(LatencyRecord.asked) - {"kind"}
 
 
 def test_results_import_without_torch():
-    names = "record store environment tables plots report"
+    names = "record store environment latency_tables accuracy_tables drawing report merge"
     code = f"import sys; from fp_bench.results import {', '.join(names.split())}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

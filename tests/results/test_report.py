@@ -6,11 +6,12 @@ from matplotlib.image import imread
 
 from fp_bench.errors import UsageError
 from fp_bench.results.kept_maps import KeptMap
-from fp_bench.results.plots import latency_plots
-from fp_bench.results.report import commands, headlines, write_report
+from fp_bench.results.latency_plots import latency_plots
+from fp_bench.results.latency_report import headlines
+from fp_bench.results.latency_tables import comparison
+from fp_bench.results.report import commands, write_report
 from fp_bench.results.selection_plots import selection_plots
 from fp_bench.results.store import RecordStore
-from fp_bench.results.tables import comparison
 from tests.results.records import dense, failed, timed
 
 LENGTHS = (4096, 65536, 262144)

@@ -1,17 +1,13 @@
 """Tables of latency records: one row a length and method, beside the dense attention of the same run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from textwrap import wrap
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
-from rich.text import Text
 
-from fp_bench.results.record import Record
+from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import latest
+from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
@@ -21,20 +17,17 @@ BASELINE_MS = ("dense_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
 PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
-TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    character: "\\" + character for character in "&%$#_{}"
-}
 MEANS = ("select_ms", "attend_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
 
 
-def cells(records: Sequence[Record]) -> pd.DataFrame:
+def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a cell: rounds merged, of the newest code that measured it.
 
     ``ms`` is the median of the rounds' medians, ``low_ms`` and ``high_ms`` the fastest and the slowest round. A cell
     that failed in any round has its status and reason, and no number.
     """
     newest = {record.cell_key: record.code_version for record in records}
-    rows: dict[str, list[Record]] = {}
+    rows: dict[str, list[LatencyRecord]] = {}
     for record in latest(records):
         if record.code_version == newest[record.cell_key]:
             rows.setdefault(record.cell_key, []).append(record)
@@ -43,7 +36,7 @@ def cells(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame([_cell(rounds) for rounds in rows.values()], columns=columns)
 
 
-def _cell(rounds: Sequence[Record]) -> dict[str, Any]:
+def _cell(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
     first = rounds[0]
     row: dict[str, Any] = {name: getattr(first, name) for name in (*PER_CELL, "fallback", "env", "command")}
     failed = next((record for record in rounds if record.status != "ok"), None)
@@ -64,7 +57,7 @@ def _cell(rounds: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def comparison(records: Sequence[Record]) -> pd.DataFrame:
+def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: means over layers, and speed-ups over dense attention.
 
     ``speedup_fa2`` is over FlashAttention-2, ``speedup_dense`` over the fastest dense implementation of the same
@@ -112,68 +105,6 @@ def _over_layers(layers: pd.DataFrame) -> dict[str, Any]:
     return row
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of text, ready to be shown in any form.
-
-    Args:
-        title: one line above it.
-        columns: headings.
-        rows: as wide as ``columns``.
-        numbers: columns from here on are numbers, aligned to the right.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: int
-
-    def rich(self) -> RichTable:
-        """Return the table for a terminal."""
-        look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
-        table = RichTable(title=Text(self.title), title_justify="left", title_style="bold", **look)
-        for number, (column, width) in enumerate(zip(self.columns, self._longest_words(), strict=True)):
-            # rich would rather cut a word than wrap a heading, so columns of single words get theirs wrapped here.
-            single = not any(" " in row[number] for row in self.rows)
-            heading = "\n".join(wrap(column, width)) if single else column
-            table.add_column(heading, justify="right" if number >= self.numbers else "left", no_wrap=single)
-        for row in self.rows:
-            table.add_row(*map(Text, row))
-        return table
-
-    @property
-    def narrowest(self) -> int:
-        """Terminal columns it needs when cells break between words only: a number cut off is another number."""
-        return sum(width + 2 for width in self._longest_words())
-
-    def _longest_words(self) -> list[int]:
-        cells = zip(self.columns, *self.rows, strict=True)
-        return [max(map(len, " ".join(column).split())) for column in cells]
-
-    def markdown(self) -> str:
-        """Return the table as GitHub Markdown, without its title."""
-        align = ["--:" if number >= self.numbers else ":--" for number in range(len(self.columns))]
-        lines = [self.columns, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    def latex(self) -> str:
-        """Return the table as LaTeX with booktabs' rules, its title as the caption."""
-        align = "".join("r" if number >= self.numbers else "l" for number in range(len(self.columns)))
-        lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines.append(" & ".join(map(_tex, self.columns)) + r" \\")
-        lines.append(r"\midrule")
-        for before, row in zip([None, *self.rows], self.rows, strict=False):
-            if before is not None and before[0] != row[0]:
-                lines.append(r"\addlinespace")
-            lines.append(" & ".join(map(_tex, row)) + r" \\")
-        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
-
-
-def _tex(text: str) -> str:
-    """Escape what LaTeX reads as commands."""
-    return "".join(TEX_ESCAPES.get(character, character) for character in text)
-
-
 def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
     """Format a number to significant digits without an exponent."""
 
@@ -198,7 +129,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 """Column of `comparison` -> its heading and how a number is written."""
 
 
-def latency_tables(records: Sequence[Record]) -> list[Table]:
+def latency_tables(records: Sequence[LatencyRecord]) -> list[Table]:
     """Return one table for each setting in the records."""
     table = comparison(records)
     return [_table(group) for _, group in table.groupby([*SETTING], sort=False)]
@@ -227,7 +158,7 @@ def _table(group: pd.DataFrame) -> Table:
     return Table(title + (f"; mean of {layers} layers" if layers > 1 else ""), headings, rows, numbers=3)
 
 
-def failures(records: Sequence[Record]) -> Table:
+def failures(records: Sequence[LatencyRecord]) -> Table:
     """Return what was not measured and why, the lengths of one reason together; it may have no row."""
     table = comparison(records)
     failed = table[table["status"] != "ok"].fillna({"reason": ""})

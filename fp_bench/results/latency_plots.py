@@ -22,15 +22,15 @@ from fp_bench.results.drawing import (
     method_lines,
     new_figure,
 )
-from fp_bench.results.record import Record
-from fp_bench.results.tables import SETTING, comparison, setting_title
+from fp_bench.results.latency_tables import SETTING, comparison, setting_title
+from fp_bench.results.record import LatencyRecord
 from fp_bench.sizes import format_length
 
 MOST_ACROSS = 7
 """Panels of lengths in a row."""
 
 
-def latency_plots(records: Sequence[Record], machine: str) -> list[Plot]:
+def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
     """Draw latency, speed-up and stages against length for each setting in the records.
 
     Args:
@@ -48,7 +48,7 @@ def latency_plots(records: Sequence[Record], machine: str) -> list[Plot]:
     return plots
 
 
-def settings(records: Sequence[Record], machine: str) -> Iterator[tuple[pd.DataFrame, str, str]]:
+def settings(records: Sequence[LatencyRecord], machine: str) -> Iterator[tuple[pd.DataFrame, str, str]]:
     """Yield the measured rows of each setting, the suffix of its files' names, and its caption."""
     table = comparison(records)
     groups = [rows for _, rows in table[table["status"] == "ok"].groupby([*SETTING], sort=False)]

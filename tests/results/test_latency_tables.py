@@ -1,7 +1,8 @@
 import pandas as pd
 import pytest
 
-from fp_bench.results.tables import Table, cells, comparison, failures, latency_tables
+from fp_bench.results.latency_tables import cells, comparison, failures, latency_tables
+from fp_bench.results.table import Table
 from tests.results.records import dense, failed, timed
 
 

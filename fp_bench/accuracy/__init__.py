@@ -1,0 +1,1 @@
+"""The accuracy job: suites x lengths x methods become scored samples."""

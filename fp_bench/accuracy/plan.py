@@ -1,0 +1,217 @@
+"""The plan of an accuracy run: lengths x samples x methods become items, each one record."""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fp_bench.accuracy.worker import Answered, Setup, Stripe
+from fp_bench.candidate import Candidate
+from fp_bench.errors import UsageError
+from fp_bench.failures import Failure
+from fp_bench.kernels.backend import check_backend
+from fp_bench.machine import Machine, parse_dtype
+from fp_bench.models.load import EMBEDDED, model_facts, model_label
+from fp_bench.models.prompting import prompter
+from fp_bench.registry import Spec, create_suite
+from fp_bench.results.environment import code_version
+from fp_bench.results.record import AccuracyRecord, cell_key
+from fp_bench.sizes import format_length
+from fp_bench.suites.suite import Suite
+
+METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.6"}))
+"""FlashPrefill as its authors run it, and sparse enough on the embedded model to show."""
+CPU_SAMPLES, GPU_SAMPLES = 10, 50
+"""Samples a task and length."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None leaves the choice to the plan."""
+
+    lens: Sequence[int]
+    suites: Sequence[Spec]
+    tasks: Sequence[str] | None = None
+    methods: Sequence[Spec] | None = None
+    model: str = EMBEDDED
+    samples: int | None = None
+    seed: int = 0
+    dtype: str = "bf16"
+    backend: str = "auto"
+    dense_layers: int = 0
+    chat: str = "auto"
+    workers: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One sample for one method."""
+
+    stripe: Stripe
+    number: int
+    candidate: Candidate
+    asked: Mapping[str, Any]
+    """The record fields that are known before it is answered."""
+
+    @cached_property
+    def key(self) -> str:
+        """Identify what was asked."""
+        return cell_key(dict(self.asked), AccuracyRecord.asked)
+
+    @property
+    def label(self) -> str:
+        """Of its method."""
+        return str(self.asked["label"])
+
+    def answered(self, found: Answered) -> AccuracyRecord:
+        """Return the record of an answer."""
+        return AccuracyRecord(**self.asked, status="ok", **asdict(found))
+
+    def failed(self, why: Failure) -> AccuracyRecord:
+        """Return the record of a sample that could not be answered."""
+        return AccuracyRecord(**self.asked, status=why.status, reason=why.reason)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All items of a run, in order: by length, then by number of the sample, so that a run cut short is even."""
+
+    request: Request
+    machine: Machine
+    candidates: Sequence[Candidate]
+    items: Sequence[Item]
+    samples: int
+    """A task and length."""
+    chat: bool
+
+    def setup(self, stripes: Mapping[Stripe, Sequence[int]], worker: int) -> Setup:
+        """Return what a worker has to know that will be asked for these samples."""
+        asked = self.request
+        cores = os.cpu_count() or 1
+        return Setup(
+            model=asked.model,
+            dtype=asked.dtype,
+            chat=asked.chat,
+            dense_layers=asked.dense_layers,
+            suites=asked.suites,
+            methods={c.fields()["label"]: c.spec for c in self.candidates if c.method is not None},
+            backend=asked.backend,
+            seed=asked.seed,
+            device=self._device(worker),
+            threads=max(1, cores // asked.workers) if self.machine.gpu is None else None,
+            code_version=code_version(),
+            stripes=stripes,
+        )
+
+    def _device(self, worker: int) -> str:
+        """Return the device of a worker: they take turns over the GPUs."""
+        return f"cuda:{worker % torch.cuda.device_count()}" if self.machine.gpu else str(self.machine.device)
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know before believing the numbers, one line each."""
+        notes = []
+        if self.request.model == EMBEDDED:
+            notes.append(
+                "The embedded model is a probe of attention methods: it compares methods, it says nothing of other "
+                "models' scores."
+            )
+        if self.machine.gpu is None:
+            notes.append("No GPU here: the torch backend on the CPU; scores are as on a GPU but for rounding.")
+        return notes
+
+
+def make_plan(request: Request) -> Plan:
+    """Resolve a request into items; the model's weights are not loaded.
+
+    Raises:
+        UsageError: an unknown suite, task, method, parameter, dtype, backend or chat mode, or a length beyond the
+            model's positions.
+        UnavailableError: a suite or the model's tokenizer cannot be loaded.
+    """
+    parse_dtype(request.dtype)
+    check_backend(request.backend)
+    machine = Machine.here()
+    suites = {str(spec): create_suite(spec) for spec in request.suites}
+    tasks = {name: _tasks(suite, request.tasks, len(suites)) for name, suite in suites.items()}
+    facts = model_facts(request.model)
+    if facts.positions is not None and max(request.lens) > facts.positions:
+        raise UsageError(
+            f"length {format_length(max(request.lens))} exceeds the {facts.positions} positions of model "
+            f"{request.model}; give shorter --lens"
+        )
+    if not 0 <= request.dense_layers <= facts.layers:
+        raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
+    chat = prompter(facts.tokenizer, request.chat).chat
+    specs = request.methods or METHODS
+    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
+    samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
+    items = [
+        Item(
+            (name, task, length),
+            number,
+            candidate,
+            _asked(request, candidate, chat, suites[name], task, length, number),
+        )
+        for length in request.lens
+        for number in range(samples)
+        for name in suites
+        for task in tasks[name]
+        for candidate in candidates.values()
+    ]
+    return Plan(request, machine, list(candidates.values()), items, samples, chat)
+
+
+def _tasks(suite: Suite, asked: Sequence[str] | None, suites: int) -> list[str]:
+    """Return the tasks of a suite that are asked for; with several suites a task may be another's."""
+    if asked is None:
+        return [task for task in suite.tasks if task not in suite.left_out]
+    if suites == 1:
+        suite.check_tasks(asked)
+    return [task for task in suite.tasks if task in asked]
+
+
+def _asked(
+    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
+) -> dict[str, Any]:
+    """Return the record fields of an item that are known before it is answered."""
+    method = candidate.fields()
+    words = ["fpbench", "accuracy", "--suite", suite.label, "--tasks", task, "--lens", str(length)]
+    words += ["--methods", method["label"], "--model", model_label(request.model), "--samples", str(number + 1)]
+    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
+    words += ["--dense-layers", str(request.dense_layers), "--chat", "on" if chat else "off"]
+    return {
+        **method,
+        "kind": "accuracy",
+        "asked_backend": candidate.method.backend if candidate.method else request.backend,
+        "engine": "hf",
+        "model": model_label(request.model),
+        "dtype": request.dtype,
+        "dense_layers": request.dense_layers,
+        "chat": chat,
+        "suite": suite.name,
+        "variant": suite.variant,
+        "suite_version": suite.version,
+        "suite_params": suite.params.changed(),
+        "task": task,
+        "seq_len": length,
+        "sample_id": suite.sample_id(task, length, number),
+        "seed": request.seed,
+        "code_version": code_version(),
+        "command": shlex.join(words),
+    }
+
+
+def by_sample(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the items of each sample together, in order."""
+    together: list[Item] = []
+    for item in items:
+        if together and (item.stripe, item.number) != (together[0].stripe, together[0].number):
+            yield together
+            together = []
+        together.append(item)
+    if together:
+        yield together

@@ -1,0 +1,186 @@
+"""What a worker process of the accuracy job does: it holds the model and answers samples with one method or another."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fp_bench.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
+from fp_bench.baselines.dense import Dense
+from fp_bench.failures import Answer, attempt
+from fp_bench.machine import parse_dtype
+from fp_bench.method import Method
+from fp_bench.models.attention import SparsePrefill
+from fp_bench.models.load import load_model
+from fp_bench.models.prompting import Prompter, prompter
+from fp_bench.registry import Spec, create_method, create_suite
+from fp_bench.results.environment import code_version
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite
+
+Stripe = tuple[str, str, int]
+"""Name of a suite, task and length: samples of one stripe come in the order of their numbers."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker has to know of a run."""
+
+    model: str
+    dtype: str
+    chat: str
+    dense_layers: int
+    suites: Sequence[Spec]
+    methods: Mapping[str, Spec]
+    """Specs by label."""
+    backend: str
+    seed: int
+    device: str
+    threads: int | None
+    code_version: str
+    stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
+    """The numbers of the samples that this worker will be asked for."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of one sample and method; names and units as in `AccuracyRecord`."""
+
+    score: float
+    kl: float | None
+    prediction: str | None
+    answers: list[str]
+    prompt_tokens: int
+    new_tokens: int
+    density: float | None
+    recall: float | None
+    backend: str | None
+    fallback: bool
+    dense_calls: dict[str, int]
+    seconds: float
+
+
+class Examinee:
+    """A model in this process, which answers samples.
+
+    Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._methods: dict[str, Method] = {}
+        self._suites: dict[str, Suite] = {}
+        self._streams: dict[Stripe, Iterator[Sample]] = {}
+        self._sample: tuple[Stripe, int, Sample] | None = None
+        self._dense_logits: torch.Tensor | None = None
+        self._model: Any = None
+        self._prompter: Prompter | None = None
+        self._stop: set[int] = set()
+
+    def load(self) -> Answer[None]:
+        """Load the model."""
+        return attempt(self._load, self._device)
+
+    def answer(self, stripe: Stripe, number: int, label: str) -> Answer[Answered]:
+        """Answer one sample with one method.
+
+        Args:
+            stripe: suite, task and length.
+            number: of the sample; within a stripe they ascend.
+            label: of the method.
+        """
+        return attempt(lambda: self._answer(self._sample_of(stripe, number), stripe[0], label), self._device)
+
+    def _load(self) -> None:
+        setup = self._setup
+        if setup.threads:
+            torch.set_num_threads(setup.threads)
+        if (here := code_version()) != setup.code_version:
+            raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+        self._model, tokenizer = load_model(setup.model, device=self._device, dtype=parse_dtype(setup.dtype))
+        self._prompter = prompter(tokenizer, setup.chat)
+        self._stop = stop_tokens(self._model, tokenizer)
+
+    def _sample_of(self, stripe: Stripe, number: int) -> Sample:
+        """Return a sample; the methods that answer it after each other share it."""
+        if self._sample is not None and self._sample[:2] == (stripe, number):
+            return self._sample[2]
+        self._sample, self._dense_logits = None, None
+        suite, task, length = stripe
+        assert self._prompter is not None
+        wanted = self._suite(suite).sample_id(task, length, number)
+        for _ in range(2):
+            if stripe not in self._streams:
+                numbers = [other for other in self._setup.stripes.get(stripe, [number]) if other >= number]
+                self._streams[stripe] = self._suite(suite).samples(
+                    task,
+                    length,
+                    numbers,
+                    self._prompter,
+                    seed=self._setup.seed,
+                    reserved=self._prompter.reserved,
+                )
+            found = next((sample for sample in self._streams[stripe] if sample.id == wanted), None)
+            if found is not None:
+                self._sample = (stripe, number, found)
+                return found
+            del self._streams[stripe]  # it has passed the number, or broke off when it raised
+        raise RuntimeError(f"{suite} gives no sample {wanted}")
+
+    def _suite(self, name: str) -> Suite:
+        if name not in self._suites:
+            spec = next(spec for spec in self._setup.suites if str(spec) == name)
+            self._suites[name] = create_suite(spec)
+        return self._suites[name]
+
+    def _method(self, label: str) -> Method:
+        if label not in self._methods:
+            self._methods[label] = create_method(self._setup.methods[label], self._setup.backend)
+        return self._methods[label]
+
+    def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
+        assert self._prompter is not None
+        started = time.perf_counter()
+        prompt = self._prompter.prompt_ids(sample.context + sample.question, sample.answer_prefix)
+        config = self._model.config.get_text_config()
+        check_length(
+            len(prompt), sample.max_new_tokens, sample.length, getattr(config, "max_position_embeddings", None)
+        )
+        ids = torch.tensor([prompt], device=self._model.device)
+        method = self._method(label)
+        found: dict[str, Any]
+        with SparsePrefill(
+            self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
+        ) as prefill:
+            if sample.answers:
+                new = greedy(self._model, ids, sample.max_new_tokens, self._stop)
+                prediction = self._prompter.decode(new)
+                score = self._suite(suite).score(sample, prediction)
+                found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(new)}
+            else:
+                like = likeness(next_token_logits(self._model, ids), self._dense(ids))
+                found = {"score": like.agreement, "kl": like.kl, "prediction": None, "new_tokens": 0}
+        counts = prefill.counts
+        return Answered(
+            **found,
+            answers=list(sample.answers),
+            prompt_tokens=len(prompt),
+            density=counts.density() if counts.sparse else 1.0,
+            recall=counts.recall() if counts.sparse else 1.0,
+            backend="+".join(sorted(counts.kernels)) or None,
+            fallback=method.name != "dense" and not counts.sparse,
+            dense_calls={reason: count for reason, count in counts.dense.items() if reason != "decode"},
+            seconds=round(time.perf_counter() - started, 3),
+        )
+
+    def _dense(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return dense attention's logits of the current sample, computed once."""
+        if self._dense_logits is None:
+            with SparsePrefill(self._model, Dense()):
+                self._dense_logits = next_token_logits(self._model, ids)
+        return self._dense_logits

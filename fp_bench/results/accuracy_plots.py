@@ -1,0 +1,143 @@
+"""Plots of accuracy: score against length, score against density, and both by task."""
+
+from collections.abc import Iterator, Sequence
+
+import matplotlib
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import PercentFormatter
+
+from fp_bench.results.accuracy_tables import SETTING, by_task, setting_title, summary
+from fp_bench.results.drawing import (
+    COLOURS,
+    MUTED,
+    PANEL_TITLE,
+    STYLE,
+    Plot,
+    length_axis,
+    method_lines,
+    new_figure,
+)
+from fp_bench.results.record import AccuracyRecord
+from fp_bench.sizes import format_length
+
+ACROSS = 5
+"""Panels of tasks in a row."""
+
+
+def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot]:
+    """Draw the plots of each setting in the records.
+
+    Args:
+        records: of one run.
+        machine: what it ran on, for the caption.
+    """
+    totals, tasks = summary(records), by_task(records)
+    plots = []
+    with matplotlib.rc_context(STYLE):
+        for rows, of_tasks, suffix in _settings(totals, tasks):
+            caption = f"{setting_title(rows.iloc[0])} · {machine}"
+            if rows["seq_len"].nunique() > 1:
+                plots.append(_score(rows, f"score{suffix}", caption))
+            if (rows["method"] != "dense").any():
+                plots.append(_pareto(rows, f"pareto{suffix}", caption))
+            if of_tasks["task"].nunique() > 1:
+                plots.append(_tasks(of_tasks, f"tasks{suffix}", caption))
+    return plots
+
+
+def _settings(totals: pd.DataFrame, tasks: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, str]]:
+    """Yield the rows of each setting, those of its tasks, and the suffix of its files' names."""
+    groups = list(totals.groupby([*SETTING], sort=False, dropna=False))
+    for number, (setting, rows) in enumerate(groups, 1):
+        mine = tasks
+        for name, value in zip(SETTING, setting, strict=True):
+            mine = mine[mine[name] == value]
+        yield rows, mine, f"-{number}" if len(groups) > 1 else ""
+
+
+def _score(rows: pd.DataFrame, name: str, caption: str) -> Plot:
+    figure, (axes,) = new_figure("Score against length", caption, panels=1)
+    for label, line, look in method_lines(rows):
+        if (line["method"] == "dense").all():
+            axes.fill_between(line["seq_len"], 100 * line["low"], 100 * line["high"], color=look["color"], alpha=0.13)
+        axes.plot(line["seq_len"], 100 * line["score"], label=label, **look)
+    axes.set_title("average over tasks; band: 95 % interval of dense attention", **PANEL_TITLE)
+    length_axis(axes, rows)
+    axes.set_ylim(-3, 103)
+    figure.legend(loc="outside right upper", fontsize=9.5)
+    columns = ["seq_len", "label", "n", "score", "low", "high", "difference", "difference_low", "difference_high"]
+    return Plot(name, "Score against length", figure, rows[columns])
+
+
+def _pareto(rows: pd.DataFrame, name: str, caption: str) -> Plot:
+    lengths = sorted(set(rows["seq_len"]))
+    figure, panels = new_figure("Score against density", caption, panels=len(lengths))
+    figure.set_figwidth(2.4 + 3.1 * len(lengths))
+    labelled: dict[str, None] = {}
+    for axes, length in zip(panels, lengths, strict=True):
+        here = rows[rows["seq_len"] == length]
+        dense = here[here["method"] == "dense"]
+        for _, row in dense.head(1).iterrows():
+            axes.axhspan(100 * row["low"], 100 * row["high"], color=COLOURS["dense"], alpha=0.13, linewidth=0)
+            axes.axhline(100 * row["score"], color=COLOURS["dense"], linewidth=1.3)
+        sparse = here[(here["method"] != "dense") & ~here["fallback"]]
+        for _, front in sparse.groupby("method", sort=False):
+            line = front.sort_values("density")
+            colour = method_lines(front)[0][2]["color"]
+            axes.plot(line["density"], 100 * line["score"], color=colour, linewidth=1, alpha=0.5)
+        for label, points, look in method_lines(sparse):
+            axes.plot(points["density"], 100 * points["score"], linestyle="", **look)
+            axes.vlines(points["density"], 100 * points["low"], 100 * points["high"], color=look["color"], linewidth=1)
+            labelled.setdefault(label)
+        axes.set_title(format_length(length), loc="left", fontsize=11)
+        _density_axis(axes)
+    panels[0].set_ylim(-3, 103)
+    looks = {label: look for label, _, look in method_lines(rows[rows["method"] != "dense"])}
+    handles = [panels[0].plot([], [], linestyle="", label=label, **looks[label])[0] for label in labelled]
+    handles.append(panels[0].plot([], [], color=COLOURS["dense"], linewidth=1.3, label="dense, 95 %")[0])
+    figure.legend(handles=handles, loc="outside right upper", fontsize=9.5)
+    columns = ["seq_len", "label", "density", "recall", "n", "score", "low", "high"]
+    return Plot(name, "Score against density", figure, rows[columns])
+
+
+def _density_axis(axes: Axes) -> None:
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("kept share of block pairs")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _tasks(rows: pd.DataFrame, name: str, caption: str) -> Plot:
+    """Draw a panel for each task: score against length, or against density where there is one length."""
+    tasks = list(dict.fromkeys(rows["task"]))
+    across = min(len(tasks), ACROSS)
+    down = -(-len(tasks) // across)
+    width, height = 2.4 + 2.5 * across, 1.2 + 2.3 * down
+    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.85 / height))
+    figure = Figure(figsize=(width, height), layout=room)
+    figure.text(0.12 / width, 1 - 0.12 / height, "Score by task", fontsize=14, fontweight="bold", va="top")
+    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
+    panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
+    for axes in panels[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(panels, tasks, strict=False):
+        here = rows[rows["task"] == task]
+        for label, line, look in method_lines(here):
+            if rows["seq_len"].nunique() > 1:
+                axes.plot(line["seq_len"], 100 * line["score"], label=label, **look | {"markersize": 4})
+            else:
+                axes.plot(line["density"], 100 * line["score"], linestyle="", label=label, **look)
+        if rows["seq_len"].nunique() > 1:
+            length_axis(axes, rows)
+            axes.set_xlabel("")
+            axes.tick_params(axis="x", labelsize=8)
+        else:
+            _density_axis(axes)
+        axes.set_title(task, loc="left", fontsize=10)
+    panels[0].set_ylim(-5, 105)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9.5)
+    columns = ["seq_len", "task", "label", "n", "score", "density", "recall"]
+    return Plot(name, "Score by task", figure, rows[columns])

@@ -1,0 +1,75 @@
+"""What a report says of accuracy records."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import pandas as pd
+
+from fp_bench.results.accuracy_plots import accuracy_plots
+from fp_bench.results.accuracy_tables import (
+    accuracy_tables,
+    by_task,
+    failures,
+    points,
+    samples,
+    setting_title,
+    signed,
+    summary,
+)
+from fp_bench.results.chapter import Chapter
+from fp_bench.results.record import AccuracyRecord
+from fp_bench.sizes import format_length
+
+METHOD_NOTE = """\
+Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
+dense attention is paired by sample: its interval is from a bootstrap within tasks, that of a score by Wilson's formula,
+both 95 %. Density and recall are of the prefill, mean over layers and heads, recall on sampled query rows.\
+"""
+
+
+def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter:
+    """Return the chapter of accuracy records.
+
+    Args:
+        records: of one run.
+        machine: what it ran on.
+    """
+    totals = summary(records)
+    return Chapter(
+        title="Accuracy of sparse-prefill attention",
+        name="accuracy",
+        headlines=list(_headlines(totals)) or ["No sparse method was scored beside dense attention."],
+        tables=accuracy_tables(records),
+        draw=partial(accuracy_plots, records, machine),
+        failures=failures(records),
+        note=METHOD_NOTE,
+        circumstances=list(_circumstances(samples(records))),
+        data={"accuracy": totals, "tasks": by_task(records), "samples": samples(records)},
+    )
+
+
+def _headlines(totals: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each sparse method at its greatest length."""
+    sparse = totals[(totals["method"] != "dense") & totals["difference"].notna()]
+    for _, row in sparse[sparse["seq_len"] == sparse["seq_len"].max()].iterrows():
+        yield (
+            f"At {format_length(int(row['seq_len']))}, `{row['label']}` scores {points(row['score'])} on "
+            f"{setting_title(row)}: {signed(row['difference'])} points to dense attention (95 %: "
+            f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
+            f"keeping {row['density']:.1%} of the block pairs."
+        )
+
+
+def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
+    ok = rows[rows["status"] == "ok"]
+    if len(ok):
+        yield (
+            f"{len(ok)} answers scored; prompts of {ok['prompt_tokens'].min():.0f} to {ok['prompt_tokens'].max():.0f} "
+            f"tokens, {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length in the mean."
+        )
+    failed = len(rows) - len(ok)
+    if failed:
+        yield f"{failed} answers could not be had; they count for no average."
+    fallbacks = sorted(set(ok.loc[ok["fallback"].astype(bool), "label"]))
+    if fallbacks:
+        yield f"Ran dense everywhere, so no result of their own: {', '.join(fallbacks)}."

@@ -1,0 +1,99 @@
+"""Fidelity: no questions, only a text; next-token distributions are compared with dense attention's on it."""
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.suites.probe.text import OPENING, filler, keys, needle, number, recall
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
+
+
+class Fidelity(Suite):
+    """How far a method's next-token distributions are from dense attention's, on any text."""
+
+    name: ClassVar[str] = "fidelity"
+    tasks: ClassVar[tuple[str, ...]] = ("text",)
+
+    class Params(SuiteParams):
+        """Which text."""
+
+        text: str | None = Field(None)
+        """A text file, cut into samples from its start; none: sentences of the probe."""
+
+    params: Params
+
+    def samples(
+        self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
+    ) -> Iterator[Sample]:
+        """Cut the text; see `Suite.samples`. Sample i is the i-th piece of a file, or a text of its own.
+
+        Raises:
+            UsageError: a file with fewer tokens than the samples take.
+            UnavailableError: a file that cannot be read.
+        """
+        room = length - reserved
+        ids = tokenizer.encode(_read(self.params.text)) if self.params.text else []
+        for index in indices:
+            if self.params.text:
+                piece = tokenizer.decode(ids[index * room : (index + 1) * room])
+                if (index + 1) * room > len(ids):
+                    raise UsageError(
+                        f"fidelity: {self.params.text} has {len(ids)} tokens; {index + 1} samples of {length} take "
+                        f"{(index + 1) * room}: ask for fewer, or shorter ones"
+                    )
+            else:
+                piece = _written(random.Random(f"fidelity {self.version} {length} {seed} {index}"), room, tokenizer)
+            yield Sample(
+                id=self.sample_id(task, length, index),
+                task=task,
+                length=length,
+                context=_shortened(piece, room, tokenizer),
+                question="",
+                answer_prefix="",
+                answers=(),
+                max_new_tokens=0,
+            )
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Refuse: there is nothing to predict; the distributions are compared."""
+        raise NotImplementedError(f"{sample.id} has no answer; its next-token distributions are compared")
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnavailableError(f"fidelity:text={path} cannot be read: {error}") from None
+
+
+def _written(draw: random.Random, room: int, tokenizer: Tokenizer) -> str:
+    """Return at least ``room`` tokens of needles, recalls of them and sentences that say nothing."""
+    unused = keys(draw)
+    known: list[tuple[str, str]] = []
+    parts, tokens = [OPENING], len(tokenizer.encode(OPENING))
+    while tokens < room:
+        kind = draw.choices(("filler", "needle", "recall"), (6, 2, 1))[0]
+        if kind == "needle" and (key := next(unused, None)) is not None:
+            known.append((key, number(draw)))
+            part = needle(*known[-1])
+        else:
+            part = recall(*draw.choice(known)) if kind == "recall" and known else filler(draw)
+        parts.append(part)
+        tokens += len(tokenizer.encode(part))
+    return "".join(parts)
+
+
+def _shortened(text: str, room: int, tokenizer: Tokenizer) -> str:
+    """Cut a text to at most ``room`` tokens; text that was decoded may be encoded as more than it came from."""
+    ids = tokenizer.encode(text)
+    keep = room
+    while len(ids) > room:
+        text = tokenizer.decode(ids[:keep])
+        ids = tokenizer.encode(text)
+        keep -= 1
+    return text

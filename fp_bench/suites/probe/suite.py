@@ -1,0 +1,66 @@
+"""The probe as a suite: drafts become samples that fit their length."""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from fp_bench.errors import UsageError
+from fp_bench.suites.probe.tasks import TASKS, Draft, Room
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.scoring import all_of
+from fp_bench.suites.suite import Suite, Tokenizer
+
+MAX_NEW_TOKENS = 64
+SHORTEST = 256
+"""Tokens of a prompt and its answer, below which some task has no text left."""
+
+
+class Probe(Suite):
+    """Hermetic retrieval tasks in the wording and vocabulary that the embedded model was trained on."""
+
+    name: ClassVar[str] = "probe"
+    tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
+    left_out: ClassVar[frozenset[str]] = frozenset({"question_first"})  # the embedded model has not learnt it
+
+    def samples(
+        self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
+    ) -> Iterator[Sample]:
+        """Write samples; see `Suite.samples`."""
+        self.check_tasks([task])
+        if length < SHORTEST + reserved:
+            raise UsageError(f"probe: length {length} is too short for {task}; at least {SHORTEST + reserved}")
+        limit = length - reserved - MAX_NEW_TOKENS
+        for index in indices:
+            seeded = f"probe {self.version} {task} {length} {seed} {index}"
+            draft = _fitted(task, limit, tokenizer, index, seeded)
+            yield Sample(
+                id=self.sample_id(task, length, index),
+                task=task,
+                length=length,
+                context=draft.opening + "".join(draft.units),
+                question=draft.question,
+                answer_prefix=draft.prefix,
+                answers=draft.answers,
+                max_new_tokens=MAX_NEW_TOKENS,
+            )
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Return the share of the answers that the prediction holds."""
+        return all_of(prediction, sample.answers)
+
+
+def _fitted(task: str, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> Draft:
+    """Write the longest draft of at most ``limit`` tokens that its seed gives."""
+    room = limit - len(tokenizer.encode(_around(TASKS[task](Room(random.Random(seeded), 0, tokenizer, index)))))
+    while True:
+        draft = TASKS[task](Room(random.Random(seeded), room, tokenizer, index))
+        whole = draft.opening + "".join(draft.units) + draft.question + draft.prefix
+        over = len(tokenizer.encode(whole)) - limit
+        if over <= 0:
+            return draft
+        # Sentences together may take more tokens than each alone, and the question may name another person.
+        room -= over
+
+
+def _around(draft: Draft) -> str:
+    return draft.opening + draft.question + draft.prefix

@@ -1,0 +1,195 @@
+"""The tasks of the probe. Those that tell attention methods apart come first; plain needles are sanity checks.
+
+Plain needles are answered by the question alone, which stands in the last query blocks, and those are dense in most
+methods. In the first tasks the text itself has to be read together: values that belong to one key, values that are
+stated again, facts of one document.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count as numbers
+from typing import NamedTuple
+
+from fp_bench.suites.probe.text import OPENING, Person, code, document, filler, keys, needle, number, people, recall
+from fp_bench.suites.suite import Tokenizer
+
+KEYS = 4
+"""Values of one key, and keys of one question, where there are several."""
+SHARE_RESTATED = 0.8
+TOKENS_A_KEY = 120
+"""Of text for each key that may be stated again."""
+
+
+class Draft(NamedTuple):
+    """The text of a prompt and what is asked after it."""
+
+    units: Sequence[str]
+    question: str
+    prefix: str
+    answers: tuple[str, ...]
+    opening: str = OPENING
+
+
+@dataclass(frozen=True)
+class Room:
+    """The tokens that the text may take, and the random numbers that it is made of."""
+
+    draw: random.Random
+    tokens: int
+    tokenizer: Tokenizer
+    index: int
+    """Number of the sample: what must be even over samples goes by it."""
+
+    def take(self, units: Iterable[str], among: Sequence[str] = ()) -> list[str]:
+        """Return as many of the units as there is room for beside those that are in it already."""
+        left = self.tokens - sum(map(self._cost, among))
+        taken = []
+        for unit in units:
+            left -= self._cost(unit)
+            if left < 0:
+                break
+            taken.append(unit)
+        return taken
+
+    def scatter(self, inserts: Sequence[str]) -> list[str]:
+        """Return the inserts in their order, at random places among sentences that say nothing."""
+        fillers = iter(self.take(_fillers(self.draw), among=inserts))
+        length = len(inserts) + len(rest := list(fillers))
+        places = set(self.draw.sample(range(length), len(inserts)))
+        ours, theirs = iter(inserts), iter(rest)
+        return [next(ours) if place in places else next(theirs) for place in range(length)]
+
+    def at_depth(self, insert: str) -> list[str]:
+        """Return it among sentences that say nothing, at a depth that samples spread evenly over the text."""
+        units = self.take(_fillers(self.draw), among=[insert])
+        golden_ratio = 0.6180339887
+        depth = (0.5 + self.index * golden_ratio) % 1
+        units.insert(round(depth * len(units)), insert)
+        return units
+
+    def _cost(self, unit: str) -> int:
+        return len(self.tokenizer.encode(unit))
+
+
+def _fillers(draw: random.Random) -> Iterator[str]:
+    return (filler(draw) for _ in numbers())
+
+
+def _ask(key: str, kind: str = "number") -> tuple[str, str]:
+    """Return question and answer prefix for one value."""
+    question = f"\n\nQuestion: What is the magic {kind} for {key} in the text above?"
+    return question, f"\nAnswer: The magic {kind} for {key} is"
+
+
+def multivalue(room: Room) -> Draft:
+    """Several values of one key, far apart: all of them are asked for."""
+    key = next(keys(room.draw))
+    values = [number(room.draw) for _ in range(KEYS)]
+    question = f"\n\nQuestion: What are all the magic numbers for {key} in the text above?"
+    prefix = f"\nAnswer: All the magic numbers for {key} are"
+    return Draft(room.scatter([needle(key, value) for value in values]), question, prefix, tuple(values))
+
+
+def restated(room: Room) -> Draft:
+    """Many keys, most of them stated again later in the text."""
+    known: list[tuple[str, str]] = []
+    inserts = []
+    for key, _ in zip(keys(room.draw), range(max(2 * KEYS, room.tokens // TOKENS_A_KEY)), strict=False):
+        known.append((key, number(room.draw)))
+        inserts.append(needle(*known[-1]))
+        if room.draw.random() < SHARE_RESTATED:
+            inserts.append(recall(*room.draw.choice(known)))
+    key, value = room.draw.choice(known)
+    return Draft(room.scatter(inserts), *_ask(key), (value,))
+
+
+def fact(room: Room) -> Draft:
+    """A fact about a person who is named."""
+    documents, chosen = _documents(room)
+    question, prefix, answer = (
+        (f"In which city does {chosen.name} live?", f"{chosen.name} lives in", chosen.home),
+        (f"What work does {chosen.name} do?", f"{chosen.name} works as a", chosen.job),
+        (f"What does {chosen.name} own?", f"{chosen.name} owns a", chosen.thing),
+    )[room.index % 3]
+    return Draft(documents, f"\n\nQuestion: {question}", f"\nAnswer: {prefix}", (answer,))
+
+
+def reverse_fact(room: Room) -> Draft:
+    """Whom a fact is true of."""
+    documents, chosen = _documents(room)
+    prefix = f"The person living in {chosen.home} is"
+    return Draft(documents, f"\n\nQuestion: Who lives in {chosen.home}?", f"\nAnswer: {prefix}", (chosen.name,))
+
+
+def two_hop(room: Room) -> Draft:
+    """A fact about a person who is described by another fact; the answer has to name both."""
+    documents, chosen = _documents(room)
+    question = f"\n\nQuestion: What work does the person living in {chosen.home} do?"
+    answer = f"{chosen.name}. {chosen.name} works as a {chosen.job}"
+    return Draft(documents, question, f"\nAnswer: The person living in {chosen.home} is", (answer,))
+
+
+def _documents(room: Room) -> tuple[list[str], Person]:
+    """Return a text of documents, and a person of one of them."""
+    everyone: list[Person] = []
+
+    def documents() -> Iterator[str]:
+        for person in people(room.draw):
+            everyone.append(person)
+            yield document(room.draw, len(everyone), person)
+
+    taken = room.take(documents())
+    return taken, room.draw.choice(everyone[: max(1, len(taken))])
+
+
+def question_first(room: Room) -> Draft:
+    """One of several keys, named before the text and not after it: reading has to mark the value."""
+    chosen, *others = (key for key, _ in zip(keys(room.draw), range(KEYS), strict=False))
+    values = [number(room.draw) for _ in range(KEYS)]
+    inserts = [needle(key, value) for key, value in zip([chosen, *others], values, strict=True)]
+    room.draw.shuffle(inserts)
+    opening = f"{OPENING}Question: What is the magic number for {chosen} in the text below?\n"
+    return Draft(room.scatter(inserts), "\n", "\nAnswer: The magic number is", (values[0],), opening)
+
+
+def multikey(room: Room) -> Draft:
+    """Nothing but needles, each with a key of its own."""
+    known: list[tuple[str, str]] = []
+
+    def needles() -> Iterator[str]:
+        for key in keys(room.draw):
+            known.append((key, number(room.draw)))
+            yield needle(*known[-1])
+
+    taken = room.take(needles())
+    key, value = room.draw.choice(known[: max(1, len(taken))])
+    return Draft(taken, *_ask(key), (value,))
+
+
+def needle_code(room: Room) -> Draft:
+    """A single needle with a long code."""
+    key, value = next(keys(room.draw)), code(room.draw, 12)
+    return Draft(room.at_depth(needle(key, value, "code")), *_ask(key, "code"), (value,))
+
+
+def needle_number(room: Room) -> Draft:
+    """A single needle with a number."""
+    key, value = next(keys(room.draw)), number(room.draw)
+    return Draft(room.at_depth(needle(key, value)), *_ask(key), (value,))
+
+
+TASKS: dict[str, Callable[[Room], Draft]] = {
+    task.__name__: task
+    for task in (
+        multivalue,
+        restated,
+        fact,
+        reverse_fact,
+        two_hop,
+        question_first,
+        multikey,
+        needle_code,
+        needle_number,
+    )
+}
