@@ -9,9 +9,10 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from fp_bench.suites.ruler import templates
-from fp_bench.suites.ruler.templates import NEEDLE, Prompt
+from fp_bench.suites.ruler.templates import NEEDLE, Prompt, Template
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.scoring import all_of, any_of, printable
+from fp_bench.suites.suite import Suite
 
 Kind = Literal["words", "numbers", "uuids"]
 
@@ -38,12 +39,20 @@ class Needles:
         """Return the needle that gives a key a value."""
         return NEEDLE.format(type_needle_v=self.values, key=key, value=value)
 
+    @property
+    def template(self) -> Template:
+        """The wording for one value or several."""
+        return templates.NIAH if self._several else templates.NIAH.singular()
+
     def prompt(self, context: str, keys: list[str]) -> Prompt:
         """Ask for the values of keys."""
         query = ", ".join(keys[:-1]) + ", and " + keys[-1] if len(keys) > 1 else keys[0]
-        if self.queries * self.values_per_key > 1:
-            return templates.NIAH.fill(context, type_needle_v=self.values, query=query)
-        return templates.NIAH.singular().fill(context, type_needle_v=self.values.removesuffix("s"), query=query)
+        kind = self.values if self._several else self.values.removesuffix("s")
+        return self.template.fill(context, type_needle_v=kind, query=query)
+
+    @property
+    def _several(self) -> bool:
+        return self.queries * self.values_per_key > 1
 
 
 NEEDLES = {
@@ -72,17 +81,17 @@ def numbered_list(words: Sequence[str]) -> str:
     return " ".join(f"{place}. {word}" for place, word in enumerate(words, start=1))
 
 
-def sample_of(task: str, length: int, index: int, written: Written) -> Sample:
-    """Return what was written as a sample."""
+def sample_of(task: str, length: int, index: int, written: Written, max_new_tokens: int | None = None) -> Sample:
+    """Return what was written as a sample, with the task's own number of new tokens where none is given."""
     return Sample(
-        id=f"{task}/{length}/{index}",
+        id=Suite.sample_id(task, length, index),
         task=task,
         length=length,
         context=written.prompt.context,
         question=written.prompt.question,
         answer_prefix=written.prompt.answer_prefix,
         answers=written.answers,
-        max_new_tokens=MAX_NEW_TOKENS[task],
+        max_new_tokens=MAX_NEW_TOKENS[task] if max_new_tokens is None else max_new_tokens,
     )
 
 

@@ -77,9 +77,8 @@ class World:
     def about(self, who: str) -> tuple[Document, Fact]:
         """Return a document about a person, and one of the facts in it."""
         facts = self.facts()
-        return Document(who, tuple(with_articles(fact.sentence.format(who=who)) for fact in facts)), self._draw.choice(
-            facts
-        )
+        sentences = tuple(with_articles(fact.sentence.format(who=who)) for fact in facts)
+        return Document(who, sentences), self._draw.choice(facts)
 
     def company(self) -> tuple[Document, str, str]:
         """Return a document about a company, the company and its founder."""
