@@ -24,6 +24,9 @@ BUILTIN_METHODS = {
 BUILTIN_SUITES = {
     "fidelity": "fp_bench.suites.fidelity:Fidelity",
     "probe": "fp_bench.suites.probe.suite:Probe",
+    "ruler": "fp_bench.suites.ruler.hermetic.suite:Ruler",
+    "ruler@files": "fp_bench.suites.ruler.files:RulerFiles",
+    "ruler@nvidia": "fp_bench.suites.ruler.nvidia.suite:NvidiaRuler",
 }
 
 

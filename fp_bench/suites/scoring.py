@@ -1,6 +1,17 @@
 """Metrics of predictions, as pure functions; each returns a share between 0 and 1."""
 
+import re
 from collections.abc import Sequence
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
+
+
+def printable(prediction: str) -> str:
+    """Return a prediction as RULER reads it: stripped, control characters as line breaks.
+
+    Source: NVIDIA/RULER ``scripts/eval/evaluate.py``.
+    """
+    return _CONTROL.sub("\n", prediction.strip()).strip()
 
 
 def all_of(prediction: str, answers: Sequence[str]) -> float:

@@ -100,6 +100,14 @@ class Suite(ABC):
             UnavailableError: data that is not here.
         """
 
+    def provenance(self, task: str) -> dict[str, str]:  # noqa: ARG002
+        """Return versions and hashes of the data that a task's samples are made of; code has ``version``.
+
+        Raises:
+            UnavailableError: data that is not here.
+        """
+        return {}
+
     @abstractmethod
     def score(self, sample: Sample, prediction: str) -> float:
         """Return how right a prediction is, 0 to 1.

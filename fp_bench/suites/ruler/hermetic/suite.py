@@ -1,0 +1,56 @@
+"""``ruler`` as a suite."""
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from fp_bench.errors import UsageError
+from fp_bench.suites.cache import SampleCache
+from fp_bench.suites.ruler import tasks
+from fp_bench.suites.ruler.hermetic.draft import Draw
+from fp_bench.suites.ruler.hermetic.drafts import draft
+from fp_bench.suites.ruler.hermetic.fit import fitted
+from fp_bench.suites.ruler.tasks import MAX_NEW_TOKENS, Written
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite, Tokenizer
+
+CACHED_FROM = 65_536
+"""Shorter prompts are written faster than it is worth to keep them."""
+
+
+class Ruler(Suite):
+    """RULER's thirteen tasks in its own wording, from words, prose and facts of ours; needs nothing."""
+
+    name: ClassVar[str] = "ruler"
+    tasks: ClassVar[tuple[str, ...]] = tasks.TASKS
+
+    def samples(
+        self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
+    ) -> Iterator[Sample]:
+        """Write samples; see `Suite.samples`."""
+        self.check_tasks([task])
+        cache = SampleCache(self, task, length, tokenizer, seed, reserved, {}) if length >= CACHED_FROM else None
+        for index in indices:
+            sample = cache.get(index) if cache else None
+            if sample is None:
+                sample = self._write(task, length, index, tokenizer, seed, reserved)
+                if cache:
+                    cache.put(index, sample)
+            yield sample
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Return RULER's score; see `tasks.score`."""
+        return tasks.score(sample, prediction)
+
+    def _write(self, task: str, length: int, index: int, tokenizer: Tokenizer, seed: int, reserved: int) -> Sample:
+        limit = length - reserved - MAX_NEW_TOKENS[task]
+        draw = Draw(f"ruler {self.version} {task} {length} {seed}", index)
+
+        def count(text: str) -> int:
+            return len(tokenizer.encode(text))
+
+        for drafted in draft(task, draw, limit):
+            prompt = fitted(drafted, count, limit)
+            if prompt is not None:
+                return tasks.sample_of(task, length, index, Written(prompt, drafted.answers))
+        least = count(drafted.write(drafted.least).text) + length - limit
+        raise UsageError(f"ruler: length {length} is too short for {task}; its shortest prompt and answer take {least}")
