@@ -76,7 +76,7 @@ def _last_products(
 def _last_rows_kernel(
     q_ptr, k_ptr, peaks_ptr, totals_ptr, scale_log2,
     kv_len, spans, q_heads, group, stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
-    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, SPAN: tl.constexpr, ROUNDED: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, ROUNDED: tl.constexpr, SPAN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     # Heads innermost: those of a group share the keys in L2.
     batch_heads = tl.num_programs(0) // spans
@@ -285,6 +285,25 @@ _block_attention = CachedKernel(_block_attention_kernel)
 _lists = CachedKernel(_lists_kernel)
 
 
+def last_rows_config(head_dim: int, capability: int) -> dict[str, int]:
+    """Return the constants and compiler options of the rows' maxima and sums, by head_dim and chip."""
+    roomy = capability in (90, 100, 103) and head_dim <= 128
+    return {"SPAN": SPAN_TILES, "STAGES": 2 if roomy else 1, "num_warps": 8}
+
+
+def last_mass_config(block_size: int, capability: int) -> dict[str, int]:
+    """Return the constants and compiler options of the masses, by chip; AMD (0) has no cap on registers."""
+    config = {"PART": min(block_size, ROTATED_ROWS), "num_warps": 8}
+    return config | {"maxnreg": REGISTERS} if capability else config
+
+
+def _split(config: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return a configuration's constants and its compiler options."""
+    compiler = ("num_warps", "maxnreg")
+    options = {name: value for name, value in config.items() if name in compiler}
+    return {name: value for name, value in config.items() if name not in compiler}, options
+
+
 def last_attention(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
     """See `flex_torch.last_attention`."""
     batch, size, q_heads, head_dim = last.shape
@@ -295,13 +314,14 @@ def last_attention(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Ten
     constants = {"BLOCK": size, "HEAD_DIM": head_dim}
     strides = (*last.stride()[:3], *k.stride()[:3])
     peaks, totals = torch.empty((2, heads, spans, size), dtype=torch.float32, device=device).unbind()
+    tiling, options = _split(last_rows_config(head_dim, capability(device)))
     _last_rows(
         spans * heads,
         (last, k, peaks, totals),
         (factor * LOG2E,),
         (kv_len, spans, q_heads, q_heads // k.shape[2], *strides),
-        {**constants, "SPAN": SPAN_TILES, "ROUNDED": rounded, "STAGES": 1 if head_dim > 128 else 2},
-        {"num_warps": 8},
+        {**constants, "ROUNDED": rounded, **tiling},
+        options,
     )
     peak = peaks.amax(1)
     lse = peak + (totals * torch.exp2(peaks - peak[:, None])).sum(1).log2()
@@ -310,13 +330,14 @@ def last_attention(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Ten
     below = torch.empty((heads, tiles, size), dtype=torch.float32, device=device)
     programs = min(tiles * heads, PROGRAMS_PER_SM * multiprocessors(device) if k.is_cuda else 2)
     scratch = torch.empty((programs, size, size), dtype=torch.float32, device=device)
+    tiling, options = _split(last_mass_config(size, capability(device)))
     _last_mass(
         programs,
         (last, k, lse, mass[0], mass[1], below, scratch),
         (factor * LOG2E,),
         (kv_len, tiles, heads, q_heads, q_heads // k.shape[2], *strides),
-        {**constants, "ROUNDED": rounded, "PART": min(size, ROTATED_ROWS)},
-        {"num_warps": 8, "maxnreg": REGISTERS} if capability(device) else {"num_warps": 8},
+        {**constants, "ROUNDED": rounded, **tiling},
+        options,
     )
     mass[1].view(heads, tiles, size)[:, 1:] += below[:, :-1]
     return mass
