@@ -17,7 +17,7 @@ is ``ROWS * key_blocks`` floats a program (138 MB at 256K), the masses ``key_blo
 and 32 heads).
 
 On sm_90 (ROWS 128, COLS 256, STEP 64, 3 stages, 8 warps): 144 KB of shared memory, accumulators of 128 registers a
-thread, one program an SM.
+thread, one program an SM. A few dozen bytes of addresses and sizes are spilled, outside the loop over the products.
 
 **Selection.** One program a row holds its masses in registers and finds the crossing value (the last one taken) by 31
 bisections over the bits of a float32: the number of sums is independent of the data, and equal masses are taken in
@@ -36,6 +36,11 @@ from fp_bench.kernels.layout import LOG2E, BlockGrid
 
 BLOCKS_AT_ONCE = 64
 """Key blocks brought to the final softmax at once."""
+SIZES = (
+    *("q_len", "kv_len", "first", "rows", "key_blocks", "batch_heads", "q_heads", "group", "row_tiles", "width"),
+    *("key_tiles", "lagging"),
+)
+"""Arguments that a kernel is not compiled again for: seconds each, and no faster."""
 
 
 @triton.jit
@@ -92,7 +97,7 @@ def _fold(
     return new_highest, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _antidiagonal_kernel(
     q_ptr, k_ptr, weights_ptr, sums_ptr, peaks_ptr, scale_log2,
     q_len, kv_len, first, rows, key_blocks, batch_heads, q_heads, group, row_tiles, width, key_tiles,
@@ -165,7 +170,7 @@ def _antidiagonal_kernel(
         tl.debug_barrier()  # the scratch is read before the next tile overwrites it
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _cumulative_kernel(
     weights_ptr, tau_ptr, blocks_ptr, counts_ptr, lagging, first, rows, key_blocks, q_heads, WIDTH: tl.constexpr,
 ):  # fmt: skip

@@ -49,6 +49,8 @@ BLOCK_ROWS = 64
 """Query blocks and key blocks of a tile of block attention."""
 COMPACT = 512
 """Key blocks listed at once."""
+SIZES = ("kv_len", "spans", "tiles", "batch_heads", "q_heads", "group", "length", "span", "shift", "blocks")
+"""Arguments that a kernel is not compiled again for."""
 
 
 @triton.jit
@@ -72,7 +74,7 @@ def _last_products(
     return tl.where(key[None, :] <= kv_len - BLOCK + row[:, None], products, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _last_rows_kernel(
     q_ptr, k_ptr, peaks_ptr, totals_ptr, scale_log2,
     kv_len, spans, q_heads, group, stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
@@ -98,7 +100,7 @@ def _last_rows_kernel(
     tl.store(totals_ptr + out, total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _last_mass_kernel(
     q_ptr, k_ptr, lse_ptr, columns_ptr, above_ptr, below_ptr, scratch_ptr, scale_log2,
     kv_len, tiles, batch_heads, q_heads, group, stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
@@ -144,7 +146,7 @@ def _crossing_bits(partials_ptr, bits_ptr, vector, budget, shift, SLABS: tl.cons
     return tl.load(bits_ptr + vector) | (digit << shift)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _crossing_pass_kernel(
     values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, partials_ptr, bits_ptr, budget, length, span, shift,
     SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr, FIRST: tl.constexpr,
@@ -171,7 +173,7 @@ def _crossing_pass_kernel(
     tl.store(partials_ptr + out, tl.sum(sums, 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _crossing_end_kernel(
     values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, crossing_ptr, masses_ptr, amounts_ptr, budget, length, span,
     SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr,
@@ -211,7 +213,7 @@ def _block_products(
     return tl.where(seen, products * scale_log2, float("-inf"))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _block_attention_kernel(
     q_ptr, k_ptr, active_ptr, weights_ptr, scale_log2,
     blocks, tiles, q_heads, group, stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
@@ -247,7 +249,7 @@ def _block_attention_kernel(
         tl.store(out + c, weights, mask=(row[:, None] < blocks) & (c < blocks))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def _lists_kernel(
     columns_ptr, diagonals_ptr, weights_ptr, above_ptr, active_ptr, blocks_ptr, counts_ptr, blocks,
     SINGLE: tl.constexpr, COMPACT: tl.constexpr,

@@ -108,9 +108,7 @@ def test_the_official_slip_keeps_more():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(
-    "text", ["xattention", "xattention:preset=stride-16", "flexprefill:min_budget=128", "flexprefill:tau=0.9"]
-)
+@pytest.mark.parametrize("text", ["xattention", "flexprefill:min_budget=128", "flexprefill:tau=0.9"])
 def test_on_a_gpu_without_a_sync(text):
     method = create_method(Spec.parse(text))
     call = a_call("cuda", batch=2, q_len=3000, kv_len=3000, dtype=torch.bfloat16)
@@ -129,6 +127,6 @@ def test_on_a_gpu_without_a_sync(text):
 @pytest.mark.gpu
 @pytest.mark.parametrize("text", KEEP_EVERYTHING)
 def test_keep_everything_is_dense_on_a_gpu(text):
-    call = a_call("cuda", dtype=torch.float16)
+    call = a_call("cuda", dtype=torch.bfloat16)
     expected = reference.attention(call.q, call.k, call.v, scale=call.scale).out
-    assert relative_error(create_method(Spec.parse(text))(call), expected) < 5e-3
+    assert relative_error(create_method(Spec.parse(text))(call), expected) < 1e-2

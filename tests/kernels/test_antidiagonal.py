@@ -31,14 +31,14 @@ def assert_weighs_as_defined(case, stride, backend, rounded=False, device="cpu")
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(cases(max_len=700, head_dims=(64,)), strides, st.booleans())
 def test_torch_weighs_as_defined(case, stride, rounded):
     assert_weighs_as_defined(case, stride, "torch", rounded)
 
 
 @needs_interpreter
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(cases(max_len=500, dtypes=(torch.float32, torch.float16), head_dims=(64,)), strides)
 def test_triton_weighs_as_defined(case, stride):
     assert_weighs_as_defined(case, stride, "triton")
@@ -66,7 +66,7 @@ def rows_of_mass(draw):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
     given=rows_of_mass(),
     tau=st.sampled_from([0.0, 0.25, 0.5, 0.75, 0.875, 1.0, 1.5]),

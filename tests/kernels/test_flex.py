@@ -45,7 +45,7 @@ def assert_selects_as_defined(case, rule, backend, device="cpu", agree=1.0):
     assert (ours & defined).sum() / (ours | defined).sum() >= agree
 
 
-@settings(max_examples=20, derandomize=True)  # a tie in float32 may fall either way
+@settings(max_examples=12, derandomize=True)  # a tie in float32 may fall either way
 @given(prompts(max_len=900), rules)
 def test_torch_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "torch")

@@ -16,8 +16,7 @@ BF16, FP16 = torch.bfloat16, torch.float16
 CASES = [
     (Case(q_len=4096, kv_len=4096, q_heads=4, kv_heads=1, head_dim=128, dtype=BF16), 8),
     (Case(batch=2, q_len=2500, kv_len=2500, q_heads=2, kv_heads=2, head_dim=64, dtype=FP16), 16),
-    (Case(q_len=700, kv_len=5003, q_heads=2, kv_heads=1, head_dim=128, dtype=BF16), 4),
-    (Case(q_len=1000, kv_len=1000, q_heads=2, kv_heads=1, head_dim=256, dtype=BF16), 16),
+    (Case(q_len=700, kv_len=5003, q_heads=2, kv_heads=1, head_dim=128, dtype=BF16), 8),
 ]
 
 
@@ -50,7 +49,7 @@ def test_flex_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "triton", "cuda", agree=0.97)
 
 
-@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize("head_dim", [128, 256])
 def test_masses_of_the_last_queries(head_dim):
     assert_masses_as_defined(
         Case(q_len=3001, kv_len=3001, q_heads=4, kv_heads=2, head_dim=head_dim, dtype=BF16), "triton", "cuda"
@@ -75,7 +74,7 @@ def test_a_quarter_of_a_million_tokens_within_four_gib():
     k = torch.randn((1, length, 8, 128), device="cuda", dtype=BF16)
     tau = torch.full((heads,), 0.9, device="cuda")
     for select in (
-        lambda: antidiagonal.select_antidiagonal(q, k, tau, stride=16, scale=128**-0.5),
+        lambda: antidiagonal.select_antidiagonal(q, k, tau, stride=8, scale=128**-0.5),
         lambda: flex.select_flex(q, k, FlexRule(0.9, 0.9, 1024), scale=128**-0.5),
     ):
         torch.cuda.synchronize()
