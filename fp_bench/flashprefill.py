@@ -3,19 +3,16 @@
 from typing import ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
-from fp_bench.baselines.dense import Dense
+from fp_bench.baselines.block_method import BlockMethod
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
 from fp_bench.kernels.discovery import select_blocks
-from fp_bench.kernels.layout import head_dim_problem
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.rule import KeepRule
-from fp_bench.method import AttentionCall, Method, MethodParams
+from fp_bench.method import AttentionCall, MethodParams
 
 
-class FlashPrefill(Method):
+class FlashPrefill(BlockMethod):
     """Keep each key block whose energy is at least alpha times its row's maximum (arXiv 2603.06199)."""
 
     name = "flashprefill"
@@ -43,14 +40,6 @@ class FlashPrefill(Method):
         "qwen3-30b-a3b": {"alpha": 0.12},
     }
 
-    def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
-        super().__init__(params, backend=backend)
-        self._dense = Dense()
-
-    def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when head_dim is one that the kernels do not take."""
-        return head_dim_problem(call.head_dim)
-
     def select(self, call: AttentionCall) -> BlockIndex | None:
         """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
         if call.kv_len < self.params.dense_below:
@@ -65,15 +54,3 @@ class FlashPrefill(Method):
         index = select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
-
-    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend exactly over the kept blocks, or densely where ``select`` found that it does not pay to skip."""
-        if index is None:
-            return self._dense(call)
-        return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out
-
-    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
-        """Name the kernel that attends over blocks (``hopper``, ``triton`` or ``torch``), or the dense one."""
-        if index is None:
-            return self._dense.implementation(call, None)
-        return implementation(call.q, call.k, call.v, self.backend)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BUILTIN_METHODS = {
     "dense": "fp_bench.baselines.dense:Dense",
     "flashprefill": "fp_bench.flashprefill:FlashPrefill",
+    "flexprefill": "fp_bench.baselines.flexprefill:FlexPrefill",
+    "xattention": "fp_bench.baselines.xattention:XAttention",
 }
 
 BUILTIN_SUITES = {

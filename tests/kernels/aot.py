@@ -103,6 +103,49 @@ def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, 
     return reports
 
 
+def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int = 128) -> list[dict[str, object]]:
+    """Compile the selection kernels of XAttention and FlexPrefill for one chip."""
+    from triton.backends.compiler import GPUTarget
+
+    from fp_bench.kernels import antidiagonal_triton, flex_triton
+    from fp_bench.kernels.layout import BLOCK_SIZE
+
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+    capability = int(arch) if backend == "cuda" else 0
+    block = {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
+    rounded = {"ROUNDED": False}
+    search = {"SLABS": flex_triton.MAX_SLABS, "CANDIDATES": flex_triton.CANDIDATES, "CHUNK": flex_triton.CHUNK}
+    antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
+    antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
+    last_rows = flex_triton.last_rows_config(head_dim, capability) | block | rounded
+    last_mass = flex_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
+    reports = []
+    for name, kernel, constants in (
+        ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
+        ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
+        ("last_rows", flex_triton._last_rows_kernel, last_rows),
+        ("last_mass", flex_triton._last_mass_kernel, last_mass),
+        ("crossing", flex_triton._crossing_pass_kernel, search | {"FIRST": False, "num_warps": 4}),
+        ("crossing_end", flex_triton._crossing_end_kernel, search | {"num_warps": 4}),
+        (
+            "block_attention",
+            flex_triton._block_attention_kernel,
+            {"HEAD_DIM": head_dim, "TILE": flex_triton.BLOCK_ROWS, "num_warps": 4} | rounded,
+        ),
+        ("lists", flex_triton._lists_kernel, {"SINGLE": True, "COMPACT": flex_triton.COMPACT, "num_warps": 4}),
+    ):
+        options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
+        types = {name: "*fp32" for name in kernel.arg_names if name.endswith("_ptr")}
+        types |= dict.fromkeys(("q_ptr", "k_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("bits_ptr", "bits_in_ptr", "amounts_ptr"), "*i32") | {"active_ptr": "*i8"}
+        types |= {"blocks_ptr": "*i16", "counts_ptr": "*i32", "scale_log2": "fp32", "budget": "fp32"}
+        types |= dict.fromkeys(("columns_ptr", "diagonals_ptr"), "*i8") if name == "lists" else {}
+        types = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
+        compiled = compile_kernel(kernel, types, constants, target=target, options=options)
+        reports.append({"kernel": name, "head_dim": head_dim, **compiled.summary()})
+    return reports
+
+
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     import triton
@@ -141,5 +184,6 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object
 if __name__ == "__main__":
     import json
 
-    report = compile_hopper(sys.argv[2]) if sys.argv[1] == "hopper" else compile_all(sys.argv[1], sys.argv[2])
+    what, *arguments = sys.argv[1:]
+    report = {"hopper": compile_hopper, "rivals": compile_rivals, "all": compile_all}[what](*arguments)
     print(json.dumps(report))

@@ -1,0 +1,168 @@
+"""The official implementations behind one interface, imported from checkouts that the user names.
+
+Nothing of theirs is in this tree. Only packages that their files import and their selections never call are stubbed:
+``block_sparse_attn``, ``einops`` (one call), ``fla.utils`` (two decorators).
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from fp_bench.baselines.xattention import official_first_chunk
+from fp_bench.inputs.source import QKV
+
+BLOCK = 128
+
+
+def _stub(name: str, **attributes: object) -> None:
+    """Put a module of these attributes where ``name`` is not installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        if name in sys.modules or importlib.util.find_spec(name) is not None:
+            return
+    if parent := name.rpartition(".")[0]:
+        sys.modules.setdefault(parent, ModuleType(parent))
+    module = ModuleType(name)
+    module.__dict__.update(attributes)
+    sys.modules[name] = module
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    """Import one file by its path, so that a package around it with other needs is left alone."""
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there; give the folder of a plain checkout")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class OfficialXAttention:
+    """mit-han-lab/x-attention; its attention kernel is a CUDA package that is not needed here."""
+
+    def __init__(self, checkout: Path) -> None:
+        _stub("block_sparse_attn", block_sparse_attn_func=None)
+        if not (checkout / "xattn/src/Xattention.py").is_file():
+            raise SystemExit(f"{checkout} holds no xattn/src/Xattention.py; give the folder of a checkout")
+        sys.path.insert(0, str(checkout))
+        self._module = importlib.import_module("xattn.src.Xattention")
+
+    def operands(self, qkv: QKV) -> tuple[Tensor, Tensor]:
+        """Return Q and K as the official code takes them: heads first, K repeated. Made outside any timer."""
+        group = qkv.q.shape[2] // qkv.k.shape[2]
+        return qkv.q.transpose(1, 2).contiguous(), qkv.k.repeat_interleave(group, 2).transpose(1, 2).contiguous()
+
+    def select(self, operands: tuple[Tensor, Tensor], *, stride: int, tau: float, as_shipped: bool = False) -> Tensor:
+        """Return the official mask ``[1, heads, blocks, blocks]``, with the chunk that ``Xattention_prefill`` takes.
+
+        The official code runs its Triton kernels only on GPUs whose name contains "100", and elsewhere, on an H200
+        too, a slow torch path that ignores past chunks at some lengths. Unless ``as_shipped``, it is told such a name.
+        """
+        q, k = operands
+        blocks = -(-q.shape[2] // BLOCK)
+        self._module.torch = torch if as_shipped else _Hundred(torch)  # type: ignore[attr-defined]
+        # As shipped it prints that it does not take its kernels.
+        with contextlib.redirect_stdout(io.StringIO()) if as_shipped else contextlib.nullcontext():
+            _, mask = self._module.xattn_estimate(
+                q, k, block_size=BLOCK, stride=stride, threshold=tau, causal=True,
+                chunk_size=official_first_chunk(q.shape[2]),
+            )  # fmt: skip
+        return mask[:, :, :blocks, :blocks]
+
+
+class _Hundred:
+    """``torch`` and, in it, ``torch.cuda``, but for the name of the GPU."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return _Hundred(torch.cuda) if name == "cuda" else getattr(self._module, name)
+
+    def current_device(self) -> int:
+        return 0
+
+    def get_device_properties(self, _device: int) -> SimpleNamespace:
+        return SimpleNamespace(name="100")
+
+
+class OfficialFlexPrefill:
+    """bytedance/FlexPrefill."""
+
+    def __init__(self, checkout: Path) -> None:
+        # Its one call is rearrange(x, "b h g i j -> b (h g) i j").
+        _stub("einops", rearrange=lambda x, _pattern: x.flatten(1, 2))
+        self._module = _load("official_flexprefill", checkout / "flex_prefill/ops/flex_prefill_attention.py")
+
+    def lists(self, qkv: QKV, *, gamma: float, tau: float, min_budget: int) -> list[list[Tensor]]:
+        """Return, for each head, the numbers ``row * blocks + column`` of its blocks."""
+        unlimited = 2**31 // BLOCK
+        found: list[list[Tensor]] = self._module.get_active_blocks(
+            *qkv, BLOCK, gamma, -(-min_budget // BLOCK), unlimited, tau
+        )
+        return found
+
+    def mask(self, lists: list[list[Tensor]], blocks: int) -> Tensor:
+        """Return the lists as a mask ``[1, heads, blocks, blocks]``."""
+        mask = torch.zeros((1, len(lists[0]), blocks * blocks), dtype=torch.bool, device=lists[0][0].device)
+        for head, numbers in enumerate(lists[0]):
+            mask[0, head, numbers] = True
+        return mask.view(1, -1, blocks, blocks)
+
+    def attend(self, qkv: QKV, lists: list[list[Tensor]]) -> Tensor:
+        """Return the official attention over the lists."""
+        out: Tensor = self._module.triton_block_wise_attention(*qkv, lists, BLOCK)
+        return out
+
+
+class OfficialFlashPrefill:
+    """qhfan/FlashPrefill, its tuners held to their first configuration: for what it selects, not how fast."""
+
+    def __init__(self, checkout: Path) -> None:
+        def as_it_is(function: Any) -> Any:
+            return function
+
+        _stub("fla.utils", autocast_custom_fwd=as_it_is, contiguous=as_it_is)
+        path = checkout / "ops/flashprefill_native_forward.py"
+        # Eager: its two compiled functions would take longer to compile than to run here.
+        with mock.patch.object(torch, "compile", lambda function=None, **_options: function or as_it_is):
+            self._module = _load("official_flashprefill", path)
+        for name in ("compute_mean_vector", "compute_block_score", "_flash_forward"):
+            kernel = getattr(self._module, name)
+            kernel.configs = kernel.configs[:1]
+
+    def run(self, qkv: QKV, *, alpha: float) -> tuple[Tensor, Tensor]:
+        """Return the official ``(mask, out)`` with sink 2, window 4 and the last 2 rows whole."""
+        captured: list[tuple[Tensor, Tensor]] = []
+        attention = self._module._flash_forward
+
+        class Watch:
+            """Notes the lists that the attention kernel is launched with, and launches it."""
+
+            def __getitem__(self, grid: Any) -> Any:
+                def launch(*arguments: Any, **options: Any) -> None:
+                    captured.append((arguments[4], arguments[5]))
+                    attention[grid](*arguments, **options)
+
+                return launch
+
+        out = torch.empty_like(qkv.q)
+        with mock.patch.object(self._module, "_flash_forward", Watch()):
+            self._module.flash_prefill(*qkv, out, BLOCK, 2, 4, alpha, 2, 0)
+        blocks, counts = (tensor.movedim(-1, 1) for tensor in captured[0])  # [batch, heads, rows, ...]
+        width = blocks.shape[-1]
+        listed = torch.arange(width, device=blocks.device) < counts[..., None]
+        mask = torch.zeros((*counts.shape, width + 1), dtype=torch.bool, device=blocks.device)
+        mask.scatter_(-1, torch.where(listed, blocks, width), True)
+        return mask[..., :width], out

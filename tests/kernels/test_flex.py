@@ -1,0 +1,131 @@
+"""FlexPrefill's selection: torch and Triton against the definition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fp_bench.errors import UnsupportedError
+from fp_bench.kernels import flex, flex_torch
+from fp_bench.kernels import reference_flex as reference
+from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.flex_rule import FlexRule
+from tests.kernels.calls import Case
+
+needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
+BACKENDS = ["torch", pytest.param("triton", marks=needs_interpreter)]
+rules = st.builds(
+    FlexRule,
+    gamma=st.sampled_from([0.3, 0.6, 0.9, 0.95]),
+    tau=st.sampled_from([0.0, 0.2, 0.3, 0.9]),
+    min_budget=st.sampled_from([1, 200]),
+    max_budget=st.sampled_from([None, 300]),
+    official=st.booleans(),
+)
+
+
+@st.composite
+def prompts(draw, max_len):
+    kv_heads = draw(st.sampled_from([1, 2]))
+    length = draw(st.integers(257, max_len))
+    return Case(
+        batch=draw(st.sampled_from([1, 2])),
+        q_len=length,
+        kv_len=length,
+        q_heads=kv_heads * draw(st.sampled_from([1, 2])),
+        kv_heads=kv_heads,
+        seed=draw(st.integers(0, 10_000)),
+    )
+
+
+def assert_selects_as_defined(case, rule, backend, device="cpu", agree=1.0):
+    q, k, _ = case.tensors(device, contrast=1.0)
+    ours = flex.select_flex(q, k, rule, scale=case.scale, backend=backend).mask()
+    defined = reference.select_blocks(q, k, rule, scale=case.scale).mask()
+    assert (ours & defined).sum() / (ours | defined).sum() >= agree
+
+
+@settings(max_examples=12, derandomize=True)  # a tie in float32 may fall either way
+@given(prompts(max_len=900), rules)
+def test_torch_selects_as_defined(case, rule):
+    assert_selects_as_defined(case, rule, "torch")
+
+
+@needs_interpreter
+@settings(max_examples=5, derandomize=True)
+@given(prompts(max_len=600), rules)
+def test_triton_selects_as_defined(case, rule):
+    assert_selects_as_defined(case, rule, "triton")
+
+
+def assert_masses_as_defined(case, backend, device="cpu"):
+    q, k, _ = case.tensors(device)
+    defined = torch.stack(reference.last_attention(q, k, scale=case.scale))
+    ours = flex._steps(q, backend).last_attention(q[:, -128:], k, case.scale, False)
+    torch.testing.assert_close(ours[..., : case.kv_len], defined, atol=1e-6, rtol=1e-4)
+    assert (ours[..., case.kv_len :] == 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("length", [300, 1500])
+def test_masses_of_the_last_queries(backend, length):
+    assert_masses_as_defined(Case(q_len=length, kv_len=length, q_heads=4, kv_heads=2), backend)
+
+
+def crossings(values, budget, backend, active=None):
+    if backend == "torch":
+        return flex_torch.crossing(values, budget, active)
+    from fp_bench.kernels import flex_triton
+
+    return flex_triton.crossing(values, budget, active)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@settings(max_examples=15)
+@given(
+    length=st.sampled_from([1, 5, 300]),
+    levels=st.sampled_from([2, 5, 1000]),
+    share=st.sampled_from([0.0, 0.25, 0.75, 1.0, 2.0]),
+    seed=st.integers(0, 10_000),
+)
+def test_crossings_exactly(backend, length, levels, share, seed):
+    # Multiples of 1/16: every sum is exact in any order.
+    values = torch.randint(0, levels, (2, length), generator=torch.Generator().manual_seed(seed)) / 16
+    budget = float((values[0].sum() * share * 16).floor() / 16)
+    found = crossings(values, budget, backend)
+    for row, value in enumerate(values):
+        expected = reference.tokens_to_cover(value, budget) - 1
+        if value.sum() <= budget:
+            assert found.value[row] == 0
+        else:
+            assert found.fitting(budget)[row] == expected
+            ordered = value.sort(descending=True).values
+            assert found.value[row] == ordered[expected]
+            assert found.entries[row] == (value > ordered[expected]).sum()
+            assert found.mass[row] == value[value > ordered[expected]].sum()
+
+
+@needs_interpreter
+def test_crossing_of_many_slabs():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randint(0, 1000, (3, 20_001), generator=generator) / 1024
+    active = torch.tensor([True, False, True])
+    ours, defined = (crossings(values, 4096.0, backend, active) for backend in ("triton", "torch"))
+    for mine, theirs in zip(ours, defined, strict=True):
+        assert torch.equal(mine[active].double(), theirs[active].double())
+
+
+def test_divergence_is_the_definition_and_takes_zeros():
+    p, q = torch.rand((2, 3, 50), generator=torch.Generator().manual_seed(0)).softmax(-1)
+    torch.testing.assert_close(flex.divergence(p, q), reference.divergence(p, q))
+    assert flex.divergence(torch.tensor([0.0, 1, 0]), torch.tensor([0.0, 0, 1])).item() == pytest.approx(
+        0.8326, abs=1e-4
+    )
+
+
+def test_what_it_is_not_defined_for_is_refused():
+    q, k, _ = Case(q_len=512, kv_len=512).tensors()
+    with pytest.raises(UnsupportedError, match="whole prompts"):
+        flex.select_flex(q[:, 128:], k, FlexRule(0.9), scale=1.0)
+    with pytest.raises(UnsupportedError, match="kv_len 512 is not above 512"):
+        flex.select_flex(q, k, FlexRule(0.9, min_budget=400), scale=1.0)
