@@ -197,6 +197,7 @@ def _asked(
         "suite_version": suite.version,
         "suite_params": suite.params.changed(),
         "task": task,
+        "task_number": suite.tasks.index(task),
         "seq_len": length,
         "sample_id": suite.sample_id(task, length, number),
         "seed": request.seed,

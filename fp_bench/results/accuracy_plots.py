@@ -66,7 +66,7 @@ def _score(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         axes.plot(line["seq_len"], 100 * line["score"], label=label, **look)
     axes.set_title("average over tasks; band: 95 % interval of dense attention", **PANEL_TITLE)
     length_axis(axes, rows)
-    axes.set_ylim(-3, 103)
+    _score_axis(axes, rows)
     figure.legend(loc="outside right upper", fontsize=9.5)
     columns = ["seq_len", "label", "n", "score", "low", "high", "difference", "difference_low", "difference_high"]
     return Plot(name, "Score against length", figure, rows[columns])
@@ -94,13 +94,21 @@ def _pareto(rows: pd.DataFrame, name: str, caption: str) -> Plot:
             labelled.setdefault(label)
         axes.set_title(format_length(length), loc="left", fontsize=11)
         _density_axis(axes)
-    panels[0].set_ylim(-3, 103)
+    _score_axis(panels[0], rows)
     looks = {label: look for label, _, look in method_lines(rows[rows["method"] != "dense"])}
     handles = [panels[0].plot([], [], linestyle="", label=label, **looks[label])[0] for label in labelled]
     handles.append(panels[0].plot([], [], color=COLOURS["dense"], linewidth=1.3, label="dense, 95 %")[0])
     figure.legend(handles=handles, loc="outside right upper", fontsize=9.5)
     columns = ["seq_len", "label", "density", "recall", "n", "score", "low", "high"]
     return Plot(name, "Score against density", figure, rows[columns])
+
+
+def _score_axis(axes: Axes, rows: pd.DataFrame) -> None:
+    """Show scores from a round number below the lowest (interval) up to 100."""
+    lowest = 100 * rows["low" if "low" in rows else "score"].min()
+    bottom = max(0.0, 10 * ((lowest - 2) // 10))
+    margin = 0.04 * (100 - bottom)
+    axes.set_ylim(bottom - margin, 100 + margin)
 
 
 def _density_axis(axes: Axes) -> None:
@@ -136,7 +144,7 @@ def _tasks(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         else:
             _density_axis(axes)
         axes.set_title(task, loc="left", fontsize=10)
-    panels[0].set_ylim(-5, 105)
+    _score_axis(panels[0], rows)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=9.5)
     columns = ["seq_len", "task", "label", "n", "score", "density", "recall"]

@@ -44,7 +44,7 @@ def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter
         failures=failures(records),
         note=METHOD_NOTE,
         circumstances=list(_circumstances(samples(records))),
-        data={"accuracy": totals, "tasks": by_task(records), "samples": samples(records)},
+        data={"accuracy": totals, "tasks": by_task(records)},
     )
 
 

@@ -14,7 +14,18 @@ from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
 """Scores are only compared where these agree."""
-PER_SAMPLE = ("seq_len", "task", "sample_id", "method", "label", "asked_backend", "cell_key", "status", "reason")
+PER_SAMPLE = (
+    "seq_len",
+    "task",
+    "task_number",
+    "sample_id",
+    "method",
+    "label",
+    "asked_backend",
+    "cell_key",
+    "status",
+    "reason",
+)
 FOUND = ("score", "kl", "density", "recall", "prompt_tokens", "new_tokens", "fallback", "seconds")
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959964
@@ -36,7 +47,7 @@ def _row(record: AccuracyRecord) -> dict[str, Any]:
 def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
     scored = samples(records).query("status == 'ok'")
-    keys = [*SETTING, "seq_len", "method", "label", "task"]
+    keys = [*SETTING, "seq_len", "method", "label", "task_number", "task"]
     means = {name: (name, "mean") for name in ("score", "kl", "density", "recall")}
     table = scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
     return _dense_first(table)
@@ -115,11 +126,8 @@ def _dense_first(table: pd.DataFrame) -> pd.DataFrame:
     """Sort by length, dense attention first, then from the densest selection to the sparsest."""
     order = table.assign(_setting=table.groupby([*SETTING], sort=False, dropna=False).ngroup())
     order["_sparse"] = order["method"] != "dense"
-    if "task" in order:
-        order["_task"] = order.groupby("task", sort=False).ngroup()
-        keys = ["_setting", "seq_len", "_task", "_sparse"]
-    else:
-        keys = ["_setting", "seq_len", "_sparse"]
+    by_task = ["task_number", "task"] if "task" in order else []
+    keys = ["_setting", "seq_len", *by_task, "_sparse"]
     order["_kept"] = -order["density"].astype(float)
     order = order.sort_values([*keys, "_kept"], ignore_index=True, kind="stable")
     return order[list(table.columns)]

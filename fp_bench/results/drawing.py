@@ -28,7 +28,7 @@ COLOURS = {
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#0e8fa8", "#b5489b", "#7f8f1f", "#c0563b")
 """For methods of plug-ins, in the order of their names."""
-VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5))
+VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5), ("v", 0.1), ("P", 0.6))
 """Marker and share of white of the first, second, ... variant of one method."""
 PANEL_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9.5, "color": MUTED}
 LABEL_GAP = 0.055

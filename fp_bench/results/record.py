@@ -142,6 +142,8 @@ class AccuracyRecord(Record):
     suite_version: int
     suite_params: dict[str, Any] = {}
     task: str
+    task_number: int = 0
+    """Place of the task in its suite's order."""
     sample_id: str
     """The same for every model and method; results of methods are paired by it."""
     dense_layers: int = 0
