@@ -1,6 +1,6 @@
 """Kill a short CPU run at random moments, resume it each time, and compare with an undisturbed run.
 
-python -m tests.soak.kill_resume --kills 100
+python -m tests.soak.kill_resume --kills 100 --job accuracy
 """
 
 import argparse
@@ -20,23 +20,24 @@ from fp_bench.results.store import RECORDS, read_records
 
 @dataclass(frozen=True)
 class Run:
-    """A short run, and how many records it writes."""
+    """A short run: its words, and how many records it writes."""
 
-    methods: str = "dense,flashprefill"
-    lens: str = "128,256"
-    rounds: int = 6
-
-    @property
-    def words(self):
-        cells = ["--methods", self.methods, "--lens", self.lens, "--rounds", str(self.rounds)]
-        return ["latency", *cells, "--shape", "2/1/64", "--samples", "1"]
-
-    @property
-    def whole(self):
-        return len(self.methods.split(",")) * len(self.lens.split(",")) * self.rounds
+    words: tuple[str, ...]
+    whole: int
 
 
-SHORT = Run()
+def latency_run(methods="dense,flashprefill", lens="128,256", rounds=6):
+    cells = ["--methods", methods, "--lens", lens, "--rounds", str(rounds), "--shape", "2/1/64", "--samples", "1"]
+    return Run(("latency", *cells), len(methods.split(",")) * len(lens.split(",")) * rounds)
+
+
+def accuracy_run(methods="dense,flashprefill", lens="300,400", tasks="fact,needle_number", samples=3, workers=2):
+    words = ["--methods", methods, "--lens", lens, "--tasks", tasks, "--samples", str(samples)]
+    count = len(methods.split(",")) * len(lens.split(",")) * len(tasks.split(",")) * samples
+    return Run(("accuracy", *words, "--workers", str(workers)), count)
+
+
+JOBS = {"latency": latency_run(), "accuracy": accuracy_run()}
 
 
 @dataclass
@@ -66,7 +67,8 @@ def start(run, folder):
 
 
 def identities(folder):
-    return Counter((record.cell_key, record.round, record.status) for record in read_records(folder).records)
+    records = read_records(folder).records
+    return Counter((r.cell_key, r.round, r.status, getattr(r, "prediction", None)) for r in records)
 
 
 def children(pid):
@@ -131,9 +133,9 @@ def undisturbed(run, folder):
     return identities(folder), time.monotonic() - began
 
 
-def soak(kills, seed, base, say=print):
+def soak(kills, seed, base, run, say=print):
     """Kill ``kills`` times in as many runs as that takes, and let the last one end."""
-    draw, outcome, run = random.Random(seed), Outcome(), SHORT
+    draw, outcome = random.Random(seed), Outcome()
     expected, longest = undisturbed(run, base / "undisturbed")
     assert len(expected) == sum(expected.values()) == run.whole, expected
     folder = base / "run-0"
@@ -166,9 +168,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--job", choices=JOBS, default="latency")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as base:
-        outcome = soak(asked.kills, asked.seed, Path(base))
+        outcome = soak(asked.kills, asked.seed, Path(base), JOBS[asked.job])
     print(outcome)
     sys.exit(not outcome.fine)
 

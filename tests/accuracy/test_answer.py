@@ -1,0 +1,69 @@
+import pytest
+import torch
+
+from fp_bench.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
+from fp_bench.errors import UsageError
+from fp_bench.models.load import load_model
+from fp_bench.models.prompting import Prompter, prompter
+from fp_bench.suites.fidelity import Fidelity
+from fp_bench.suites.probe.suite import Probe
+from tests.accuracy.models import tokenizer
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load_model("embedded", device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_the_embedded_model_answers_every_default_task(embedded):
+    model, words = embedded
+    suite, reads = Probe(), Prompter(words, chat=False)
+    for task in set(suite.tasks) - suite.left_out:
+        (sample,) = suite.samples(task, 512, [0], reads, seed=3, reserved=reads.reserved)
+        ids = torch.tensor([reads.prompt_ids(sample.context + sample.question, sample.answer_prefix)])
+        new = greedy(model, ids, sample.max_new_tokens, stop_tokens(model, words))
+        assert len(new) < sample.max_new_tokens  # it stopped by itself
+        assert suite.score(sample, reads.decode(new)) == 1.0, (task, reads.decode(new), sample.answers)
+
+
+def test_distributions_are_like_themselves_and_unlike_others(embedded):
+    model, words = embedded
+    reads = Prompter(words, chat=False)
+    (sample,) = Fidelity().samples("text", 300, [0], reads, seed=0, reserved=reads.reserved)
+    ids = torch.tensor([reads.prompt_ids(sample.context, "")])
+    logits = next_token_logits(model, ids)
+    assert logits.shape == (150, model.config.vocab_size)
+    assert likeness(logits, logits) == (1.0, 0.0)
+    other = likeness(logits.roll(1, dims=-1), logits)
+    assert other.agreement == 0.0
+    assert other.kl > 1.0
+
+
+def test_kl_is_the_textbook_one():
+    ours, theirs = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
+    expected = 0.25 * torch.log(torch.tensor(0.5)) + 0.75 * torch.log(torch.tensor(1.5))
+    assert likeness(ours, theirs).kl == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize(("prompt", "limit", "positions"), [(950, 1000, None), (900, 1000, 940)])
+def test_a_prompt_that_does_not_fit_is_refused(prompt, limit, positions):
+    with pytest.raises(UsageError, match="prompt too long"):
+        check_length(prompt, 64, limit, positions)
+    check_length(900, 64, 1000, 964)
+
+
+def test_a_chat_template_is_applied_once_with_the_prefix_after_the_assistants_header():
+    reads = prompter(tokenizer(chat=True), "auto")
+    text = reads.tokenizer.decode(reads.prompt_ids("context question?", " The answer is"), skip_special_tokens=False)
+    assert text == "<s><|user|>\ncontext question?<|end|>\n<|assistant|>\n The answer is"
+    assert text.count("<s>") == 1
+    assert reads.reserved == len(reads.prompt_ids("context", "")) - len(reads.encode("context"))
+
+
+def test_chat_is_chosen_by_the_template_and_the_option():
+    assert not prompter(tokenizer(chat=False), "auto").chat
+    assert not prompter(tokenizer(chat=True), "off").chat
+    with pytest.raises(UsageError, match="no chat template"):
+        prompter(tokenizer(chat=False), "on")
+    with pytest.raises(UsageError, match="'maybe' is unknown"):
+        prompter(tokenizer(chat=True), "maybe")

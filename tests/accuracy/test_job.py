@@ -1,0 +1,182 @@
+"""The accuracy job through the command line's own functions, mostly in this process, which is quicker."""
+
+import json
+
+import pytest
+
+from fp_bench.accuracy.job import Conduct, pending_items, run
+from fp_bench.accuracy.plan import Request, make_plan
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.registry import Spec
+from fp_bench.results.accuracy_tables import summary
+from fp_bench.results.store import RecordStore, read_records
+from tests.accuracy.models import save_model
+from tests.test_cli import fpbench
+
+HERE = Conduct(isolate=False)
+TASKS = ("fact", "needle_number")
+
+
+def request(**changed):
+    base = {
+        "lens": [512],
+        "suites": [Spec("probe")],
+        "tasks": TASKS,
+        "methods": [Spec("dense"), Spec("flashprefill", {"alpha": "0"})],
+        "samples": 2,
+        "dtype": "fp32",
+    }
+    return Request(**base | changed)
+
+
+def records_of(folder, asked, conduct=HERE):
+    with RecordStore(folder) as store:
+        list(run(make_plan(asked), store, conduct))
+    return read_records(folder).records
+
+
+def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp_path):
+    records = records_of(tmp_path, request())
+    assert len(records) == 8
+    assert {record.sample_id for record in records} == {f"{task}/512/{n}" for task in TASKS for n in (0, 1)}
+    by_sample = {}
+    for record in records:
+        by_sample.setdefault(record.sample_id, []).append(record)
+    for dense, everything in by_sample.values():
+        assert (dense.method, everything.method) == ("dense", "flashprefill")
+        assert dense.prediction == everything.prediction
+        assert dense.score == everything.score == 1.0
+        assert everything.density == 1.0
+        assert everything.recall == pytest.approx(1.0, abs=1e-4)
+        assert dense.prompt_tokens == everything.prompt_tokens <= 512 - 64
+        assert (dense.backend, everything.backend) == ("sdpa_cpu", "torch")
+        assert not everything.fallback
+
+
+def test_a_resumed_run_answers_only_what_is_missing(tmp_path):
+    first = records_of(tmp_path, request(samples=1))
+    again = records_of(tmp_path, request(samples=2))
+    assert again[: len(first)] == first
+    assert len(again) == 8
+    with RecordStore(tmp_path) as store:
+        assert pending_items(make_plan(request(samples=2)), store) == []
+
+
+def test_two_workers_write_what_one_does(tmp_path):
+    one = records_of(tmp_path / "one", request())
+    two = records_of(tmp_path / "two", request(workers=2), Conduct())
+
+    def facts(records):
+        return sorted((r.cell_key, r.score, r.prediction, r.density) for r in records)
+
+    assert facts(one) == facts(two)
+
+
+def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
+    methods = [Spec("raises"), Spec("hungry"), Spec("falls_back"), Spec("window"), Spec("broken")]
+    with pytest.warns(UserWarning, match="broken"):
+        records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[512, 640]))
+    found = {(record.label, record.seq_len): record for record in records}
+    assert found["raises", 512].status == "error"
+    assert found["raises", 512].reason == "KeyError: 'a bug\\nover two lines'"
+    assert found["broken", 512].status == "unavailable"
+    assert found["hungry", 512].status == found["hungry", 640].status == "oom"
+    assert "not tried: it ran out of memory at 512" in found["hungry", 640].reason
+    assert found["falls_back", 512].status == "ok"
+    assert found["falls_back", 512].fallback
+    assert found["window", 640].status == "ok"
+    assert found["window", 640].density < 1
+
+
+def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods):
+    methods = [Spec("crashes"), Spec("hangs"), Spec("dense")]
+    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct(timeout=20))
+    found = {record.label: (record.status, record.reason or "") for record in records}
+    assert found["dense"][0] == "ok"
+    assert found["crashes"][0] == "error"
+    assert "SIGSEGV" in found["crashes"][1]
+    assert found["hangs"][0] == "timeout"
+
+
+def test_a_spent_budget_leaves_whole_samples(tmp_path):
+    records = records_of(tmp_path, request(), Conduct(isolate=False, budget=0.0))
+    assert records == []
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused_before_anything_runs(tmp_path):
+    folder = save_model(tmp_path / "short", positions=1024)
+    with pytest.raises(UsageError, match="length 2K exceeds the 1024 positions"):
+        make_plan(request(model=str(folder), lens=[2048]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tasks": ["facts"]}, "probe has no task 'facts'"),
+        ({"chat": "on"}, "no chat template"),
+        ({"dense_layers": 99}, "--dense-layers 99 is out of limits: 0 to 5"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"lens": [300000]}, "exceeds the 131072 positions"),
+        ({"model": "random:embedded"}, "random weights"),
+    ],
+)
+def test_bad_requests_are_one_line(changed, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(request(**changed))
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UnavailableError, match="cannot be loaded"):
+        make_plan(request(model=str(tmp_path / "nothing")))
+
+
+def test_fidelity_compares_with_dense_and_needs_no_answers(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 300)
+    sparse = Spec("flashprefill", {"alpha": "4", "last_full_blocks": "0", "window_blocks": "1", "sink_blocks": "1"})
+    suites = [Spec("fidelity", {"text": str(text)})]
+    records = records_of(
+        tmp_path / "run", request(suites=suites, tasks=None, methods=[Spec("dense"), sparse], lens=[1024])
+    )
+    dense, other = (record for record in records if record.sample_id == "text/1024/0")
+    assert (dense.score, dense.kl) == (1.0, 0.0)
+    assert other.kl > 0.0
+    assert other.score <= 1.0
+    assert other.prediction is None
+    table = summary(records)
+    assert list(table["kl"]) == pytest.approx([0.0, table["kl"][1]])
+
+
+def test_the_verb_end_to_end(tmp_path):
+    words = ["accuracy", "--lens", "512", "--tasks", "fact,multivalue", "--samples", "1", "--dtype", "fp32"]
+    words += ["--methods", "dense,flashprefill:alpha=0", "--no-isolate", "--out", tmp_path]
+    done = fpbench(*words)
+    assert done.exit_code == 0, done.output
+    assert "1 samples each" in done.stderr
+    assert "average of 2 task(s)" in done.stdout
+    report = (tmp_path / "report.md").read_text()
+    assert "plots/pareto.png" in report
+    (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
+    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 512", "--samples 1", "--model embedded"):
+        assert part in again
+    rows = json.loads(fpbench(*words, "--json").stdout)
+    assert [row["score"] for row in rows] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "rulr"], "unknown suite 'rulr'"),
+        (["--suite", "probe:x=1"], "unknown parameter 'x'"),
+        (["--samples", "0"], "--samples 0 is out of limits"),
+        (["--workers", "100"], "--workers 100 is out of limits: 1 to 64"),
+        (["--timeout", "soon"], "--timeout"),
+        (["--lens", "0"], "0"),
+        (["--lens", "100"], "too short"),
+    ],
+)
+def test_bad_words_are_one_line(tmp_path, words, message):
+    done = fpbench("accuracy", *words, "--dry-run" if "100" not in words[-1] else "--no-isolate", "--out", tmp_path)
+    assert done.exit_code in (2, 3), done.output
+    assert message in done.output
+    assert "Traceback" not in done.output
