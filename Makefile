@@ -18,6 +18,7 @@ endif
 
 run: $(READY)
 	$(PY) -m fp_bench latency --lens 4k,16k --out $(OUT)
+	$(PY) -m fp_bench accuracy --lens 4k --tasks multivalue,two_hop,needle_number --samples 3 --out $(OUT)
 
 test: $(READY) lint types unit
 

@@ -230,7 +230,7 @@ def latency(
         conduct.budget,
     )
     if records:
-        _show_report(folder, as_json)
+        _show_report(folder, as_json, only="latency")
     raise typer.Exit(_exit_code(records, named=specs is not None))
 
 
@@ -322,7 +322,7 @@ def accuracy(
         conduct.budget,
     )
     if records:
-        _show_report(folder, as_json)
+        _show_report(folder, as_json, only="accuracy")
     raise typer.Exit(_exit_code(records, named=specs is not None))
 
 
@@ -404,7 +404,8 @@ def report(
     _show_report(run, as_json)
 
 
-def _show_report(folder: Path, as_json: bool) -> None:
+def _show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
+    """Print the tables of a run folder, or those of one kind of its records, and write its report."""
     from fp_bench.results.report import chapters, write_report
     from fp_bench.results.store import read_records
     from fp_bench.terminal import say, show_tables
@@ -413,6 +414,8 @@ def _show_report(folder: Path, as_json: bool) -> None:
     if not records:
         raise UsageError(f"{folder} has no whole record; measure with fpbench latency or accuracy --out {folder}")
     for chapter in chapters(records, "", folder):
+        if only not in (None, chapter.name):
+            continue
         if as_json:
             print(chapter.data[chapter.name].to_json(orient="records", indent=1))
         else:

@@ -23,8 +23,13 @@ from fp_bench.results.record import AccuracyRecord, cell_key
 from fp_bench.sizes import format_length
 from fp_bench.suites.suite import Suite
 
-METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.6"}))
-"""FlashPrefill as its authors run it, and sparse enough on the embedded model to show."""
+METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}))
+METHODS_EMBEDDED = (
+    Spec("dense"),
+    Spec("flashprefill", {"preset": "embedded"}),
+    Spec("flashprefill", {"alpha": "0.6"}),
+)
+"""FlashPrefill as calibrated to the embedded model (about 70 % kept at 4K), and sparser."""
 CPU_SAMPLES, GPU_SAMPLES = 10, 50
 """Samples a task and length."""
 
@@ -146,7 +151,7 @@ def make_plan(request: Request) -> Plan:
     if not 0 <= request.dense_layers <= facts.layers:
         raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
     chat = prompter(facts.tokenizer, request.chat).chat
-    specs = request.methods or METHODS
+    specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
     items = [
