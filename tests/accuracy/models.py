@@ -1,9 +1,15 @@
 """Tiny random models on disk, as a user's model folder would be."""
 
+import random
+import string
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
 
+from fp_bench.suites.ruler.templates import COMMON_WORDS, FREQUENT_WORDS, NIAH, NOISE, QA, VARIABLE_TRACKING
+
+RULER_WORDING = (NOISE + NIAH.task + VARIABLE_TRACKING.task + COMMON_WORDS.task + FREQUENT_WORDS.task + QA.task) * 3
 TEMPLATE = (
     "{{ '<s>' }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
@@ -29,12 +35,14 @@ def tokenizer(chat):
     bpe.decoder = decoders.ByteLevel()
     special, alphabet = ["<s>", "</s>", "<pad>"], pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600,
+        vocab_size=1500,
         special_tokens=special,
         initial_alphabet=alphabet,
         show_progress=False,
     )
-    bpe.train_from_iterator(["The magic number for quiet harbor is 1234567. What are all the magic numbers?"], trainer)
+    draw = random.Random(0)
+    words = ("".join(draw.choices(string.ascii_lowercase, k=6)) for _ in range(500))
+    bpe.train_from_iterator([RULER_WORDING, " ".join(words)], trainer)
     found = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     if chat:
         found.chat_template = TEMPLATE
@@ -42,11 +50,13 @@ def tokenizer(chat):
 
 
 def save_model(folder, *, experts=False, chat=False, positions=8192):
-    """Write a random model and its tokenizer; return the folder."""
+    """Write a random model and its tokenizer; return the folder. Every third token ends an answer, to save time."""
     words = tokenizer(chat)
     sizes = SIZES | {"vocab_size": len(words), "max_position_embeddings": positions}
     config = Qwen3MoeConfig(**sizes, **EXPERTS) if experts else Qwen3Config(**sizes)
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(config)
+    model.generation_config.eos_token_id = [1, *range(3, len(words), 3)]
+    model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
