@@ -32,7 +32,7 @@ types: $(READY)
 	@if $(PY) -c "import mypy" 2>/dev/null; then $(PY) -m mypy; else echo "types: mypy is not installed here, not run"; fi
 
 unit: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
