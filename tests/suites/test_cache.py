@@ -43,10 +43,10 @@ def test_a_new_version_of_the_suite_begins_anew(monkeypatch):
     [
         b"",
         b"no gzip",
-        gzip.compress(b"no JSON"),
-        gzip.compress(b"[]"),
-        gzip.compress(json.dumps({"id": 1}).encode()),
-        gzip.compress(json.dumps({"answers": []}).encode()),
+        gzip.compress(b"no JSON", mtime=0),
+        gzip.compress(b"[]", mtime=0),
+        gzip.compress(json.dumps({"id": 1}).encode(), mtime=0),
+        gzip.compress(json.dumps({"answers": []}).encode(), mtime=0),
     ],
 )
 def test_a_broken_file_is_as_if_absent_and_written_again(content, cache):
