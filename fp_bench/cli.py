@@ -474,30 +474,53 @@ def capture(
 
 @app.command()
 def calibrate(
-    density: Annotated[float, typer.Option(help="Share of the causal block pairs to keep, mean over heads.")] = 0.7,
-    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; the mean over them counts.")] = "4k",
+    method: Annotated[
+        str, typer.Option(help="flashprefill: its alpha; xattention or xattention:stride=16: a file of taus.")
+    ] = "flashprefill",
+    density: Annotated[
+        float, typer.Option(help="For flashprefill: share of the causal block pairs to keep, mean over heads.")
+    ] = 0.7,
+    coverage: Annotated[
+        float, typer.Option(help="For xattention: share of dense attention mass that the needed blocks hold.")
+    ] = 0.9,
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")] = "4k",
     model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
     text: Annotated[
         Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
     ] = None,
+    out: Annotated[Path, typer.Option(help="For xattention: the file to write.")] = Path("runs/taus.json"),
     device: Annotated[
         str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     seed: Annotated[int, typer.Option(callback=_within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
 ) -> None:
-    """Find the alpha with which FlashPrefill keeps a wanted share of the blocks of a model."""
-    lengths = parse_lengths(lens)
+    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, XAttention's tau of every head."""
+    lengths, spec = parse_lengths(lens), Spec.parse(method)
     content = _read_text(text) if text else None
-    from fp_bench.calibration import calibrate_model
+    if spec.name not in ("flashprefill", "xattention"):
+        raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
     from fp_bench.machine import parse_device
     from fp_bench.terminal import say, show_tables
 
     on = parse_device(device)
-    found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
-    show_tables([found.table()])
-    say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
-    print(f"flashprefill:alpha={found.alpha:.4g}")
+    if spec.name == "flashprefill":
+        from fp_bench.calibration.alpha import calibrate_model
+
+        found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+        show_tables([found.table()])
+        say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
+        print(f"flashprefill:alpha={found.alpha:.4g}")
+        return
+    from fp_bench.baselines.xattention import XAttention
+    from fp_bench.calibration.taus import profile_model
+
+    stride = XAttention.from_options(spec.options).params.stride
+    taus = profile_model(model, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
+    taus.save(out)
+    show_tables([taus.table()])
+    say(f"taus of mean {taus.mean:.3f} in {out}; use them with:")
+    print(f"xattention:stride={stride}:tau_file={out}")
 
 
 def _read_text(path: Path) -> str:

@@ -3,18 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
+from fp_bench.calibration.captured import captured_calls, captured_model
 from fp_bench.errors import UsageError
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.captured import Captured
-from fp_bench.inputs.source import Shape
 from fp_bench.machine import parse_dtype
 from fp_bench.method import AttentionCall
-from fp_bench.models.capture import capture
 from fp_bench.results.table import Table
 
 SMALLEST_ALPHA = 1e-9
@@ -57,10 +54,8 @@ def calibrate_model(
         UnavailableError: the model cannot be loaded.
     """
     check_density(wanted)
-    with TemporaryDirectory(prefix="fpbench-calibrate-") as folder:
-        captured = Path(folder) / "capture"
-        capture(model, lengths, captured, text=text, seed=seed, device=device, dtype=parse_dtype(dtype))
-        return calibrate(Captured(captured), wanted, device=device, dtype=parse_dtype(dtype))
+    with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
+        return calibrate(source, wanted, device=device, dtype=parse_dtype(dtype))
 
 
 def check_density(wanted: float) -> None:
@@ -87,9 +82,7 @@ def calibrate(source: Captured, wanted: float, *, device: torch.device, dtype: t
         UsageError: a density outside (0, 1], or below what sinks, window and last blocks keep at any alpha.
     """
     check_density(wanted)
-    calls = [
-        _call(source, length, layer, device, dtype) for length in source.manifest.lengths for layer in source.layers()
-    ]
+    calls = captured_calls(source, device, dtype)
     low, high = SMALLEST_ALPHA, 1.0
     floor, ceiling = (_densities(calls, alpha).density for alpha in (high, low))
     if not floor <= wanted:
@@ -104,13 +97,6 @@ def calibrate(source: Captured, wanted: float, *, device: torch.device, dtype: t
         middle = math.sqrt(low * high)
         low, high = (middle, high) if _densities(calls, middle).density >= wanted else (low, middle)
     return _densities(calls, low)
-
-
-def _call(source: Captured, length: int, layer: int, device: torch.device, dtype: torch.dtype) -> AttentionCall:
-    have = source.manifest
-    shape = Shape(have.batch, length, have.q_heads, have.kv_heads, have.head_dim)
-    q, k, v = source.tensors(shape, layer=layer, seed=0, dtype=dtype, device=device)
-    return AttentionCall(q, k, v, scale=have.head_dim**-0.5, layer=layer, layers=have.model_layers)
 
 
 def _densities(calls: Sequence[AttentionCall], alpha: float) -> Calibration:

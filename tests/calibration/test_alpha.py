@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fp_bench.calibration import calibrate
+from fp_bench.calibration.alpha import calibrate
 from fp_bench.errors import UsageError
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.captured import Captured

@@ -1,0 +1,38 @@
+"""A model's attention calls on a text, captured for as long as a calibration takes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from fp_bench.inputs.captured import Captured
+from fp_bench.inputs.source import Shape
+from fp_bench.method import AttentionCall
+from fp_bench.models.capture import capture
+
+
+@contextmanager
+def captured_model(
+    model: str, lengths: Sequence[int], *, text: str | None, seed: int, device: torch.device, dtype: torch.dtype
+) -> Iterator[Captured]:
+    """Capture Q, K, V of all layers of a model; they are gone afterwards. Arguments and errors: `capture`."""
+    with TemporaryDirectory(prefix="fpbench-calibrate-") as folder:
+        out = Path(folder) / "capture"
+        capture(model, lengths, out, text=text, seed=seed, device=device, dtype=dtype)
+        yield Captured(out)
+
+
+def captured_calls(source: Captured, device: torch.device, dtype: torch.dtype) -> list[AttentionCall]:
+    """Return the calls of every length and layer of a capture."""
+    return [
+        _call(source, length, layer, device, dtype) for length in source.manifest.lengths for layer in source.layers()
+    ]
+
+
+def _call(source: Captured, length: int, layer: int, device: torch.device, dtype: torch.dtype) -> AttentionCall:
+    have = source.manifest
+    shape = Shape(have.batch, length, have.q_heads, have.kv_heads, have.head_dim)
+    q, k, v = source.tensors(shape, layer=layer, seed=0, dtype=dtype, device=device)
+    return AttentionCall(q, k, v, scale=have.head_dim**-0.5, layer=layer, layers=have.model_layers)
