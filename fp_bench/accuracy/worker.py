@@ -52,6 +52,7 @@ class Answered:
     kl: float | None
     prediction: str | None
     answers: list[str]
+    provenance: dict[str, str] | None
     prompt_tokens: int
     new_tokens: int
     density: float | None
@@ -172,6 +173,7 @@ class Examinee:
         return Answered(
             **found,
             answers=list(sample.answers),
+            provenance=self._suite(suite).provenance(sample.task) or None,
             prompt_tokens=len(prompt),
             density=counts.density() if counts.sparse else 1.0,
             recall=counts.recall() if counts.sparse else 1.0,

@@ -7,6 +7,7 @@ import pandas as pd
 
 from fp_bench.results.accuracy_plots import accuracy_plots
 from fp_bench.results.accuracy_tables import (
+    SETTING,
     accuracy_tables,
     by_task,
     failures,
@@ -19,6 +20,8 @@ from fp_bench.results.accuracy_tables import (
 from fp_bench.results.chapter import Chapter
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.sizes import format_length
+from fp_bench.suites.ruler.summary import EFFECTIVE, effective_length
+from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
 Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
@@ -38,7 +41,8 @@ def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter
     return Chapter(
         title="Accuracy of sparse-prefill attention",
         name="accuracy",
-        headlines=list(_headlines(totals)) or ["No sparse method was scored beside dense attention."],
+        headlines=[*_headlines(totals), *_effective_lengths(totals)]
+        or ["No sparse method was scored beside dense attention."],
         tables=accuracy_tables(records),
         draw=partial(accuracy_plots, records, machine),
         failures=failures(records),
@@ -57,6 +61,20 @@ def _headlines(totals: pd.DataFrame) -> Iterator[str]:
             f"{setting_title(row)}: {signed(row['difference'])} points to dense attention (95 %: "
             f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
             f"keeping {row['density']:.1%} of the block pairs."
+        )
+
+
+def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:
+    """Yield how long a context each setting of all of RULER's tasks can use, by the paper's rule."""
+    ruler = totals[(totals["suite"] == "ruler") & (totals["tasks"] == len(TASKS))]
+    for _, rows in ruler.groupby([*SETTING], sort=False, dropna=False):
+        found = []
+        for label, line in rows.groupby("label", sort=False):
+            length = effective_length(dict(zip(line["seq_len"], line["score"], strict=True)))
+            found.append(f"{label} {format_length(length) if length else 'none of these'}")
+        yield (
+            f"Effective length on {setting_title(rows.iloc[0])} (the longest with an average of at least "
+            f"{100 * EFFECTIVE:.1f}): {', '.join(found)}."
         )
 
 

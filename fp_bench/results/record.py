@@ -157,6 +157,8 @@ class AccuracyRecord(Record):
     without answers."""
     prediction: str | None = None
     answers: list[str] | None = None
+    provenance: dict[str, str] | None = None
+    """Versions and hashes of the data that the sample was made of, where it is not the package's own."""
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     dense_calls: dict[str, int] | None = None
