@@ -15,12 +15,15 @@ def test_a_narrow_terminal_never_cuts_a_number_or_a_name_short(monkeypatch, caps
         assert text in shown
 
 
-def test_every_record_is_passed_on_and_said(capsys):
-    records = [timed(2.5, round=1), failed(label="greedy")]
-    assert list(show_progress(records, 2)) == records
+def test_failures_the_last_record_and_one_now_and_then_are_said(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 1.5, 4.0, 4.5, 5.0])
+    monkeypatch.setattr("fp_bench.terminal.monotonic", lambda: next(clock))
+    records = [timed(2.5, round=1), failed(label="greedy"), timed(2.5, round=2), timed(3, round=3), timed(4, round=4)]
+    assert list(show_progress(records, 5)) == records
     assert capsys.readouterr().err.splitlines() == [
-        "1/2 4K flashprefill round 1: 2.5 ms, density 50.0%",
-        "2/2 4K greedy: oom: too large",
+        "2/5 4K greedy: oom: too large; about 2 s left",
+        "3/5 4K flashprefill round 2: 2.5 ms, density 50.0%; about 3 s left",
+        "5/5 4K flashprefill round 4: 4 ms, density 50.0%",
     ]
 
 
