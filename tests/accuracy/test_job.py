@@ -19,7 +19,7 @@ TASKS = ("fact", "needle_number")
 
 def request(**changed):
     base = {
-        "lens": [512],
+        "lens": [300],
         "suites": [Spec("probe")],
         "tasks": TASKS,
         "methods": [Spec("dense"), Spec("flashprefill", {"alpha": "0"})],
@@ -38,7 +38,7 @@ def records_of(folder, asked, conduct=HERE):
 def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp_path):
     records = records_of(tmp_path, request())
     assert len(records) == 8
-    assert {record.sample_id for record in records} == {f"{task}/512/{n}" for task in TASKS for n in (0, 1)}
+    assert {record.sample_id for record in records} == {f"{task}/300/{n}" for task in TASKS for n in (0, 1)}
     by_sample = {}
     for record in records:
         by_sample.setdefault(record.sample_id, []).append(record)
@@ -48,7 +48,7 @@ def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp
         assert dense.score == everything.score == 1.0
         assert everything.density == 1.0
         assert everything.recall == pytest.approx(1.0, abs=1e-4)
-        assert dense.prompt_tokens == everything.prompt_tokens <= 512 - 64
+        assert dense.prompt_tokens == everything.prompt_tokens <= 300 - 64
         assert (dense.backend, everything.backend) == ("sdpa_cpu", "torch")
         assert not everything.fallback
 
@@ -75,17 +75,17 @@ def test_two_workers_write_what_one_does(tmp_path):
 def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
     methods = [Spec("raises"), Spec("hungry"), Spec("falls_back"), Spec("window"), Spec("broken")]
     with pytest.warns(UserWarning, match="broken"):
-        records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[512, 640]))
+        records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[300, 400]))
     found = {(record.label, record.seq_len): record for record in records}
-    assert found["raises", 512].status == "error"
-    assert found["raises", 512].reason == "KeyError: 'a bug\\nover two lines'"
-    assert found["broken", 512].status == "unavailable"
-    assert found["hungry", 512].status == found["hungry", 640].status == "oom"
-    assert "not tried: it ran out of memory at 512" in found["hungry", 640].reason
-    assert found["falls_back", 512].status == "ok"
-    assert found["falls_back", 512].fallback
-    assert found["window", 640].status == "ok"
-    assert found["window", 640].density < 1
+    assert found["raises", 300].status == "error"
+    assert found["raises", 300].reason == "KeyError: 'a bug\\nover two lines'"
+    assert found["broken", 300].status == "unavailable"
+    assert found["hungry", 300].status == found["hungry", 400].status == "oom"
+    assert "not tried: it ran out of memory at 300" in found["hungry", 400].reason
+    assert found["falls_back", 300].status == "ok"
+    assert found["falls_back", 300].fallback
+    assert found["window", 400].status == "ok"
+    assert found["window", 400].density < 1
 
 
 def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods):
@@ -148,7 +148,7 @@ def test_fidelity_compares_with_dense_and_needs_no_answers(tmp_path):
 
 
 def test_the_verb_end_to_end(tmp_path):
-    words = ["accuracy", "--lens", "512", "--tasks", "fact,multivalue", "--samples", "1", "--dtype", "fp32"]
+    words = ["accuracy", "--lens", "300", "--tasks", "fact,multivalue", "--samples", "1", "--dtype", "fp32"]
     words += ["--methods", "dense,flashprefill:alpha=0", "--no-isolate", "--out", tmp_path]
     done = fpbench(*words)
     assert done.exit_code == 0, done.output
@@ -157,7 +157,7 @@ def test_the_verb_end_to_end(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "plots/pareto.png" in report
     (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
-    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 512", "--samples 1", "--model embedded"):
+    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 300", "--samples 1", "--model embedded"):
         assert part in again
     rows = json.loads(fpbench(*words, "--json").stdout)
     assert [row["score"] for row in rows] == [1.0, 1.0]
@@ -176,7 +176,8 @@ def test_the_verb_end_to_end(tmp_path):
     ],
 )
 def test_bad_words_are_one_line(tmp_path, words, message):
-    done = fpbench("accuracy", *words, "--dry-run" if "100" not in words[-1] else "--no-isolate", "--out", tmp_path)
+    quick = ["--no-isolate", "--samples", "1", "--tasks", "fact"] if words[-1] == "100" else ["--dry-run"]
+    done = fpbench("accuracy", *words, *quick, "--out", tmp_path)
     assert done.exit_code in (2, 3), done.output
     assert message in done.output
     assert "Traceback" not in done.output

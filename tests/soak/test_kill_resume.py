@@ -6,7 +6,7 @@ from tests.soak.kill_resume import accuracy_run, identities, kill_at_random, lat
 
 RUNS = {
     "latency": latency_run(methods="dense", lens="128", rounds=40),
-    "accuracy": accuracy_run(methods="dense", lens="300", samples=15, workers=1),
+    "accuracy": accuracy_run(methods="dense", lens="300", samples=6, workers=1),
 }
 
 
