@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fp_bench.results.record import AccuracyRecord
-from fp_bench.results.store import latest
+from fp_bench.results.store import newest
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
@@ -23,9 +23,7 @@ RESAMPLES = 2000
 
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a sample and method, of the newest code that scored it."""
-    newest = {record.cell_key: record.code_version for record in records}
-    rows = [_row(record) for record in latest(records) if record.code_version == newest[record.cell_key]]
-    return pd.DataFrame(rows, columns=[*SETTING, *PER_SAMPLE, *FOUND])
+    return pd.DataFrame([_row(record) for record in newest(records)], columns=[*SETTING, *PER_SAMPLE, *FOUND])
 
 
 def _row(record: AccuracyRecord) -> dict[str, Any]:

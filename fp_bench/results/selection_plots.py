@@ -31,7 +31,7 @@ from fp_bench.results.kept_maps import KeptMap, map_path, read_maps
 from fp_bench.results.latency_plots import settings
 from fp_bench.results.latency_tables import SETTING
 from fp_bench.results.record import LatencyRecord
-from fp_bench.results.store import latest
+from fp_bench.results.store import newest
 from fp_bench.sizes import format_length
 
 PUBLISHED_DENSITY = {4096: 0.70, 8192: 0.46, 16384: 0.29, 32768: 0.18, 65536: 0.10, 131072: 0.06}
@@ -66,12 +66,11 @@ def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path
 
 def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[LatencyRecord]:
     """Return the first measured round of each sparse cell of a setting, of the newest code."""
-    newest = {record.cell_key: record.code_version for record in records}
     first: dict[str, LatencyRecord] = {}
-    for record in latest(records):
+    for record in newest(records):
         same = all(getattr(record, name) == row[name] for name in SETTING)
         sparse = record.method != "dense" and not record.fallback
-        if same and sparse and record.status == "ok" and record.code_version == newest[record.cell_key]:
+        if same and sparse and record.status == "ok":
             first.setdefault(record.cell_key, record)
     return list(first.values())
 
