@@ -4,21 +4,19 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.results.store import newest
 from fp_bench.results.table import Table
+from fp_bench.results.verdict import paired_interval
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
 """Scores are only compared where these agree."""
 PER_SAMPLE = ("seq_len", "task", "sample_id", "method", "label", "asked_backend", "cell_key", "status", "reason")
 FOUND = ("score", "kl", "density", "recall", "prompt_tokens", "new_tokens", "fallback", "seconds")
-CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959964
-RESAMPLES = 2000
 
 
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
@@ -87,26 +85,6 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def paired_interval(changes: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
-
-    Args:
-        changes: for each task the score minus dense attention's of every sample.
-
-    Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
-    without a change leave possible.
-    """
-    means = [float(change.mean()) for change in changes]
-    everything = np.concatenate(list(changes))
-    if not everything.any():
-        bound = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(everything))
-        return 0.0, -bound, bound
-    draw = np.random.default_rng(0)
-    again = [change[draw.integers(len(change), size=(RESAMPLES, len(change)))].mean(1) for change in changes]
-    low, high = np.quantile(np.mean(again, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(np.mean(means)), float(low), float(high)
 
 
 def _dense_first(table: pd.DataFrame) -> pd.DataFrame:

@@ -33,10 +33,9 @@ def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     table = pd.DataFrame([_asked(found) for found in rounds.values()], columns=[*PER_CELL, *FIRST])
     merged = _merged_rounds([record for found in rounds.values() for record in found])
     table = table.join(merged, on="cell_key")
-    failed = table["status"] != "ok"
-    table[["rounds", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]] = table[
-        ["rounds", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]
-    ].mask(failed)
+    numbers = ["rounds", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]
+    table[numbers] = table[numbers].mask(table["status"] != "ok")
+    table = table.astype({"rounds": "Int64", "peak_bytes": "Int64"})
     columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
     columns += [*MEANS, "peak_bytes", "timer", "cache", "env", "command"]
     return table[columns]
@@ -117,7 +116,7 @@ def _over_layers(by_cell: pd.DataFrame) -> pd.DataFrame:
     failed = by_cell[by_cell["status"] != "ok"].drop_duplicates([*COMPARABLE, "label"])
     failed = failed.set_index([*COMPARABLE, "label"])
     # A mean over the layers that happened to work would be comparable to nothing.
-    table.loc[failed.index, [*means, "peak_bytes"]] = float("nan")
+    table.loc[failed.index, [*means, "peak_bytes"]] = None
     table.loc[failed.index, ["status", "reason"]] = failed[["status", "reason"]]
     return table.reset_index()[[*by_cell.columns, "layers"]]
 
