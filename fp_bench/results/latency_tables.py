@@ -112,7 +112,7 @@ def _over_layers(by_cell: pd.DataFrame) -> pd.DataFrame:
     table["layers"] = groups.size()
     table["peak_bytes"] = groups["peak_bytes"].max()
     table["fallback"] = groups["fallback"].any()
-    table["backend"] = groups["backend"].agg(lambda names: "+".join(sorted(set(names.dropna()))) or None)
+    table["backend"] = groups["backend"].agg(lambda names: "+".join(sorted(set(names.dropna()))))
     failed = by_cell[by_cell["status"] != "ok"].drop_duplicates([*COMPARABLE, "label"])
     failed = failed.set_index([*COMPARABLE, "label"])
     # A mean over the layers that happened to work would be comparable to nothing.

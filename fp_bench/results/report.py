@@ -9,6 +9,7 @@ from typing import Any
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.results.accuracy_report import accuracy_chapter
 from fp_bench.results.chapter import Chapter
+from fp_bench.results.environment import environment_rows, machine_name
 from fp_bench.results.latency_report import latency_chapter
 from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.results.store import read_environments, read_records
@@ -83,13 +84,6 @@ def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in chapter.circumstances)
 
 
-def machine_name(environment: Mapping[str, Any]) -> str:
-    """Return the GPU of an environment, or its CPU."""
-    gpu = environment.get("gpu") or {}
-    cores = f", {environment['cpu_cores']} cores" if "cpu_cores" in environment else ""
-    return str(gpu.get("name") or f"{environment.get('cpu') or 'unknown machine'}{cores}")
-
-
 def _environment(records: Sequence[Record], environments: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the environment of the newest record that has one."""
     return next((environments[r.env] for r in reversed(records) if r.env and r.env in environments), {})
@@ -119,14 +113,3 @@ def _command(setting: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
 
 def _environment_table(environment: Mapping[str, Any]) -> Table:
     return Table("Environment", ["what", "value"], environment_rows(environment), numbers=2)
-
-
-def environment_rows(environment: Mapping[str, Any]) -> list[list[str]]:
-    """Return an environment as rows of name and value, nested facts one row each; unknown ones are left out."""
-    rows: list[list[str]] = []
-    for name, value in environment.items():
-        if isinstance(value, Mapping):
-            rows += [[f"{name} {inner}", text] for inner, text in environment_rows(value)]
-        elif value not in (None, []):
-            rows.append([name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
-    return rows

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
@@ -13,6 +14,7 @@ from typing import Annotated, Any, NamedTuple, Self, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.results.environment import machine_name
 from fp_bench.results.files import replace_file
 from fp_bench.results.kept_maps import KeptMap, map_path, write_maps
 from fp_bench.results.record import KINDS, SCHEMA_VERSION, AccuracyRecord, LatencyRecord, Record, Status
@@ -47,6 +49,38 @@ class Reading(NamedTuple):
     records: list[Record]
     size: int
     torn: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder as it was read."""
+
+    folder: Path
+    records: Sequence[Record]
+    environments: Mapping[str, dict[str, Any]]
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Of the newest record that has one."""
+        known = (self.environments[r.env] for r in reversed(self.records) if r.env and r.env in self.environments)
+        return next(known, {})
+
+    @property
+    def machine(self) -> str:
+        """What it ran on."""
+        return machine_name(self.environment)
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UsageError: no such run, no whole record in it, or a line that is no record and is not the last.
+    """
+    records = read_records(folder).records
+    if not records:
+        raise UsageError(f"{folder} has no whole record yet; measure with fpbench latency or accuracy --out {folder}")
+    return Run(folder, records, read_environments(folder))
 
 
 def read_records(folder: Path) -> Reading:

@@ -141,7 +141,8 @@ def _more_rounds(effect: Floats, error: Floats, freedom: Floats, rounds: Floats,
             df = freedom * (grown - 1) / (rounds - 1)
             two_sided, one_sided = stats.t.ppf(1 - rule.alpha / 2, df), stats.t.ppf(1 - rule.alpha, df)
         found = (np.abs(effect) > limit) & (np.abs(effect) > two_sided * then)
-        return found | (np.abs(effect) + one_sided * then < limit)
+        done: NDArray[np.bool_] = found | (np.abs(effect) + one_sided * then < limit)
+        return done
 
     low, high = np.maximum(least - 1, 0.0), np.full_like(effect, MOST_MORE)
     for _ in range(MOST_MORE.bit_length()):
