@@ -1,5 +1,6 @@
 """The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable
@@ -12,17 +13,19 @@ from typer.core import TyperGroup
 
 import fp_bench
 from fp_bench.durations import parse_duration
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import NotComparableError, UnavailableError, UsageError, did_you_mean
 from fp_bench.registry import Spec
 from fp_bench.registry import methods as known_methods
 from fp_bench.registry import suites as known_suites
-from fp_bench.sizes import parse_lengths
+from fp_bench.sizes import parse_lengths, parse_share
 
 if TYPE_CHECKING:
+    from fp_bench.results.compare import Comparison
     from fp_bench.results.record import Record
     from fp_bench.results.store import RecordStore
 
-EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+"""See docs/exit-codes.md."""
 
 
 class FrontDoor(TyperGroup):
@@ -36,6 +39,8 @@ class FrontDoor(TyperGroup):
                 code = super().main(*args, **extra | {"standalone_mode": False})
         except UnavailableError as error:
             _stop(str(error), EXIT_FAILED)
+        except NotComparableError as error:
+            _stop(str(error), EXIT_NOTHING)
         except (KeyboardInterrupt, typer.Abort):
             _stop("interrupted", EXIT_INTERRUPTED)
         except UsageError as error:
@@ -418,6 +423,79 @@ def _show_report(folder: Path, as_json: bool) -> None:
         else:
             show_tables([*chapter.tables, chapter.failures])
     say(f"report: {write_report(folder)}")
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The run folder to compare with.")],
+    new: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
+    min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
+    alpha: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
+    max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
+    allow: Annotated[
+        str | None,
+        typer.Option(help="What may differ: gpu, input, dtype, timer, cache, variant, version, params; commas."),
+    ] = None,
+    paired: Annotated[
+        bool | None, typer.Option(help="Whether rounds of the two alternated; default: the times of the records tell.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="rich, md, csv, json, or customSmallerIsBetter: of NEW.")
+    ] = "rich",
+    ci: Annotated[str | None, typer.Option(help="github: annotations, and the summary of the job.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 5 where a cell is inconclusive or removed.")
+    ] = False,
+) -> None:
+    """Judge a run against another: regressed, improved, unchanged, or not known yet."""
+    effect = parse_share(min_effect, "--min-effect")
+    for option, value, high in (("--alpha", alpha, 0.5), ("--max-drop", max_drop, 100.0)):
+        if not 0 < value < high:
+            raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
+    if ci not in (None, "github"):
+        raise UsageError(f"--ci {ci!r} is unknown; known: github")
+    from fp_bench.results.compare import compare as compare_runs
+    from fp_bench.results.compare_text import FORMATS
+    from fp_bench.results.store import read_run
+    from fp_bench.results.verdict import Rule
+    from fp_bench.terminal import show_comparison
+
+    if form not in ("rich", *FORMATS):
+        raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
+    allowed = [name.strip() for name in allow.split(",")] if allow else []
+    rule = Rule(effect, alpha, max_drop / 100)
+    found = compare_runs(read_run(base), read_run(new), rule, allow=allowed, paired=paired)
+    if form == "rich":
+        show_comparison(found)
+    else:
+        print(FORMATS[form](found).rstrip("\n"))
+    if ci:
+        _tell_github(found)
+    raise typer.Exit(_verdict_code(found, strict))
+
+
+def _tell_github(found: "Comparison") -> None:
+    """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
+    from fp_bench.results.compare_text import annotations, markdown
+
+    for line in annotations(found):
+        print(line, file=sys.stderr)
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(path).open("a") as file:
+                file.write(markdown(found) + "\n")
+        except OSError as error:
+            raise UnavailableError(f"GITHUB_STEP_SUMMARY {path} cannot be written: {error.strerror}") from None
+
+
+def _verdict_code(found: "Comparison", strict: bool) -> int:
+    from fp_bench.results.verdict import Verdict
+
+    if found.count(Verdict.REGRESSED):
+        return EXIT_REGRESSED
+    if found.count(Verdict.NEW_FAILURE):
+        return EXIT_FAILED
+    return EXIT_INCONCLUSIVE if strict and any(map(found.count, (Verdict.INCONCLUSIVE, Verdict.REMOVED))) else 0
 
 
 @app.command()

@@ -26,6 +26,8 @@ ASKED_FACETS: Mapping[str, Mapping[str, str]] = {
 CLOCKS_APART = 0.02
 """Share by which SM clocks differ before it is said."""
 AVERAGE = "average over tasks"
+IDENTICAL = "identical answers"
+"""Note of a row whose answers are the same word for word, which needs no statistics."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +300,7 @@ def _latency_notes(base: Side, new: Side, ratio: float) -> Iterator[str]:
     if clocks[0] and clocks[1] and abs(clocks[1] / clocks[0] - 1) > CLOCKS_APART:
         yield f"SM clock {clocks[0]:.0f} became {clocks[1]:.0f} MHz: in cycles {ratio * clocks[1] / clocks[0]:.3f}"
     throttled = [sum(bool(record.throttled) for record in side.records) for side in (base, new)]
-    if any(throttled):
+    if throttled[0] != throttled[1]:
         yield f"clocks held down in {throttled[0]} and {throttled[1]} rounds"
 
 
@@ -338,10 +340,11 @@ def _accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
             averages.setdefault(average, []).append((row, changes, identical))
     for parts in averages.values():
         if len(parts) > 1:
-            row = {name: parts[0][0][name] for name in AVERAGED} | {"task": AVERAGE, "note": ""}
+            same = all(identical for *_, identical in parts)
+            row = {name: parts[0][0][name] for name in AVERAGED} | {"task": AVERAGE, "note": IDENTICAL if same else ""}
             for name in ("base_score", "new_score"):
                 row[name] = float(np.mean([part[name] for part, *_ in parts]))
-            change = ScoreChange.of([changes for _, changes, _ in parts], identical=all(same for *_, same in parts))
+            change = ScoreChange.of([changes for _, changes, _ in parts], identical=same)
             rows.append(row)
             judged.append((row, change))
     found = judge_scores([change for _, change in judged], rule)
@@ -390,7 +393,7 @@ def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], 
     # A suite without answers scores distributions: there equal words say nothing.
     same = identical and bool((scores[:, 0] == scores[:, 1]).all())
     if same and not row["note"]:
-        row["note"] = "identical answers"
+        row["note"] = IDENTICAL
     return row, scores[:, 1] - scores[:, 0], same
 
 
