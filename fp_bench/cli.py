@@ -3,7 +3,7 @@
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ from fp_bench.sizes import parse_lengths, parse_share
 if TYPE_CHECKING:
     from fp_bench.results.compare import Comparison
     from fp_bench.results.record import Record
+    from fp_bench.results.report import Part
     from fp_bench.results.store import RecordStore
 
 EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
@@ -402,27 +403,57 @@ def _exit_code(records: list["Record"], named: bool) -> int:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
+    ] = "rich",
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
-    """Make tables, plots and report.md of a run again from its records."""
-    _show_report(run, as_json)
+    """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
+    forms = ("rich", "json", "customSmallerIsBetter")
+    if form not in forms:
+        raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
+    from fp_bench.results.store import read_run
+
+    read = [read_run(folder) for folder in runs]
+    if form == "customSmallerIsBetter":
+        from fp_bench.results.compare_text import smaller_is_better
+
+        print(smaller_is_better([record for run in read for record in run.records]))
+        return
+    from fp_bench.results.html import write_html
+    from fp_bench.results.report import Part
+    from fp_bench.terminal import say
+
+    parts = [Part(run) for run in read]
+    _show_parts(parts, as_json or form == "json")
+    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
+    say(f"report: {write_html(parts, page)}")
 
 
 def _show_report(folder: Path, as_json: bool) -> None:
-    from fp_bench.results.report import chapters, write_report
-    from fp_bench.results.store import read_records
+    from fp_bench.results.report import Part
+    from fp_bench.results.store import read_run
+
+    _show_parts([Part(read_run(folder))], as_json)
+
+
+def _show_parts(parts: "Sequence[Part]", as_json: bool) -> None:
+    """Show the tables of runs; of one, write its report too."""
+    from fp_bench.results.report import write_markdown
     from fp_bench.terminal import say, show_tables
 
-    records = read_records(folder).records
-    if not records:
-        raise UsageError(f"{folder} has no whole record; measure with fpbench latency or accuracy --out {folder}")
-    for chapter in chapters(records, "", folder):
+    for chapter in (chapter for part in parts for chapter in part.chapters):
         if as_json:
             print(chapter.data[chapter.name].to_json(orient="records", indent=1))
         else:
             show_tables([*chapter.tables, chapter.failures])
-    say(f"report: {write_report(folder)}")
+    if len(parts) == 1:
+        say(f"report: {write_markdown(parts[0])}")
 
 
 @app.command()
