@@ -19,9 +19,6 @@ from fp_bench.results.report import Part, commands, environment_table, refused
 from fp_bench.results.selection_plots import head_maps
 from fp_bench.results.table import Table
 
-PIXELS_AN_INCH = 72
-"""Least size at which a plot is shown, so that its text stays readable; on a phone it scrolls."""
-
 
 def write_html(parts: Sequence[Part], path: Path) -> Path:
     """Write the page and return its path.
@@ -50,8 +47,9 @@ def render(parts: Sequence[Part]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"prose": _prose, "image": _image}
     runs = [part.run for part in parts]
+    kinds = dict.fromkeys(chapter.name for part in parts for chapter in part.chapters)
     return environment.from_string((templates / "report.html.jinja").read_text()).render(
-        title=" and ".join(dict.fromkeys(chapter.title for part in parts for chapter in part.chapters)),
+        title=f"Sparse-prefill attention: {' and '.join(kinds)}",
         machines=list(dict.fromkeys(run.machine for run in runs)),
         headline=headline_tables(runs),
         pareto=[_figure(plot) for plot in pareto_plots(runs)],
@@ -69,8 +67,8 @@ class Figure:
     name: str
     title: str
     png: bytes
-    least_width: int
-    """Pixels."""
+    inches: float
+    """Its width; the page keeps its text readable, so that on a phone it scrolls."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ def _figures(part: Part, chapter: Chapter) -> list[Figure]:
 
 
 def _figure(plot: Plot) -> Figure:
-    return Figure(plot.name, plot.title, plot.png, round(PIXELS_AN_INCH * plot.figure.get_figwidth()))
+    return Figure(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
 
 
 def _prose(text: str) -> Markup:

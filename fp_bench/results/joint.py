@@ -18,9 +18,11 @@ from fp_bench.results.store import Run, newest
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
+PROMPT = "prompt:"
+"""What the input of a model's prefill begins with; the model's name follows."""
 ACROSS = 3
 """Panels of lengths in a row."""
-MOST_LENGTHS = 6
+MOST_LENGTHS = 9
 """Panels of a Pareto plot: the greatest lengths."""
 
 
@@ -46,9 +48,8 @@ def settings(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def _with_hash(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
-    return table.assign(
-        method_hash=table["label"].map({record.label: record.method_hash for record in newest(records)})
-    )
+    hashes = {record.label: record.method_hash for record in newest(records)}
+    return table.assign(method_hash=table["label"].map(hashes))
 
 
 def headline_tables(runs: Sequence[Run]) -> list[Table]:
@@ -68,7 +69,7 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     names = [name for name in names if sparse[name].notna().any()]
     heads = [COLUMNS[name][0] for name in names]
     heads[0] = "TTFT ms" if is_prefill(rows) else "ms"
-    joined = {title: found for title, of in scores.items() if len(found := _joined(sparse, of))}
+    joined = _joined(rows, scores)
     lines = []
     for _, row in sparse.iterrows():
         cells = ["" if pd.isna(row[name]) else COLUMNS[name][1](row[name]) for name in names]
@@ -83,11 +84,20 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     return Table(title, headings, lines, numbers=2)
 
 
-def _joined(sparse: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores of configurations that were timed at the same length."""
+def _joined(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the settings of scores that a sparse configuration of ``rows`` was scored in at a length it was timed at.
+
+    The time to first token of one model says nothing beside the scores of another.
+    """
+    sparse = rows[rows["method"] != "dense"]
     timed = set(zip(sparse["method_hash"], sparse["seq_len"], strict=True))
-    pairs = zip(scores["method_hash"], scores["seq_len"], strict=True)
-    return scores[[pair in timed for pair in pairs]]
+    model = str(rows["input"].iloc[0]).removeprefix(PROMPT) if is_prefill(rows) else None
+    return {
+        title: of
+        for title, of in scores.items()
+        if (model is None or (of["model"] == model).all())
+        and timed & set(zip(of["method_hash"], of["seq_len"], strict=True))
+    }
 
 
 def _score(row: pd.Series) -> str:
@@ -98,17 +108,15 @@ def _score(row: pd.Series) -> str:
 def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
     """Draw accuracy against latency, one point a configuration; recall where no accuracy of the same was measured."""
     scores = accuracies(runs)
-    plots = []
+    plots: list[Plot] = []
     with matplotlib.rc_context(STYLE):
         for run in runs:
             for rows in settings(run):
                 if (rows["method"] == "dense").all():
                     continue
                 caption = f"{latency_tables.setting_title(rows.iloc[0])} · {run.machine}"
-                joined = [
-                    (title, of) for title, of in scores.items() if len(_joined(rows[rows["method"] != "dense"], of))
-                ]
-                for title, of in joined:
+                joined = _joined(rows, scores)
+                for title, of in joined.items():
                     columns = ["method_hash", "seq_len", "score"]
                     both = rows.merge(of[columns].drop_duplicates(columns[:2]), on=columns[:2])
                     plots.append(_pareto(both, "score", f"Score on {title}", caption, len(plots)))
