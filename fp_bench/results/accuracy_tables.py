@@ -1,34 +1,40 @@
 """Tables of accuracy records: scores by length, task and method, paired with dense attention's on the same samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fp_bench.results.record import AccuracyRecord
-from fp_bench.results.store import newest
+from fp_bench.results.store import newest, remembered
 from fp_bench.results.table import Table
-from fp_bench.results.verdict import paired_interval
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
 """Scores are only compared where these agree."""
 PER_SAMPLE = ("seq_len", "task", "sample_id", "method", "label", "asked_backend", "cell_key", "status", "reason")
 FOUND = ("score", "kl", "density", "recall", "prompt_tokens", "new_tokens", "fallback", "seconds")
+CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959964
+RESAMPLES = 2000
 
 
+@remembered
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a sample and method, of the newest code that scored it."""
-    return pd.DataFrame([_row(record) for record in newest(records)], columns=[*SETTING, *PER_SAMPLE, *FOUND])
+    names = (*SETTING, *PER_SAMPLE, *FOUND)
+    table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
+    return table.assign(suite_params=[_options(params) for params in table["suite_params"]])
 
 
-def _row(record: AccuracyRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in (*SETTING, *PER_SAMPLE, *FOUND)}
-    return row | {"suite_params": " ".join(f"{key}={value}" for key, value in record.suite_params.items())}
+def _options(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in params.items())
 
 
+@remembered
 def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
     scored = samples(records).query("status == 'ok'")
@@ -38,6 +44,7 @@ def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     return _dense_first(table)
 
 
+@remembered
 def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: the average over tasks and its difference to dense attention.
 
@@ -85,6 +92,26 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     middle = (share + spread / 2) / (1 + spread)
     half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(changes: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
+
+    Args:
+        changes: for each task the change of every sample's score.
+
+    Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
+    without a change leave possible.
+    """
+    means = [float(change.mean()) for change in changes]
+    everything = np.concatenate(list(changes))
+    if not everything.any():
+        bound = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(everything))
+        return 0.0, -bound, bound
+    draw = np.random.default_rng(0)
+    again = [change[draw.integers(len(change), size=(RESAMPLES, len(change)))].mean(1) for change in changes]
+    low, high = np.quantile(np.mean(again, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(np.mean(means)), float(low), float(high)
 
 
 def _dense_first(table: pd.DataFrame) -> pd.DataFrame:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import log
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fp_bench.errors import NotComparableError, UsageError, did_you_mean
+from fp_bench.results.accuracy_tables import paired_interval
 from fp_bench.results.environment import machine_name
 from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.results.store import Run, newest
@@ -174,9 +176,11 @@ def _sides(run: Run, kind: type[Record], facets: Mapping[str, str]) -> dict[tupl
     left_out = {"method_hash", "sample_id", *facets.values()}
     names = ["label", *(name for name in kind.asked if name not in left_out)]
     found: dict[tuple[Any, ...], dict[Any, list[Record]]] = {}
-    for record in newest(record for record in run.records if isinstance(record, kind)):
-        asked = tuple(_hashable(getattr(record, name)) for name in names)
-        values = tuple(getattr(record, name) for name in facets.values())
+    asked_of, facets_of = attrgetter(*names), attrgetter(*facets.values())
+    records: Sequence[Record] = run.latency if kind is LatencyRecord else run.accuracy
+    for record in newest(records):
+        asked = tuple(map(_hashable, asked_of(record)))
+        values = facets_of(record)
         found.setdefault(asked, {}).setdefault(values, []).append(record)
     return {asked: {values: Side(records, run) for values, records in cells.items()} for asked, cells in found.items()}
 
@@ -335,7 +339,7 @@ def _accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
         row, changes, identical = _accuracy_row(base, new)
         rows.append(row)
         if len(changes):
-            judged.append((row, ScoreChange.of([changes], identical=identical)))
+            judged.append((row, _change([changes], identical=identical)))
             average = tuple(row[name] for name in ACCURACY_COLUMNS if name in row and name in AVERAGED)
             averages.setdefault(average, []).append((row, changes, identical))
     for parts in averages.values():
@@ -344,7 +348,7 @@ def _accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
             row = {name: parts[0][0][name] for name in AVERAGED} | {"task": AVERAGE, "note": IDENTICAL if same else ""}
             for name in ("base_score", "new_score"):
                 row[name] = float(np.mean([part[name] for part, *_ in parts]))
-            change = ScoreChange.of([changes for _, changes, _ in parts], identical=same)
+            change = _change([changes for _, changes, _ in parts], identical=same)
             rows.append(row)
             judged.append((row, change))
     found = judge_scores([change for _, change in judged], rule)
@@ -354,6 +358,18 @@ def _accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
         row |= {"verdict": kept, "p": p, "more_samples": more, "n": change.n, "difference": change.difference}
         row |= {"low": change.low, "high": change.high, "worse": change.worse, "better": change.better}
     return pd.DataFrame(rows, columns=[*ACCURACY_COLUMNS])
+
+
+def _change(changes: Sequence[Floats], *, identical: bool) -> ScoreChange:
+    """Return the change of one row.
+
+    Args:
+        changes: for each task the new score minus the base's of every sample that both have.
+        identical: whether every answer is the same word for word.
+    """
+    everything = np.concatenate(list(changes))
+    worse, better = int((everything < 0).sum()), int((everything > 0).sum())
+    return ScoreChange(len(everything), *paired_interval(changes), worse, better, identical)
 
 
 AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed",

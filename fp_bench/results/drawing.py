@@ -79,6 +79,7 @@ class Plot:
         # No dates and no versions inside: the same records give the same bytes.
         with matplotlib.rc_context(STYLE):
             self.figure.savefig(drawn, format="png", metadata={"Software": None})
+        self.figure.set_layout_engine("none")  # the PDF keeps the layout, which takes long to find
         return drawn.getvalue()
 
     def save(self, folder: Path) -> Path:

@@ -14,8 +14,7 @@ from fp_bench.results.chapter import Chapter
 from fp_bench.results.drawing import Plot
 from fp_bench.results.files import replace_file
 from fp_bench.results.joint import headline_tables, pareto_plots
-from fp_bench.results.record import LatencyRecord
-from fp_bench.results.report import Part, commands, environment_table, refused
+from fp_bench.results.report import Part, environment_table, refused
 from fp_bench.results.selection_plots import head_maps
 from fp_bench.results.table import Table
 
@@ -103,14 +102,13 @@ def _section(part: Part, number: int) -> Section:
         when=" to ".join(dict.fromkeys((times[0][:16], times[-1][:16]))).replace("T", " ") + " UTC" if times else "",
         code=", ".join(dict.fromkeys(record.code_version for record in run.records)),
         chapters=[ChapterView(chapter, _figures(part, chapter)) for chapter in part.chapters],
-        commands=commands(run.records),
+        commands=part.commands,
         environment=environment_table(run.environment),
     )
 
 
 def _figures(part: Part, chapter: Chapter) -> list[Figure]:
-    timed = [record for record in part.run.records if isinstance(record, LatencyRecord)]
-    more = head_maps(timed, part.run.machine) if chapter.name == "latency" else []
+    more = head_maps(part.run.latency, part.run.machine) if chapter.name == "latency" else []
     return [_figure(plot) for plot in (*chapter.plots, *more)]
 
 

@@ -13,7 +13,7 @@ from fp_bench.results import accuracy_tables, latency_tables
 from fp_bench.results.accuracy_tables import points, signed
 from fp_bench.results.drawing import MUTED, STYLE, Plot, method_lines
 from fp_bench.results.latency_tables import COLUMNS, is_prefill
-from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.results.record import Record
 from fp_bench.results.store import Run, newest
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
@@ -30,9 +30,8 @@ def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
     """Return, for each setting of the accuracy records, its rows of `accuracy_tables.summary` with `method_hash`."""
     found: dict[str, pd.DataFrame] = {}
     for run in runs:
-        records = [record for record in run.records if isinstance(record, AccuracyRecord)]
-        if records:
-            totals = _with_hash(accuracy_tables.summary(records), records)
+        if run.accuracy:
+            totals = _with_hash(accuracy_tables.summary(run.accuracy), run.accuracy)
             for _, rows in totals.groupby([*accuracy_tables.SETTING], sort=False, dropna=False):
                 found[accuracy_tables.setting_title(rows.iloc[0])] = rows
     return found
@@ -40,9 +39,8 @@ def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
 
 def settings(run: Run) -> Iterator[pd.DataFrame]:
     """Yield the measured rows of each setting of a latency run, with `method_hash`."""
-    records = [record for record in run.records if isinstance(record, LatencyRecord)]
-    if records:
-        table = _with_hash(latency_tables.comparison(records), records)
+    if run.latency:
+        table = _with_hash(latency_tables.comparison(run.latency), run.latency)
         for _, rows in table[table["status"] == "ok"].groupby([*latency_tables.SETTING], sort=False):
             yield rows
 

@@ -1,12 +1,13 @@
 """Tables of latency records: one row a length and method, beside the dense attention of the same run."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 
 from fp_bench.results.record import LatencyRecord
-from fp_bench.results.store import newest
+from fp_bench.results.store import newest, remembered
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
@@ -21,6 +22,7 @@ FIRST = ("status", "reason", "backend", "fallback", "timer", "cache", "env", "co
 MEANS = ("select_ms", "attend_ms", "attention_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
 
 
+@remembered
 def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a cell: rounds merged, of the newest code that measured it.
 
@@ -54,7 +56,7 @@ def _asked(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
 def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return the numbers of each cell, by its key."""
     numbers = ("median_ms", "peak_bytes", *MEANS)
-    values = [[getattr(record, name) for name in numbers] for record in records]
+    values = list(map(attrgetter(*numbers), records))
     keys = pd.Index([record.cell_key for record in records], name="cell_key")
     by_cell = pd.DataFrame(values, index=keys, columns=numbers, dtype=float).groupby("cell_key", sort=False)
     merged = by_cell[list(MEANS)].median()
@@ -65,6 +67,7 @@ def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     return merged
 
 
+@remembered
 def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: means over layers, and speed-ups over dense attention.
 

@@ -68,10 +68,9 @@ def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[Latenc
     """Return the first measured round of each sparse cell of a setting, of the newest code."""
     first: dict[str, LatencyRecord] = {}
     for record in newest(records):
-        same = all(getattr(record, name) == row[name] for name in SETTING)
-        sparse = record.method != "dense" and not record.fallback
-        if same and sparse and record.status == "ok":
-            first.setdefault(record.cell_key, record)
+        sparse = record.method != "dense" and not record.fallback and record.status == "ok"
+        if sparse and record.cell_key not in first and all(getattr(record, name) == row[name] for name in SETTING):
+            first[record.cell_key] = record
     return list(first.values())
 
 

@@ -5,8 +5,10 @@ import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property, wraps
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
@@ -28,9 +30,35 @@ _LINE: TypeAdapter[Record] = TypeAdapter(Annotated[LatencyRecord | AccuracyRecor
 """Reads a line some four times as fast as json does; what it refuses is read again for a better reason."""
 
 
-def newest(records: Iterable[R]) -> list[R]:
+class Records(list[R]):
+    """Records of one kind of one run; tables made of them by `remembered` functions are made once."""
+
+    def __init__(self, records: Iterable[R]) -> None:
+        super().__init__(records)
+        self.made: dict[object, Any] = {}
+
+
+T = TypeVar("T")
+
+
+def remembered(make: Callable[[Sequence[R]], T]) -> Callable[[Sequence[R]], T]:
+    """Make a function of records remember what it made of `Records`; each caller gets a copy of its own."""
+
+    @wraps(make)
+    def made(records: Sequence[R]) -> T:
+        if not isinstance(records, Records):
+            return make(records)
+        if make not in records.made:
+            records.made[make] = make(records)
+        found: T = copy(records.made[make])
+        return found
+
+    return made
+
+
+@remembered
+def newest(records: Sequence[R]) -> list[R]:
     """Return the last record of each cell and round, of the newest version of the code that tried the cell."""
-    records = list(records)
     newest_code = {record.cell_key: record.code_version for record in records}
     return [record for record in latest(records) if record.code_version == newest_code[record.cell_key]]
 
@@ -58,6 +86,16 @@ class Run:
     folder: Path
     records: Sequence[Record]
     environments: Mapping[str, dict[str, Any]]
+
+    @cached_property
+    def latency(self) -> Records[LatencyRecord]:
+        """The records of times."""
+        return Records(record for record in self.records if isinstance(record, LatencyRecord))
+
+    @cached_property
+    def accuracy(self) -> Records[AccuracyRecord]:
+        """The records of scores."""
+        return Records(record for record in self.records if isinstance(record, AccuracyRecord))
 
     @property
     def environment(self) -> dict[str, Any]:

@@ -23,8 +23,6 @@ LEAST_ROUNDS = 3
 """Rounds a side below which nothing is tested: two say next to nothing of their spread."""
 MOST_MORE = 1000
 """Rounds beyond which a forecast would only say that the change is about as large as the least effect."""
-CONFIDENCE = 0.95
-RESAMPLES = 2000
 
 
 class Verdict(StrEnum):
@@ -179,20 +177,6 @@ class ScoreChange:
     identical: bool
     """Whether every answer is the same word for word."""
 
-    @classmethod
-    def of(cls, changes: Sequence[Floats], *, identical: bool) -> "ScoreChange":
-        """Compare new scores with base.
-
-        Args:
-            changes: for each task the new score minus the base's of every sample that both have.
-            identical: whether every answer is the same word for word.
-        """
-        everything = np.concatenate(list(changes))
-        difference, low, high = paired_interval(changes)
-        return cls(
-            len(everything), difference, low, high, int((everything < 0).sum()), int((everything > 0).sum()), identical
-        )
-
 
 def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
     """Judge the changes of scores.
@@ -234,26 +218,6 @@ def sign_test(worse: ArrayLike, better: ArrayLike) -> Floats:
     a, b = np.asarray(worse), np.asarray(better)
     p: Floats = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(a, b), a + b, 0.5))
     return p
-
-
-def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
-    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
-
-    Args:
-        changes: for each task the change of every sample's score.
-
-    Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
-    without a change leave possible.
-    """
-    means = [float(change.mean()) for change in changes]
-    everything = np.concatenate(list(changes))
-    if not everything.any():
-        bound = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(everything))
-        return 0.0, -bound, bound
-    draw = np.random.default_rng(0)
-    again = [change[draw.integers(len(change), size=(RESAMPLES, len(change)))].mean(1) for change in changes]
-    low, high = np.quantile(np.mean(again, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(np.mean(means)), float(low), float(high)
 
 
 def found_share(
