@@ -1,5 +1,6 @@
 """The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
 
+import gc
 import os
 import sys
 import warnings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fp_bench.results.compare import Comparison
     from fp_bench.results.record import Record
     from fp_bench.results.report import Part
-    from fp_bench.results.store import RecordStore
+    from fp_bench.results.store import RecordStore, Run
 
 EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
 """See docs/exit-codes.md."""
@@ -417,9 +418,7 @@ def report(
     forms = ("rich", "json", "customSmallerIsBetter")
     if form not in forms:
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
-    from fp_bench.results.store import read_run
-
-    read = [read_run(folder) for folder in runs]
+    read = _read_runs(runs)
     if form == "customSmallerIsBetter":
         from fp_bench.results.compare_text import smaller_is_better
 
@@ -487,7 +486,6 @@ def compare(
         raise UsageError(f"--ci {ci!r} is unknown; known: github")
     from fp_bench.results.compare import compare as compare_runs
     from fp_bench.results.compare_text import FORMATS
-    from fp_bench.results.store import read_run
     from fp_bench.results.verdict import Rule
     from fp_bench.terminal import show_comparison
 
@@ -495,7 +493,8 @@ def compare(
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
     allowed = [name.strip() for name in allow.split(",")] if allow else []
     rule = Rule(effect, alpha, max_drop / 100)
-    found = compare_runs(read_run(base), read_run(new), rule, allow=allowed, paired=paired)
+    one, other = _read_runs([base, new])
+    found = compare_runs(one, other, rule, allow=allowed, paired=paired)
     if form == "rich":
         show_comparison(found)
     else:
@@ -503,6 +502,15 @@ def compare(
     if ci:
         _tell_github(found)
     raise typer.Exit(_verdict_code(found, strict))
+
+
+def _read_runs(folders: list[Path]) -> list["Run"]:
+    from fp_bench.results.store import read_run
+
+    runs = [read_run(folder) for folder in folders]
+    # They stay until the end; looking among them for garbage, again and again, would take as long as the rest.
+    gc.freeze()
+    return runs
 
 
 def _tell_github(found: "Comparison") -> None:
@@ -623,9 +631,29 @@ def methods() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure how much rounds differ here, and what regression can be told from it.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(callback=_within(6, 1000), help="Of --aa.")] = 10,
+) -> None:
     """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
+    if aa:
+        _measure_noise(rounds)
+        return
     from fp_bench.doctor import machine_table, runnable_table, tested_table
     from fp_bench.terminal import show_tables
 
     show_tables([machine_table(), tested_table(), runnable_table()])
+
+
+def _measure_noise(rounds: int) -> None:
+    from fp_bench.latency.aa import aa_plan, aa_table, measure
+    from fp_bench.results.verdict import Rule
+    from fp_bench.terminal import show_plan, show_progress, show_tables
+
+    plan = aa_plan(rounds)
+    show_plan(plan)
+    records = list(show_progress(measure(plan), plan.records))
+    show_tables([aa_table(records, Rule())])
+    raise typer.Exit(_exit_code(list(records), named=False))

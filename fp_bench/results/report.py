@@ -113,8 +113,7 @@ def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
 def commands(records: Sequence[Record]) -> list[str]:
     """Return the fewest command lines that measure everything again: one for each setting."""
     by_setting: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for record in records:
-        command = record.command or ""
+    for command in dict.fromkeys(record.command or "" for record in records):
         # shlex takes a tenth of a millisecond, and hardly any command quotes.
         words = shlex.split(command) if QUOTES & set(command) else command.split()
         given = dict(zip(words[2::2], words[3::2], strict=False))
