@@ -656,4 +656,4 @@ def _measure_noise(rounds: int) -> None:
     show_plan(plan)
     records = list(show_progress(measure(plan), plan.records))
     show_tables([aa_table(records, Rule())])
-    raise typer.Exit(_exit_code(list(records), named=False))
+    raise typer.Exit(_exit_code(records, named=False))

@@ -9,7 +9,7 @@ import numpy as np
 from fp_bench.latency.job import run
 from fp_bench.latency.plan import Plan, Request, make_plan
 from fp_bench.machine import Machine
-from fp_bench.results.record import LatencyRecord
+from fp_bench.results.record import LatencyRecord, Record
 from fp_bench.results.store import RecordStore, newest
 from fp_bench.results.table import Table
 from fp_bench.results.verdict import LEAST_ROUNDS, Rule, Verdict, compare_times, smallest_found
@@ -20,8 +20,8 @@ FORECAST = (3, 5, 10)
 """Rounds a side that a smallest regression is given for."""
 
 
-def aa_plan(rounds: int = ROUNDS) -> Plan:
-    """Return a short run of what `fpbench latency` measures by default."""
+def aa_plan(rounds: int) -> Plan:
+    """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell."""
     lens = LENGTHS_CPU if Machine.here().gpu is None else LENGTHS_GPU
     return make_plan(Request(lens=list(lens), rounds=rounds))
 
@@ -32,7 +32,7 @@ def measure(plan: Plan) -> Iterator[LatencyRecord]:
         yield from run(plan, store)
 
 
-def aa_table(records: Sequence[LatencyRecord], rule: Rule) -> Table:
+def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     """Return the spread of the rounds of each cell, and the smallest slowdown that is found in 95 of 100 runs.
 
     Args:
@@ -40,7 +40,7 @@ def aa_table(records: Sequence[LatencyRecord], rule: Rule) -> Table:
         rule: when a change counts.
     """
     by_cell: dict[str, list[LatencyRecord]] = {}
-    for record in newest(records):
+    for record in newest([record for record in records if isinstance(record, LatencyRecord)]):
         by_cell.setdefault(record.cell_key, []).append(record)
     rows = []
     for rounds in by_cell.values():
