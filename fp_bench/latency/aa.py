@@ -12,10 +12,11 @@ from fp_bench.machine import Machine
 from fp_bench.results.record import LatencyRecord, Record
 from fp_bench.results.store import RecordStore, newest
 from fp_bench.results.table import Table
-from fp_bench.results.verdict import LEAST_ROUNDS, Rule, Verdict, compare_times, smallest_found
+from fp_bench.results.verdict import Rule, Verdict, compare_times, smallest_found
 from fp_bench.sizes import format_length
 
 LENGTHS_GPU, LENGTHS_CPU = (4096, 16384, 65536), (512, 1024)
+TITLE = "Rounds of unchanged code, and the smallest slowdown of one cell among 30 that 95 of 100 comparisons find"
 FORECAST = (3, 5, 10)
 """Rounds a side that a smallest regression is given for."""
 
@@ -35,6 +36,8 @@ def measure(plan: Plan) -> Iterator[LatencyRecord]:
 def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     """Return the spread of the rounds of each cell, and the smallest slowdown that is found in 95 of 100 runs.
 
+    The last column compares every second round with the others: nothing changed, so a regression is a false alarm.
+
     Args:
         records: rounds of unchanged code.
         rule: when a change counts.
@@ -42,24 +45,20 @@ def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     by_cell: dict[str, list[LatencyRecord]] = {}
     for record in newest([record for record in records if isinstance(record, LatencyRecord)]):
         by_cell.setdefault(record.cell_key, []).append(record)
+    timed = [rounds for rounds in by_cell.values() if all(record.status == "ok" for record in rounds)]
+    if not timed:
+        return Table(TITLE, ["length", "method"], [], numbers=2)
+    times = np.array([[record.median_ms or np.nan for record in rounds] for rounds in timed])
+    # Every second round: what drifts during the run hits both halves alike.
+    halves = compare_times(times[:, ::2], times[:, 1::2], rule, forecast=False)
     rows = []
-    for rounds in by_cell.values():
+    for rounds, of_cell, verdict in zip(timed, times, halves.verdict, strict=True):
         first = rounds[0]
-        where = [format_length(first.seq_len), first.label]
-        times = [record.median_ms for record in rounds if record.median_ms is not None]
-        if len(times) < 2 * LEAST_ROUNDS or any(record.status != "ok" for record in rounds):
-            rows.append([*where, "", "", *[""] * len(FORECAST), "not measured"])
-            continue
-        spread = float(np.std(np.log(times), ddof=1))
+        spread = float(np.std(np.log(of_cell), ddof=1))
         found = [smallest_found(spread, n, rule) for n in FORECAST]
         forecast = ["more than 100%" if share is None else f"{share:.1%}" for share in found]
-        # Every second round: what drifts during the run hits both halves alike.
-        halves = compare_times(np.array([times[::2]]), np.array([times[1::2]]), rule)
-        rows.append([*where, f"{np.median(times):.4g}", f"{spread:.2%}", *forecast, _said(str(halves.verdict[0]))])
+        said = "FALSE ALARM" if verdict in (Verdict.REGRESSED, Verdict.IMPROVED) else str(verdict)
+        where = [format_length(first.seq_len), first.label]
+        rows.append([*where, f"{np.median(of_cell):.4g}", f"{spread:.2%}", *forecast, said])
     headings = ["length", "method", "ms", "spread of rounds", *(f"found with {n} rounds" for n in FORECAST), "A/A"]
-    title = "Rounds of unchanged code, and the smallest slowdown of one cell among 30 that 95 of 100 comparisons find"
-    return Table(title, headings, rows, numbers=2)
-
-
-def _said(verdict: str) -> str:
-    return "FALSE ALARM" if verdict in (Verdict.REGRESSED, Verdict.IMPROVED) else verdict
+    return Table(TITLE, headings, rows, numbers=2)
