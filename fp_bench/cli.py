@@ -1,8 +1,10 @@
 """The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
 
+import gc
+import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,17 +14,20 @@ from typer.core import TyperGroup
 
 import fp_bench
 from fp_bench.durations import parse_duration
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import NotComparableError, UnavailableError, UsageError, did_you_mean
 from fp_bench.registry import Spec
 from fp_bench.registry import methods as known_methods
 from fp_bench.registry import suites as known_suites
-from fp_bench.sizes import parse_lengths
+from fp_bench.sizes import parse_lengths, parse_share
 
 if TYPE_CHECKING:
+    from fp_bench.results.compare import Comparison
     from fp_bench.results.record import Record
-    from fp_bench.results.store import RecordStore
+    from fp_bench.results.report import Part
+    from fp_bench.results.store import RecordStore, Run
 
-EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INTERRUPTED = 2, 3, 4, 130
+EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+"""See docs/exit-codes.md."""
 
 
 class FrontDoor(TyperGroup):
@@ -36,6 +41,8 @@ class FrontDoor(TyperGroup):
                 code = super().main(*args, **extra | {"standalone_mode": False})
         except UnavailableError as error:
             _stop(str(error), EXIT_FAILED)
+        except NotComparableError as error:
+            _stop(str(error), EXIT_NOTHING)
         except (KeyboardInterrupt, typer.Abort):
             _stop("interrupted", EXIT_INTERRUPTED)
         except UsageError as error:
@@ -397,30 +404,139 @@ def _exit_code(records: list["Record"], named: bool) -> int:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON on stdout.")] = False,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
+    ] = "rich",
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
 ) -> None:
-    """Make tables, plots and report.md of a run again from its records."""
-    _show_report(run, as_json)
+    """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
+    forms = ("rich", "json", "customSmallerIsBetter")
+    if form not in forms:
+        raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
+    read = _read_runs(runs)
+    if form == "customSmallerIsBetter":
+        from fp_bench.results.compare_text import smaller_is_better
+
+        print(smaller_is_better([record for run in read for record in run.records]))
+        return
+    from fp_bench.results.html import write_html
+    from fp_bench.results.report import Part
+    from fp_bench.terminal import say
+
+    parts = [Part(run) for run in read]
+    _show_parts(parts, as_json or form == "json")
+    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
+    say(f"report: {write_html(parts, page)}")
 
 
 def _show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
-    """Print the tables of a run folder, or those of one kind of its records, and write its report."""
-    from fp_bench.results.report import chapters, write_report
-    from fp_bench.results.store import read_records
+    from fp_bench.results.report import Part
+    from fp_bench.results.store import read_run
+
+    _show_parts([Part(read_run(folder))], as_json, only)
+
+
+def _show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
+    """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
+    from fp_bench.results.report import write_markdown
     from fp_bench.terminal import say, show_tables
 
-    records = read_records(folder).records
-    if not records:
-        raise UsageError(f"{folder} has no whole record; measure with fpbench latency or accuracy --out {folder}")
-    for chapter in chapters(records, "", folder):
+    for chapter in (chapter for part in parts for chapter in part.chapters):
         if only not in (None, chapter.name):
             continue
         if as_json:
             print(chapter.data[chapter.name].to_json(orient="records", indent=1))
         else:
             show_tables([*chapter.tables, chapter.failures])
-    say(f"report: {write_report(folder)}")
+    if len(parts) == 1:
+        say(f"report: {write_markdown(parts[0])}")
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The run folder to compare with.")],
+    new: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
+    min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
+    alpha: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
+    max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
+    allow: Annotated[
+        str | None,
+        typer.Option(help="What may differ: gpu, input, dtype, timer, cache, variant, version, params; commas."),
+    ] = None,
+    paired: Annotated[
+        bool | None, typer.Option(help="Whether rounds of the two alternated; default: the times of the records tell.")
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="rich, md, csv, json, or customSmallerIsBetter: of NEW.")
+    ] = "rich",
+    ci: Annotated[str | None, typer.Option(help="github: annotations, and the summary of the job.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 5 where a cell is inconclusive or removed.")
+    ] = False,
+) -> None:
+    """Judge a run against another: regressed, improved, unchanged, or not known yet."""
+    effect = parse_share(min_effect, "--min-effect")
+    for option, value, high in (("--alpha", alpha, 0.5), ("--max-drop", max_drop, 100.0)):
+        if not 0 < value < high:
+            raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
+    if ci not in (None, "github"):
+        raise UsageError(f"--ci {ci!r} is unknown; known: github")
+    from fp_bench.results.compare import compare as compare_runs
+    from fp_bench.results.compare_text import FORMATS
+    from fp_bench.results.verdict import Rule
+    from fp_bench.terminal import show_comparison
+
+    if form not in ("rich", *FORMATS):
+        raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
+    allowed = [name.strip() for name in allow.split(",")] if allow else []
+    rule = Rule(effect, alpha, max_drop / 100)
+    one, other = _read_runs([base, new])
+    found = compare_runs(one, other, rule, allow=allowed, paired=paired)
+    if form == "rich":
+        show_comparison(found)
+    else:
+        print(FORMATS[form](found).rstrip("\n"))
+    if ci:
+        _tell_github(found)
+    raise typer.Exit(_verdict_code(found, strict))
+
+
+def _read_runs(folders: list[Path]) -> list["Run"]:
+    from fp_bench.results.store import read_run
+
+    runs = [read_run(folder) for folder in folders]
+    # They stay until the end; looking among them for garbage, again and again, would take as long as the rest.
+    gc.freeze()
+    return runs
+
+
+def _tell_github(found: "Comparison") -> None:
+    """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
+    from fp_bench.results.compare_text import annotations, markdown
+
+    for line in annotations(found):
+        print(line, file=sys.stderr)
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        try:
+            with Path(path).open("a") as file:
+                file.write(markdown(found) + "\n")
+        except OSError as error:
+            raise UnavailableError(f"GITHUB_STEP_SUMMARY {path} cannot be written: {error.strerror}") from None
+
+
+def _verdict_code(found: "Comparison", strict: bool) -> int:
+    from fp_bench.results.verdict import Verdict
+
+    if found.count(Verdict.REGRESSED):
+        return EXIT_REGRESSED
+    if found.count(Verdict.NEW_FAILURE):
+        return EXIT_FAILED
+    return EXIT_INCONCLUSIVE if strict and any(map(found.count, (Verdict.INCONCLUSIVE, Verdict.REMOVED))) else 0
 
 
 @app.command()
@@ -540,9 +656,29 @@ def methods() -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    aa: Annotated[
+        bool, typer.Option("--aa", help="Measure how much rounds differ here, and what regression can be told from it.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(callback=_within(6, 1000), help="Of --aa.")] = 10,
+) -> None:
     """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
+    if aa:
+        _measure_noise(rounds)
+        return
     from fp_bench.doctor import machine_table, runnable_table, tested_table
     from fp_bench.terminal import show_tables
 
     show_tables([machine_table(), tested_table(), runnable_table()])
+
+
+def _measure_noise(rounds: int) -> None:
+    from fp_bench.latency.aa import aa_plan, aa_table, measure
+    from fp_bench.results.verdict import Rule
+    from fp_bench.terminal import show_plan, show_progress, show_tables
+
+    plan = aa_plan(rounds)
+    show_plan(plan)
+    records = list(show_progress(measure(plan), plan.records))
+    show_tables([aa_table(records, Rule())])
+    raise typer.Exit(_exit_code(records, named=False))

@@ -14,8 +14,7 @@ from fp_bench.kernels.backend import BACKENDS
 from fp_bench.machine import Machine
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method, methods
-from fp_bench.results.environment import installed
-from fp_bench.results.report import environment_rows
+from fp_bench.results.environment import environment_rows, installed
 from fp_bench.results.table import Table
 
 TESTED = (

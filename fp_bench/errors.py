@@ -12,6 +12,10 @@ class UnsupportedError(UsageError):
     """The operator or method does not define this input; a cell becomes ``status="unsupported"``."""
 
 
+class NotComparableError(ValueError):
+    """Two runs do not answer the same question; the command line exits with 4."""
+
+
 class UnavailableError(RuntimeError):
     """A package, device or file this needs is not here; a cell becomes ``status="unavailable"``."""
 

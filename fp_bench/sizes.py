@@ -1,4 +1,4 @@
-"""Lengths as people write them: ``4k``, ``8192``, ``4k-256k`` (doubling), separated by commas."""
+"""Lengths as people write them: ``4k``, ``8192``, ``4k-256k`` (doubling), separated by commas; shares: ``3%``."""
 
 import re
 
@@ -48,3 +48,22 @@ def parse_lengths(text: str) -> list[int]:
 def format_length(tokens: int) -> str:
     """Return ``4K`` for 4096 and the plain number where it is no multiple of 1024."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+
+
+def parse_share(text: str, what: str) -> float:
+    """Return the share that ``3%`` or ``0.03`` stands for.
+
+    Args:
+        text: a number, with or without a per-cent sign.
+        what: the option it was given for, for the message.
+
+    Raises:
+        UsageError: not such a number, or not above 0 and below 1.
+    """
+    match = re.fullmatch(r"([0-9]{0,9}\.?[0-9]{1,9}) *(%?)", text.strip())
+    if not match:
+        raise UsageError(f"{what} {text!r} is not a share, e.g. 3% or 0.03")
+    share = float(match[1]) / (100 if match[2] else 1)
+    if not 0 < share < 1:
+        raise UsageError(f"{what} {text!r} is {share:g}; the limits are above 0 and below 1, or 100%")
+    return share

@@ -14,6 +14,7 @@ from fp_bench.sizes import format_length
 if TYPE_CHECKING:
     from fp_bench.accuracy.plan import Plan as AccuracyPlan
     from fp_bench.latency.plan import Plan
+    from fp_bench.results.compare import Comparison
 
 QUIET_SECONDS = 2.0
 """Between two lines of progress where there is no terminal."""
@@ -126,3 +127,13 @@ def show_tables(tables: Sequence[Table]) -> None:
         if table.rows:
             console.width = max(width, table.narrowest)
             console.print(table.rich())
+
+
+def show_comparison(comparison: "Comparison") -> None:
+    """Print what changed between two runs, the gravest first, and the verdicts counted."""
+    from fp_bench.results.compare_text import summary, tables
+
+    show_tables(tables(comparison))
+    console = Console(highlight=False)
+    for line in summary(comparison):
+        console.print(line, soft_wrap=True, markup=False)

@@ -1,14 +1,15 @@
 """Tables of accuracy records: scores by length, task and method, paired with dense attention's on the same samples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fp_bench.results.record import AccuracyRecord
-from fp_bench.results.store import latest
+from fp_bench.results.store import newest, remembered
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
@@ -32,18 +33,19 @@ NORMAL_QUANTILE = 1.959964
 RESAMPLES = 2000
 
 
+@remembered
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a sample and method, of the newest code that scored it."""
-    newest = {record.cell_key: record.code_version for record in records}
-    rows = [_row(record) for record in latest(records) if record.code_version == newest[record.cell_key]]
-    return pd.DataFrame(rows, columns=[*SETTING, *PER_SAMPLE, *FOUND])
+    names = (*SETTING, *PER_SAMPLE, *FOUND)
+    table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
+    return table.assign(suite_params=[_options(params) for params in table["suite_params"]])
 
 
-def _row(record: AccuracyRecord) -> dict[str, Any]:
-    row = {name: getattr(record, name) for name in (*SETTING, *PER_SAMPLE, *FOUND)}
-    return row | {"suite_params": " ".join(f"{key}={value}" for key, value in record.suite_params.items())}
+def _options(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in params.items())
 
 
+@remembered
 def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
     scored = samples(records).query("status == 'ok'")
@@ -53,6 +55,7 @@ def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     return _dense_first(table)
 
 
+@remembered
 def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: the average over tasks and its difference to dense attention.
 
@@ -106,7 +109,7 @@ def paired_interval(changes: Sequence[np.ndarray]) -> tuple[float, float, float]
     """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
 
     Args:
-        changes: for each task the score minus dense attention's of every sample.
+        changes: for each task the change of every sample's score.
 
     Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
     without a change leave possible.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
@@ -29,3 +30,8 @@ class Chapter:
     """How it was measured this time, a sentence each."""
     data: Mapping[str, pd.DataFrame]
     """Everything behind it, by the names of the CSV files."""
+
+    @cached_property
+    def plots(self) -> Sequence[Plot]:
+        """Its plots, made when they are first asked for."""
+        return self.draw()

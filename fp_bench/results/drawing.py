@@ -1,8 +1,11 @@
 """How every plot looks: one style, a fixed colour for each method, the helpers that plots share."""
 
+import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -60,7 +63,8 @@ STYLE = {
 }
 
 
-class Plot(NamedTuple):
+@dataclass(frozen=True)
+class Plot:
     """A finished plot and the data it shows."""
 
     name: str
@@ -68,12 +72,21 @@ class Plot(NamedTuple):
     figure: Figure
     data: pd.DataFrame
 
+    @cached_property
+    def png(self) -> bytes:
+        """The plot as PNG, drawn when it is first asked for: half a second."""
+        drawn = io.BytesIO()
+        # No dates and no versions inside: the same records give the same bytes.
+        with matplotlib.rc_context(STYLE):
+            self.figure.savefig(drawn, format="png", metadata={"Software": None})
+        self.figure.set_layout_engine("none")  # the PDF keeps the layout, which takes long to find
+        return drawn.getvalue()
+
     def save(self, folder: Path) -> Path:
         """Write ``name.png``, ``name.pdf`` and ``name.csv``; return the path of the PNG."""
         path = folder / f"{self.name}.png"
-        # No dates and no versions inside: the same records give the same bytes.
+        path.write_bytes(self.png)
         with matplotlib.rc_context(STYLE):
-            self.figure.savefig(path, metadata={"Software": None})
             self.figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
         self.data.to_csv(path.with_suffix(".csv"), index=False)
         return path

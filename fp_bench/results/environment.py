@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,24 @@ def environment(gpu: Gpu | None = None, **more: Any) -> dict[str, Any]:
         "gpu_at_start": gpu.state() if gpu else None,
         **more,
     }
+
+
+def machine_name(environment: Mapping[str, Any]) -> str:
+    """Return the GPU of an environment, or its CPU."""
+    gpu = environment.get("gpu") or {}
+    cores = f", {environment['cpu_cores']} cores" if "cpu_cores" in environment else ""
+    return str(gpu.get("name") or f"{environment.get('cpu') or 'unknown machine'}{cores}")
+
+
+def environment_rows(environment: Mapping[str, Any]) -> list[list[str]]:
+    """Return an environment as rows of name and value, nested facts one row each; unknown ones are left out."""
+    rows: list[list[str]] = []
+    for name, value in environment.items():
+        if isinstance(value, Mapping):
+            rows += [[f"{name} {inner}", text] for inner, text in environment_rows(value)]
+        elif value not in (None, []):
+            rows.append([name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
+    return rows
 
 
 def installed(package: str) -> str | None:

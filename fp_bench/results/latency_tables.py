@@ -1,12 +1,13 @@
 """Tables of latency records: one row a length and method, beside the dense attention of the same run."""
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
 
 from fp_bench.results.record import LatencyRecord
-from fp_bench.results.store import latest
+from fp_bench.results.store import newest, remembered
 from fp_bench.results.table import Table
 from fp_bench.sizes import format_length
 
@@ -17,46 +18,56 @@ BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
 PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
+FIRST = ("status", "reason", "backend", "fallback", "timer", "cache", "env", "command")
 MEANS = ("select_ms", "attend_ms", "attention_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
 
 
+@remembered
 def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a cell: rounds merged, of the newest code that measured it.
 
     ``ms`` is the median of the rounds' medians, ``low_ms`` and ``high_ms`` the fastest and the slowest round. A cell
     that failed in any round has its status and reason, and no number.
     """
-    newest = {record.cell_key: record.code_version for record in records}
-    rows: dict[str, list[LatencyRecord]] = {}
-    for record in latest(records):
-        if record.code_version == newest[record.cell_key]:
-            rows.setdefault(record.cell_key, []).append(record)
+    rounds: dict[str, list[LatencyRecord]] = {}
+    for record in newest(records):
+        rounds.setdefault(record.cell_key, []).append(record)
+    table = pd.DataFrame([_asked(found) for found in rounds.values()], columns=[*PER_CELL, *FIRST])
+    merged = _merged_rounds([record for found in rounds.values() for record in found])
+    table = table.join(merged, on="cell_key")
+    numbers = ["rounds", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]
+    table[numbers] = table[numbers].mask(table["status"] != "ok")
+    table = table.astype({"rounds": "Int64", "peak_bytes": "Int64"})
     columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
     columns += [*MEANS, "peak_bytes", "timer", "cache", "env", "command"]
-    return pd.DataFrame([_cell(rounds) for rounds in rows.values()], columns=columns)
+    return table[columns]
 
 
-def _cell(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
+def _asked(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
+    """Return what the rounds of a cell have in common; a round that failed says so for all of them."""
     first = rounds[0]
     row: dict[str, Any] = {name: getattr(first, name) for name in (*PER_CELL, "fallback", "env", "command")}
     failed = next((record for record in rounds if record.status != "ok"), None)
     if failed:
         return row | {"status": failed.status, "reason": failed.reason}
-    frame = pd.DataFrame([record.model_dump(include={"median_ms", "peak_bytes", *MEANS}) for record in rounds])
-    return row | {
-        "status": "ok",
-        "backend": first.backend,
-        "timer": first.timer,
-        "cache": first.cache,
-        "rounds": len(rounds),
-        "ms": frame["median_ms"].median(),
-        "low_ms": frame["median_ms"].min(),
-        "high_ms": frame["median_ms"].max(),
-        **{name: frame[name].astype(float).median() for name in MEANS},
-        "peak_bytes": frame["peak_bytes"].max(),
-    }
+    return row | {"status": "ok"} | {name: getattr(first, name) for name in ("backend", "timer", "cache")}
 
 
+def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
+    """Return the numbers of each cell, by its key."""
+    numbers = ("median_ms", "peak_bytes", *MEANS)
+    values = list(map(attrgetter(*numbers), records))
+    keys = pd.Index([record.cell_key for record in records], name="cell_key")
+    by_cell = pd.DataFrame(values, index=keys, columns=numbers, dtype=float).groupby("cell_key", sort=False)
+    merged = by_cell[list(MEANS)].median()
+    merged["rounds"] = by_cell.size()
+    merged["peak_bytes"] = by_cell["peak_bytes"].max()
+    for name, how in (("ms", "median"), ("low_ms", "min"), ("high_ms", "max")):
+        merged[name] = by_cell["median_ms"].agg(how)
+    return merged
+
+
+@remembered
 def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: means over layers, and speed-ups over dense attention.
 
@@ -65,8 +76,7 @@ def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     back to dense has none of them. Of a model's prefill, ``speedup_attention`` is that of its attention alone.
     """
     by_cell = cells(records)
-    rows = [_over_layers(group) for _, group in by_cell.groupby([*COMPARABLE, "label"], sort=False)]
-    table = pd.DataFrame(rows, columns=[*by_cell.columns, "layers"])
+    table = _over_layers(by_cell)
     baselines = pd.DataFrame([_baselines(group) for _, group in table.groupby([*COMPARABLE], sort=False)])
     table = table.merge(baselines, on=[*COMPARABLE]).astype(
         dict.fromkeys(("ms", "attention_ms", "density", *BASELINE_MS), float)
@@ -96,19 +106,22 @@ def _baselines(comparable: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _over_layers(layers: pd.DataFrame) -> dict[str, Any]:
-    row: dict[str, Any] = {str(name): value for name, value in layers.iloc[0].items()} | {"layers": len(layers)}
-    failed = layers[layers["status"] != "ok"]
-    if len(failed):
-        # A mean over the layers that happened to work would be comparable to nothing.
-        numbers = ("ms", "low_ms", "high_ms", "peak_bytes", *MEANS)
-        return row | {"status": failed.iloc[0]["status"], "reason": failed.iloc[0]["reason"], **dict.fromkeys(numbers)}
-    for name in ("ms", "low_ms", "high_ms", *MEANS):
-        row[name] = layers[name].astype(float).mean()
-    row["peak_bytes"] = layers["peak_bytes"].max()
-    row["fallback"] = bool(layers["fallback"].any())
-    row["backend"] = "+".join(sorted(set(layers["backend"])))
-    return row
+def _over_layers(by_cell: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a setting, length and method: means over layers; failed when a layer did."""
+    groups = by_cell.groupby([*COMPARABLE, "label"], sort=False)
+    table = groups.head(1).set_index([*COMPARABLE, "label"])
+    means = ["ms", "low_ms", "high_ms", *MEANS]
+    table[means] = groups[means].mean()
+    table["layers"] = groups.size()
+    table["peak_bytes"] = groups["peak_bytes"].max()
+    table["fallback"] = groups["fallback"].any()
+    table["backend"] = groups["backend"].agg(lambda names: "+".join(sorted(set(names.dropna()))))
+    failed = by_cell[by_cell["status"] != "ok"].drop_duplicates([*COMPARABLE, "label"])
+    failed = failed.set_index([*COMPARABLE, "label"])
+    # A mean over the layers that happened to work would be comparable to nothing.
+    table.loc[failed.index, [*means, "peak_bytes"]] = None
+    table.loc[failed.index, ["status", "reason"]] = failed[["status", "reason"]]
+    return table.reset_index()[[*by_cell.columns, "layers"]]
 
 
 def _number(digits: int, suffix: str = "") -> Callable[[float], str]:

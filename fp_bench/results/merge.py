@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.results.environment import machine_name
 from fp_bench.results.kept_maps import FOLDER as MAPS
 from fp_bench.results.record import Record
-from fp_bench.results.report import machine_name
 from fp_bench.results.store import RECORDS, RecordStore, read_environments, read_records
 
 

@@ -90,6 +90,8 @@ class LatencyRecord(Record):
     input: str
     """Where Q, K, V came from; records of different inputs are not comparable."""
     layer: int = 0
+    benchmark_version: int = 1
+    """Of how times are taken: a protocol that changes them raises it, and runs of two are not compared."""
 
     samples_ms: list[float] | None = None
     """Raw times of the whole operator (of the whole prefill with engine ``hf``) in this round."""

@@ -3,62 +3,89 @@
 import errno
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.results.accuracy_report import accuracy_chapter
 from fp_bench.results.chapter import Chapter
+from fp_bench.results.environment import environment_rows
 from fp_bench.results.latency_report import latency_chapter
-from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
-from fp_bench.results.store import read_environments, read_records
+from fp_bench.results.record import Record
+from fp_bench.results.store import Run, read_run
 from fp_bench.results.table import Table
 
 COUNTED = "--samples"
 VARIED = ("--methods", "--lens", "--layers", "--tasks", COUNTED)
 """Options whose values differ between the cells of one command; of a count, the greatest covers the others."""
+QUOTES = frozenset("'\"\\")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+@dataclass(frozen=True)
+class Part:
+    """One run's part of a report."""
+
+    run: Run
+
+    @cached_property
+    def chapters(self) -> Sequence[Chapter]:
+        """One chapter for each kind in the records."""
+        run = self.run
+        found = [latency_chapter(run.latency, run.machine, run.folder)] if run.latency else []
+        return found + ([accuracy_chapter(run.accuracy, run.machine)] if run.accuracy else [])
+
+    @cached_property
+    def commands(self) -> Sequence[str]:
+        """The fewest command lines that measure everything again."""
+        return commands(self.run.records)
+
+
 def write_report(folder: Path) -> Path:
-    """Write ``report.md``, ``tables/`` and ``plots/`` of a run folder; return the path of the report.
+    """Write the report of a run folder as `write_markdown` does.
 
     Raises:
         UsageError: no records there, or the folder cannot be written.
         UnavailableError: the disk is full.
     """
-    records = read_records(folder).records
-    if not records:
-        raise UsageError(f"{folder} has no whole record yet; measure with fpbench latency or accuracy --out {folder}")
-    environment = _environment(records, read_environments(folder))
+    return write_markdown(Part(read_run(folder)))
+
+
+def write_markdown(part: Part) -> Path:
+    """Write ``report.md``, ``tables/`` and ``plots/`` of a run folder; return the path of the report.
+
+    Raises:
+        UsageError: the folder cannot be written.
+        UnavailableError: the disk is full.
+    """
+    folder = part.run.folder
     try:
         path = folder / "report.md"
-        path.write_text("\n\n".join(_sections(records, environment, folder)) + "\n")
+        path.write_text("\n\n".join(_sections(part)) + "\n")
     except OSError as error:
-        kind = UnavailableError if error.errno in FULL else UsageError
-        raise kind(f"cannot write the report to {folder}: {error.strerror}; the records are kept") from None
+        raise refused(error, folder) from None
     return path
 
 
-def chapters(records: Sequence[Record], machine: str, folder: Path) -> list[Chapter]:
-    """Return one chapter for each kind in the records."""
-    latency = [record for record in records if isinstance(record, LatencyRecord)]
-    accuracy = [record for record in records if isinstance(record, AccuracyRecord)]
-    found = [latency_chapter(latency, machine, folder)] if latency else []
-    return found + ([accuracy_chapter(accuracy, machine)] if accuracy else [])
+def refused(error: OSError, folder: Path) -> Exception:
+    """Return what to raise when a report cannot be written."""
+    kind = UnavailableError if error.errno in FULL else UsageError
+    return kind(f"cannot write the report to {folder}: {error.strerror}; the records are kept")
 
 
-def _sections(records: Sequence[Record], environment: Mapping[str, Any], folder: Path) -> Iterator[str]:
-    machine = machine_name(environment)
-    for chapter in chapters(records, machine, folder):
+def _sections(part: Part) -> Iterator[str]:
+    run = part.run
+    for chapter in part.chapters:
         yield f"# {chapter.title}"
-        yield f"On {machine}."
-        yield from _chapter(chapter, folder)
+        yield f"On {run.machine}."
+        yield from _chapter(chapter, run.folder)
     yield "Again, all of it:"
-    yield "```\n" + "\n".join(commands(records)) + "\n```"
+    yield "```\n" + "\n".join(part.commands) + "\n```"
     yield "One cell again: its `command` in the records."
     yield "## Environment"
-    yield _environment_table(environment).markdown()
+    yield environment_table(run.environment).markdown()
 
 
 def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
@@ -73,7 +100,7 @@ def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
     for table in chapter.tables:
         yield f"## {table.title}"
         yield table.markdown()
-    for plot in chapter.draw():
+    for plot in chapter.plots:
         yield f"![{plot.title}]({plot.save(plots).relative_to(folder).as_posix()})"
     if chapter.failures.rows:
         yield f"## {chapter.failures.title}"
@@ -83,23 +110,12 @@ def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
     yield "\n".join(f"- {line}" for line in chapter.circumstances)
 
 
-def machine_name(environment: Mapping[str, Any]) -> str:
-    """Return the GPU of an environment, or its CPU."""
-    gpu = environment.get("gpu") or {}
-    cores = f", {environment['cpu_cores']} cores" if "cpu_cores" in environment else ""
-    return str(gpu.get("name") or f"{environment.get('cpu') or 'unknown machine'}{cores}")
-
-
-def _environment(records: Sequence[Record], environments: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the environment of the newest record that has one."""
-    return next((environments[r.env] for r in reversed(records) if r.env and r.env in environments), {})
-
-
 def commands(records: Sequence[Record]) -> list[str]:
     """Return the fewest command lines that measure everything again: one for each setting."""
     by_setting: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for record in records:
-        words = shlex.split(record.command or "")
+    for command in dict.fromkeys(record.command or "" for record in records):
+        # shlex takes a tenth of a millisecond, and hardly any command quotes.
+        words = shlex.split(command) if QUOTES & set(command) else command.split()
         given = dict(zip(words[2::2], words[3::2], strict=False))
         varied = {option: given.pop(option) for option in VARIED if option in given}
         setting = (*words[:2], *(word for option in given.items() for word in option))
@@ -117,16 +133,6 @@ def _command(setting: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
     return shlex.join([*words, *setting[2:]])
 
 
-def _environment_table(environment: Mapping[str, Any]) -> Table:
+def environment_table(environment: Mapping[str, Any]) -> Table:
+    """Return the facts of an environment."""
     return Table("Environment", ["what", "value"], environment_rows(environment), numbers=2)
-
-
-def environment_rows(environment: Mapping[str, Any]) -> list[list[str]]:
-    """Return an environment as rows of name and value, nested facts one row each; unknown ones are left out."""
-    rows: list[list[str]] = []
-    for name, value in environment.items():
-        if isinstance(value, Mapping):
-            rows += [[f"{name} {inner}", text] for inner, text in environment_rows(value)]
-        elif value not in (None, []):
-            rows.append([name.replace("_", " "), ", ".join(map(str, value)) if isinstance(value, list) else str(value)])
-    return rows

@@ -1,6 +1,6 @@
 """Plots of what methods select: density by length and by head, and maps of the kept blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from fp_bench.results.kept_maps import KeptMap, map_path, read_maps
 from fp_bench.results.latency_plots import settings
 from fp_bench.results.latency_tables import SETTING
 from fp_bench.results.record import LatencyRecord
-from fp_bench.results.store import latest
+from fp_bench.results.store import newest
 from fp_bench.sizes import format_length
 
 PUBLISHED_DENSITY = {4096: 0.70, 8192: 0.46, 16384: 0.29, 32768: 0.18, 65536: 0.10, 131072: 0.06}
@@ -66,13 +66,11 @@ def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path
 
 def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[LatencyRecord]:
     """Return the first measured round of each sparse cell of a setting, of the newest code."""
-    newest = {record.cell_key: record.code_version for record in records}
     first: dict[str, LatencyRecord] = {}
-    for record in latest(records):
-        same = all(getattr(record, name) == row[name] for name in SETTING)
-        sparse = record.method != "dense" and not record.fallback
-        if same and sparse and record.status == "ok" and record.code_version == newest[record.cell_key]:
-            first.setdefault(record.cell_key, record)
+    for record in newest(records):
+        sparse = record.method != "dense" and not record.fallback and record.status == "ok"
+        if sparse and record.cell_key not in first and all(getattr(record, name) == row[name] for name in SETTING):
+            first[record.cell_key] = record
     return list(first.values())
 
 
@@ -131,6 +129,71 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[LatencyRecord], name: str, 
     axes.set_xlabel("head by rank")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9.5)
     return Plot(name, "Density by head", figure, pd.DataFrame(rows))
+
+
+def head_maps(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
+    """Draw the density of every head: by length, or by layer at the greatest length where there are several layers.
+
+    Args:
+        records: of one run.
+        machine: what it ran on, for the caption.
+    """
+    plots = []
+    with matplotlib.rc_context(STYLE):
+        for rows, suffix, caption in settings(records, machine):
+            mine = [record for record in _of_setting(records, rows.iloc[0]) if len(record.density_by_head or ()) > 1]
+            layers = len({record.layer for record in mine}) > 1
+            if layers:
+                longest = max(record.seq_len for record in mine)
+                mine = [record for record in mine if record.seq_len == longest]
+            by_label: dict[str, list[LatencyRecord]] = {}
+            for record in sorted(mine, key=lambda record: (record.label, record.layer, record.seq_len)):
+                by_label.setdefault(record.label, []).append(record)
+            if by_label:
+                what = f"layer, at {format_length(mine[0].seq_len)}" if layers else "length"
+                plots.append(
+                    _head_maps(by_label, layers, f"head-maps{suffix}", f"Density of each head by {what}", caption)
+                )
+    return plots
+
+
+def _head_maps(
+    by_label: Mapping[str, Sequence[LatencyRecord]], layers: bool, name: str, title: str, caption: str
+) -> Plot:
+    shown = dict(list(by_label.items())[:MOST_MAPPED])
+    tallest = max(map(len, shown.values()))
+    across = min(2, len(shown))
+    down = -(-len(shown) // across)
+    width, height = 1.2 + 5.0 * across, 1.1 + down * (0.9 + 0.24 * tallest)
+    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.95 / height))
+    figure = Figure(figsize=(width, height), layout=room)
+    figure.text(0.12 / width, 1 - 0.12 / height, title, fontsize=14, fontweight="bold", va="top")
+    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in panels[len(shown) :]:
+        axes.set_visible(False)
+    most = max(max(record.density_by_head or ()) for records in shown.values() for record in records)
+    rows: list[dict[str, Any]] = []
+    for axes, (label, records) in zip(panels, shown.items(), strict=False):
+        heads = max(len(record.density_by_head or ()) for record in records)
+        shares = np.full((len(records), heads), np.nan)
+        for line, record in enumerate(records):
+            shares[line, : len(record.density_by_head or ())] = record.density_by_head
+            where = {"label": label, "layer": record.layer, "seq_len": record.seq_len}
+            rows += [
+                where | {"head": head, "density": share} for head, share in enumerate(record.density_by_head or ())
+            ]
+        colour = COLOURS.get(label.partition(":")[0], INK)
+        shades = LinearSegmentedColormap.from_list("kept", ["white", colour])
+        image = axes.imshow(shares, cmap=shades, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
+        figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0), pad=0.02)
+        axes.grid(visible=False)
+        names = [str(r.layer) if layers else format_length(r.seq_len) for r in records]
+        axes.set_yticks(range(len(records)), names, fontsize=8.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("query head")
+        axes.set_title(label, **PANEL_TITLE)
+    return Plot(name, title, figure, pd.DataFrame(rows))
 
 
 def _maps(longest: Sequence[LatencyRecord], folder: Path) -> list[tuple[LatencyRecord, list[KeptMap]]]:

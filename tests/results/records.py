@@ -1,6 +1,7 @@
 """Records as a test wants them."""
 
-from fp_bench.results.record import LatencyRecord
+from fp_bench.results.record import AccuracyRecord, LatencyRecord
+from fp_bench.results.store import RecordStore
 
 ASKED = {
     "code_version": "1+aaaa",
@@ -32,3 +33,29 @@ def dense(ms=4.0, impl="cudnn", **changed):
 
 def failed(status="oom", reason="too large", **changed):
     return LatencyRecord(**ASKED | {"status": status, "reason": reason} | changed)
+
+
+def scored(score=1.0, **changed):
+    asked = {name: ASKED[name] for name in ("code_version", "method", "label", "method_hash", "seq_len", "dtype")}
+    suite = {"model": "embedded", "suite": "probe", "variant": "", "suite_version": 1, "task": "fact"}
+    found = {"score": score, "prediction": f"says {score}", "density": 0.5, "recall": 0.9, "status": "ok"}
+    return AccuracyRecord(**asked | suite | {"sample_id": "fact/0"} | found | changed)
+
+
+def answers(scores, **changed):
+    """A record for each score, of as many samples."""
+    return [scored(score, sample_id=f"{changed.get('task', 'fact')}/{i}", **changed) for i, score in enumerate(scores)]
+
+
+def rounds(times, **changed):
+    """A record for each time, round by round."""
+    return [timed(ms, round=number, **changed) for number, ms in enumerate(times)]
+
+
+def write(folder, records, **environment):
+    """Write a run folder whose environment has these facts, and return it."""
+    with RecordStore(folder) as store:
+        env = store.add_environment({"cpu": "a CPU"} | environment)
+        for record in records:
+            store.append(record.model_copy(update={"env": env}))
+    return folder
