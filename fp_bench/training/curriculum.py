@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fp_bench.training import probe_pages, ruler_pages
 from fp_bench.training.lexicon import Lexicon
-from fp_bench.training.page import CHOICES, Page, TooShortError
+from fp_bench.training.page import CHOICES, Answer, Page, TooShortError
 from fp_bench.training.pen import Pen
 from fp_bench.training.ragged import Ids
-from fp_bench.training.tokenizer import BOS, PAD, Vocabulary
+from fp_bench.training.tokenizer import BOS, PAD, vocabulary
 
 Write = Callable[[Pen, Page], None]
 WRITERS: Mapping[str, tuple[Write, float]] = {
@@ -162,9 +162,11 @@ class Curriculum:
 
     def lexicon(self) -> Lexicon:
         """Return what the texts are made of."""
-        return Lexicon(Vocabulary(), self.seed, self.pool)
+        return Lexicon(vocabulary(), self.seed, self.pool)
 
-    def _text(self, lexicon: Lexicon, draw: np.random.Generator, length: int) -> tuple[int, Ids, list]:
+    def _text(
+        self, lexicon: Lexicon, draw: np.random.Generator, length: int
+    ) -> tuple[int, Ids, list[tuple[int, Answer]]]:
         pen = Pen(lexicon, draw)
         for _ in range(TRIES):
             kind = int(draw.choice(len(WRITERS), p=self._shares))

@@ -138,7 +138,9 @@ class Lexicon:
         pairs = self.pairs.flat[values]
         space, hyphen = (np.repeat(sign[None], count, axis=0) for sign in (self.space, self.hyphen))
         groups = np.split(pairs, (4, 6, 8, 10), axis=1)
-        return list(np.concatenate([space, groups[0], *(part for each in groups[1:] for part in (hyphen, each))], axis=1))
+        return list(
+            np.concatenate([space, groups[0], *(part for each in groups[1:] for part in (hyphen, each))], axis=1)
+        )
 
     def codes(self, draw: np.random.Generator, count: int, groups: int) -> list[Ids]:
         """Return the probe's codes, each with the space before it."""
@@ -185,7 +187,7 @@ def _distinct(draw: np.random.Generator, count: int, below: int) -> list[int]:
 
 
 def _speller(words: Sequence[str], draw: random.Random) -> Callable[[], str]:
-    """Return a function that spells words of three to twelve letters: each letter as after the two before in some word."""
+    """Return a function that spells words of three to twelve letters: each letter after two as in some word."""
     after: dict[str, list[str]] = defaultdict(list)
     for word in words:
         padded = f"^^{word}$"

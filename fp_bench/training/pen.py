@@ -48,14 +48,16 @@ class Pen:
 
     def order(self, count: int) -> list[int]:
         """Return the numbers below ``count`` in random order."""
-        return self.draw.permutation(count).tolist()
+        return [int(place) for place in self.draw.permutation(count)]
 
     def choose(self, pieces: Ragged, count: int) -> list[Ids]:
         """Return different pieces."""
         places = self.draw.permutation(len(pieces))[:count] if count > 64 else self._few(len(pieces), count)
         return [pieces[int(place)] for place in places]
 
-    def scattered(self, page: Page, filler: Ragged, inserts: Sequence[Sequence[Ids | Answer]], start: Ragged | None = None) -> None:
+    def scattered(
+        self, page: Page, filler: Ragged, inserts: Sequence[Sequence[Ids | Answer]], start: Ragged | None = None
+    ) -> None:
         """Fill the page with pieces, with the inserts in their order at random places among them.
 
         Args:

@@ -63,7 +63,8 @@ def needles(pen: Pen, page: Page) -> None:
 
 def _asks(kind: str) -> tuple[str, str]:
     return (
-        f"\n\nQuestion: What is the magic {kind} for {BLANK} in the text above?\nAnswer: The magic {kind} for {BLANK} is",
+        f"\n\nQuestion: What is the magic {kind} for {BLANK} in the text above?\n"
+        f"Answer: The magic {kind} for {BLANK} is",
         f"\n\nQuestion: What are all the magic {kind}s for {BLANK} in the text above?\n"
         f"Answer: All the magic {kind}s for {BLANK} are",
     )
@@ -129,4 +130,3 @@ def _people(pen: Pen, count: int) -> list[Person]:
         Person(name, home, draw.choice(words.JOBS), f"{draw.choice(words.ADJECTIVES)} {draw.choice(words.NOUNS)}")
         for name, home in zip(names, homes, strict=False)
     ][:count]
-

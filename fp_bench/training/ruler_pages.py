@@ -159,7 +159,7 @@ def variable_tracking(pen: Pen, page: Page) -> None:
     lines = [iter(_chain(pen, chain, value)) for chain, value in zip(chains, values, strict=False)]
     turns = draw.permutation(np.repeat(np.arange(count), length)).tolist()
     inserts = [next(lines[turn]) for turn in turns]
-    for which in range(count):
+    for which in range(min(count, pen.questions(page))):
         prompt = lexicon.phrase(asks if which else asks.removeprefix("\n"))(
             values[which], lexicon.number(length), values[which]
         )

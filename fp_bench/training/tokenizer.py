@@ -1,6 +1,6 @@
 """The embedded model's tokenizer: the closed words of our suites are one token each, all other text is spelled.
 
-How open text is cut, so that equal strings have equal tokens wherever they stand and cuts are as regular as they can be:
+How open text is cut, so that equal strings have equal tokens wherever they stand and cuts are regular:
 
 - digits are single tokens, the first of a number with its space;
 - hexadecimal codes and UUIDs are cut in pairs, names in capital letters too (``AB CD E``);
@@ -15,7 +15,7 @@ import random
 import re
 import string
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Vocabulary:
         return sha256(self.tokenizer.to_str().encode()).hexdigest()[:12]
 
     def __len__(self) -> int:
-        return self.tokenizer.get_vocab_size()
+        return int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
         """Return token ids without special tokens."""
@@ -87,11 +87,17 @@ class Vocabulary:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
 
+@cache
+def vocabulary() -> Vocabulary:
+    """Return the vocabulary, made once a process."""
+    return Vocabulary()
+
+
 def _tokenizer(tokens: Sequence[str]) -> Any:
-    vocabulary = {token: place for place, token in enumerate(tokens)}
+    places = {token: place for place, token in enumerate(tokens)}
     tokenizer = Tokenizer(
         models.WordPiece(
-            vocabulary, unk_token=SPECIAL[UNKNOWN], continuing_subword_prefix="", max_input_chars_per_word=1000
+            places, unk_token=SPECIAL[UNKNOWN], continuing_subword_prefix="", max_input_chars_per_word=1000
         )
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -154,7 +160,6 @@ def closed_words() -> set[str]:
 def _templates() -> Iterator[templates.Template]:
     yield from (templates.NIAH.singular(), templates.NIAH, templates.VARIABLE_TRACKING)
     yield from (templates.COMMON_WORDS, templates.FREQUENT_WORDS, templates.QA)
-
 
 
 def _probe_texts() -> Iterator[str]:
