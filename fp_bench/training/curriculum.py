@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fp_bench.training import probe_pages, ruler_pages
+from fp_bench.training import drills, probe_pages, ruler_pages
 from fp_bench.training.lexicon import Lexicon
 from fp_bench.training.page import CHOICES, Answer, Page, TooShortError
 from fp_bench.training.pen import Pen
@@ -21,7 +21,11 @@ from fp_bench.training.ragged import Ids
 from fp_bench.training.tokenizer import BOS, PAD, vocabulary
 
 Write = Callable[[Pen, Page], None]
+DRILLED = 1024
+"""Tokens of a text beyond which there are no drills."""
 WRITERS: Mapping[str, tuple[Write, float]] = {
+    "pairs": (drills.pairs, 0.1),
+    "links": (drills.links, 0.1),
     "niah": (ruler_pages.needles, 0.32),
     "vt": (ruler_pages.variable_tracking, 0.18),
     "cwe": (ruler_pages.common_words, 0.12),
@@ -169,7 +173,7 @@ class Curriculum:
     ) -> tuple[int, Ids, list[tuple[int, Answer]]]:
         pen = Pen(lexicon, draw)
         for _ in range(TRIES):
-            kind = int(draw.choice(len(WRITERS), p=self._shares))
+            kind = int(draw.choice(len(WRITERS), p=self._shares[length <= DRILLED]))
             page = Page(length)
             try:
                 page.text([np.array([BOS], dtype=np.int16)])
@@ -184,7 +188,10 @@ class Curriculum:
         return list(accumulate(stage.steps for stage in self.stages))
 
     @cached_property
-    def _shares(self) -> NDArray[np.float64]:
-        given = self.shares
-        shares = [share if given is None else given.get(name, 0) for name, (_, share) in WRITERS.items()]
-        return np.array(shares) / sum(shares)
+    def _shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Shares of the kinds of text, without drills and with them."""
+        given = {name: share for name, (_, share) in WRITERS.items()} if self.shares is None else self.shares
+        shares = np.array([given.get(name, 0.0) for name in WRITERS])
+        drilled = np.array([write.__module__ == drills.__name__ for write, _ in WRITERS.values()])
+        without = shares if drilled @ shares == shares.sum() else np.where(drilled, 0, shares)
+        return without / without.sum(), shares / shares.sum()

@@ -156,7 +156,7 @@ def variable_tracking(pen: Pen, page: Page) -> None:
     count = (most if pen.chance(0.3) else pen.log_uniform(most)) if several else 1
     names = pen.choose(lexicon.variables[5], count * length)
     chains = [names[start : start + length] for start in range(0, len(names), length)]
-    lines = [iter(_chain(pen, chain, value)) for chain, value in zip(chains, values, strict=False)]
+    lines = [iter(linked(pen, chain, value)) for chain, value in zip(chains, values, strict=False)]
     turns = draw.permutation(np.repeat(np.arange(count), length)).tolist()
     inserts = [next(lines[turn]) for turn in turns]
     for which in range(min(count, pen.questions(page))):
@@ -172,7 +172,7 @@ def _solved_chain(pen: Pen, opening: Ids, asks: str, value: Ids, noise: int) -> 
     """Return the example: a chain of short names and its answer, spaced as our suite or as NVIDIA's spaces it."""
     lexicon = pen.lexicon
     names = pen.choose(lexicon.variables[3], CHAIN)
-    inserts = _chain(pen, names, value)
+    inserts = linked(pen, names, value)
     example = Page(len(opening) + sum(map(size_of, inserts)) + noise * len(lexicon.noise[0]))
     example.text([opening])
     pen.scattered(example, lexicon.noise, inserts)
@@ -182,7 +182,7 @@ def _solved_chain(pen: Pen, opening: Ids, asks: str, value: Ids, noise: int) -> 
     return example
 
 
-def _chain(pen: Pen, names: list[Ids], value: Ids) -> list[list[Ids]]:
+def linked(pen: Pen, names: list[Ids], value: Ids) -> list[list[Ids]]:
     """Return the lines of a chain; see `fp_bench.suites.ruler.tasks.chain`."""
     begins = pen.lexicon.phrase(f"VAR {BLANK} = {BLANK}\n")
     goes_on = pen.lexicon.phrase(f"VAR {BLANK} = VAR {BLANK} \n")

@@ -21,7 +21,7 @@ from fp_bench.training.optimizer import Optimizer
 
 LOG_SECONDS = 5.0
 SAVE_SECONDS = 120.0
-PREFETCHED = 4
+PREFETCHED = 3
 """Batches a worker."""
 KERNELS = {
     "flash": [SDPBackend.FLASH_ATTENTION],
