@@ -49,6 +49,8 @@ def main() -> None:
     if asked.checkpoint is not None and checkpoint.exists(asked.checkpoint):
         trainer.resume(asked.checkpoint)
         _say(f"resumed at step {trainer.step}")
+    elif asked.weights is not None:
+        trainer.begin_with(asked.weights, asked.step)
     if asked.stage is not None:
         trainer.step = max(trainer.step, curriculum.begin(asked.stage))
     _say(
@@ -70,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fp_bench.training", description=__doc__)
     add = parser.add_argument
     add("--checkpoint", type=Path, help="folder to resume from, if it holds a checkpoint, and to save to")
+    add("--weights", type=Path, help="folder of an exported model to begin with, where there is no checkpoint")
+    add("--step", type=int, default=0, help="the step of --weights")
     add("--seed", type=int, default=0)
     add("--minutes", type=float, default=float("inf"), help="stop training so long after the start of the process")
     add("--until-step", type=int, help="stop training at this step")

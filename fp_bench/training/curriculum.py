@@ -89,7 +89,6 @@ class Curriculum:
         stages: what is read.
         seed: of all random numbers.
         tokens: of a batch.
-        warm_up: steps in which the rate rises to its highest.
         pool: words of a kind in the lexicon.
         shares: of each kind of text; None takes `WRITERS`'.
     """
@@ -97,7 +96,6 @@ class Curriculum:
     stages: Sequence[Stage] = CURRICULUM
     seed: int = 0
     tokens: int = 131_072
-    warm_up: int = 100
     pool: int = 20_000
     shares: Mapping[str, float] | None = None
 
@@ -124,7 +122,7 @@ class Curriculum:
         for stage, end in zip(self.stages, self._ends, strict=True):
             if step < end:
                 share = (step - (end - stage.steps)) / stage.steps
-                return min(1.0, (step + 1) / self.warm_up) * (before + share * (stage.rate - before))
+                return before + share * (stage.rate - before)
             before = stage.rate
         return before
 

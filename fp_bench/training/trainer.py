@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
@@ -105,6 +106,10 @@ class Trainer:
     kernel: str = "flash"
     say: Callable[[Any], None] = print
     step: int = 0
+    fresh: int = 0
+    """The step at which the optimiser began to remember."""
+    warm_up: int = 100
+    """Steps from there in which the rate rises."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer(self.model.named())
@@ -121,7 +126,19 @@ class Trainer:
             if facts[name] != self._facts()[name]:
                 raise ValueError(f"the checkpoint's {name} is {facts[name]}, not {self._facts()[name]}")
         checkpoint.restore(self._tensors().items(), tensors)
-        self.step = int(facts["step"])
+        self.step, self.fresh = int(facts["step"]), int(facts["fresh"])
+
+    def begin_with(self, folder: Path, step: int) -> None:
+        """Begin at a step with the weights of an exported model; the optimiser remembers nothing.
+
+        Raises:
+            ValueError: the model has other weights.
+        """
+        tensors = {
+            name: tensor for file in folder.glob("model*.safetensors") for name, tensor in load_file(file).items()
+        }
+        checkpoint.restore(((name, weight.data) for name, weight in self.model.named().items()), tensors)
+        self.step = self.fresh = step
 
     def save(self) -> None:
         """Write a checkpoint, if there is a folder for it."""
@@ -151,7 +168,8 @@ class Trainer:
                 batch = Batch(*(part.to(self._device, non_blocking=True) for part in batch))
                 loss, losses, right = loss_of(self.model, batch)
                 loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step(self.step, self.curriculum.rate(self.step))
+                taught = self.step - self.fresh
+                self.optimizer.step(taught, self.curriculum.rate(self.step) * min(1.0, (taught + 1) / self.warm_up))
                 self.step += 1
                 total += loss.detach()
                 taken += 1
@@ -203,4 +221,4 @@ class Trainer:
         }
 
     def _facts(self) -> dict[str, str | int]:
-        return {"step": self.step, "seed": self.curriculum.seed, "vocabulary": self.vocabulary}
+        return {"step": self.step, "fresh": self.fresh, "seed": self.curriculum.seed, "vocabulary": self.vocabulary}
