@@ -24,8 +24,8 @@ Write = Callable[[Pen, Page], None]
 DRILLED = 1024
 """Tokens of a text beyond which there are no drills."""
 WRITERS: Mapping[str, tuple[Write, float]] = {
-    "pairs": (drills.pairs, 0.1),
-    "links": (drills.links, 0.1),
+    "pairs": (drills.pairs, 0.15),
+    "links": (drills.links, 0.15),
     "niah": (ruler_pages.needles, 0.32),
     "vt": (ruler_pages.variable_tracking, 0.18),
     "cwe": (ruler_pages.common_words, 0.12),
