@@ -4,9 +4,12 @@ Source: NVIDIA/RULER ``freq_words_extraction.py``; counts floor(N rank^-2 / zeta
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import zeta
+
+T = TypeVar("T")
 
 ALPHA = 2.0
 LETTERS = 6
@@ -21,7 +24,7 @@ def vocabulary_size(tokens: int) -> int:
     return tokens // 50
 
 
-def coded_text(ranked: Sequence[str], total: int) -> list[str]:
+def coded_text(ranked: Sequence[T], total: int) -> list[T]:
     """Return each word as often as its rank asks for, in the order of ranks.
 
     Args:

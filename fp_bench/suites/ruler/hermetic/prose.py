@@ -1,11 +1,11 @@
 """Prose in the manner of an essay, sentence by sentence; what it says is true of nothing."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, JOBS, NOUNS, with_articles
 
-_PATTERNS = """
+PATTERNS = """
 Most people who plan a {a} {n} forget how long the {m} takes.
 I used to believe that a {n} had to be {a}, and I was wrong for years.
 The hardest part of building a {n} is deciding what it should not do.
@@ -41,11 +41,11 @@ On page {c} there is a drawing of the {a} {n} and of nothing else.
 """.strip().splitlines()
 
 
-def sentences(draw: random.Random) -> Iterator[str]:
+def sentences(draw: random.Random, patterns: Sequence[str] = PATTERNS) -> Iterator[str]:
     """Yield sentences without end."""
     while True:
         yield with_articles(
-            draw.choice(_PATTERNS).format(
+            draw.choice(patterns).format(
                 a=draw.choice(ADJECTIVES),
                 n=draw.choice(NOUNS),
                 m=draw.choice(NOUNS),
