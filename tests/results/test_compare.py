@@ -212,7 +212,7 @@ EXITS = [
     (rounds(STEADY), rounds(NOISY), (), 0),
     (rounds(STEADY), rounds(NOISY), ("--strict",), 5),
     (rounds(STEADY), rounds(NOISY[:2]), ("--strict",), 5),
-    (rounds(STEADY) + [dense()], rounds(STEADY), ("--strict",), 5),
+    ([*rounds(STEADY), dense()], rounds(STEADY), ("--strict",), 5),
     (answers([1.0] * 40), answers([0.0] * 40), (), 1),
     (answers([1.0] * 40), answers([0.0] * 40), ("--max-drop", "0"), 2),
     (rounds(STEADY), rounds(STEADY), ("--min-effect", "three"), 2),
