@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp_bench.errors import UsageError
-from fp_bench.sizes import MAX_LENGTH, format_length, parse_length, parse_lengths
+from fp_bench.sizes import MAX_LENGTH, format_length, parse_length, parse_lengths, parse_share
 
 lengths = st.integers(1, MAX_LENGTH - 1)
 
@@ -41,3 +41,14 @@ def test_bad_lengths_are_one_line_with_the_value(text):
     with pytest.raises(UsageError) as caught:
         parse_lengths(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "share"), [("3%", 0.03), ("0.03", 0.03), (".5", 0.5), ("2.5 %", 0.025)])
+def test_shares(text, share):
+    assert parse_share(text, "x") == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "%", "0", "100%", "1", "-3%", "3%%", "nan", "1e-3"])
+def test_bad_shares_are_one_line_with_the_value(text):
+    with pytest.raises(UsageError, match="--min-effect"):
+        parse_share(text, "--min-effect")

@@ -173,13 +173,15 @@ def _matched(
 
 def _sides(run: Run, kind: type[Record], facets: Mapping[str, str]) -> dict[tuple[Any, ...], dict[Any, Side]]:
     """Return the cells of a run by what was asked apart from facets, then by the values of these."""
-    left_out = {"method_hash", "sample_id", *facets.values()}
+    left_out = {"method_hash", "sample_id", "suite_params", *facets.values()}
     names = ["label", *(name for name in kind.asked if name not in left_out)]
     found: dict[tuple[Any, ...], dict[Any, list[Record]]] = {}
     asked_of, facets_of = attrgetter(*names), attrgetter(*facets.values())
     records: Sequence[Record] = run.latency if kind is LatencyRecord else run.accuracy
     for record in newest(records):
-        asked = tuple(map(_hashable, asked_of(record)))
+        asked = asked_of(record)
+        if isinstance(record, AccuracyRecord) and record.suite_params:
+            asked += (_hashable(record.suite_params),)
         values = facets_of(record)
         found.setdefault(asked, {}).setdefault(values, []).append(record)
     return {asked: {values: Side(records, run) for values, records in cells.items()} for asked, cells in found.items()}

@@ -30,7 +30,7 @@ def summary(comparison: Comparison) -> list[str]:
     mean, cells = geometric_mean(comparison.latency)
     if cells:
         lines.append(f"New times are {mean:.3f} of base, geometric mean over {cells} cells measured in both.")
-        test = "paired t: rounds alternated" if comparison.paired else "Welch's t"
+        test = "paired t (rounds alternated)" if comparison.paired else "Welch's t"
         lines.append(
             f"Times: {test} on the logs of rounds, Benjamini-Hochberg at {rule.alpha:g}, least effect "
             f"{rule.min_effect:.3g}; the interval has {1 - 2 * rule.alpha:.0%} confidence."

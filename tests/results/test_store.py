@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.results.store import RECORDS, RecordStore, read_environments, read_records
+from fp_bench.results.store import (
+    RECORDS,
+    Records,
+    RecordStore,
+    newest,
+    read_environments,
+    read_records,
+    remembered,
+)
 from tests.results.records import failed, timed
 
 
@@ -112,3 +120,24 @@ def test_environments_are_kept_by_their_content(tmp_path):
         assert store.add_environment({"gpu": "H200"}) == first
         second = store.add_environment({"gpu": "B200"})
     assert read_environments(tmp_path) == {first: {"gpu": "H200"}, second: {"gpu": "B200"}}
+
+
+def test_tables_of_a_run_are_made_once_and_handed_out_as_copies():
+    made = []
+
+    @remembered
+    def table(records):
+        made.append(len(records))
+        return [record.round for record in records]
+
+    records = Records([timed(), timed(round=1)])
+    table(records).append(9)
+    assert table(records) == [0, 1]
+    assert made == [2]
+    assert table(list(records)) == [0, 1]
+    assert made == [2, 2]
+
+
+def test_only_the_newest_code_of_a_cell_counts():
+    old, new = timed(1.0), timed(2.0, code_version="2+bbbb")
+    assert newest([timed(round=1), old, new]) == [new]
