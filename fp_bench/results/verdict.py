@@ -252,6 +252,6 @@ def smallest_found(noise: float, rounds: int, rule: Rule, *, power: float = 0.95
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
-        found, _ = found_share(noise, float(steps[middle]), rounds, rule, pairs=400)
+        found, _ = found_share(noise, float(steps[middle]), rounds, rule, pairs=200)
         low, high = (low, middle) if found >= power else (middle + 1, high)
     return float(steps[low]) if low < len(steps) else None
