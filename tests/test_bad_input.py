@@ -85,7 +85,7 @@ USAGE = {
     "report {tmp}/none": "records.jsonl",
     "report {tmp}/no_records": "line 1",
     "report {tmp}/empty_run": "no whole record",
-    "report": "'run'",
+    "report": "'runs'",
     "merge {tmp}/none --out {tmp}/merged": "records.jsonl",
     "merge {tmp}/run_a {tmp}/run_b --out {tmp}/merged": "only runs of one machine",
     "merge {tmp}/run_a --out {tmp}/run_a": "already holds",
