@@ -61,7 +61,7 @@ class Fidelity(Suite):
 
     def score(self, sample: Sample, prediction: str) -> float:
         """Refuse: there is nothing to predict; the distributions are compared."""
-        raise NotImplementedError(f"{sample.id} has no answer; its next-token distributions are compared")
+        raise UsageError(f"{sample.id} has no answer; its next-token distributions are compared")
 
 
 def _read(path: str) -> str:
