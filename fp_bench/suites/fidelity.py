@@ -61,6 +61,7 @@ class Fidelity(Suite):
 
     def score(self, sample: Sample, prediction: str) -> float:
         """Refuse: there is nothing to predict; the distributions are compared."""
+        del prediction
         raise UsageError(f"{sample.id} has no answer; its next-token distributions are compared")
 
 
