@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -108,7 +109,9 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_resumes(odd_methods, tmp
     words += [tmp_path, "--rounds", "40"]
     environment = os.environ | {"PYTHONPATH": str(odd_methods)}
     command = [sys.executable, "-m", "fp_bench", *map(str, words)]
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # A shell that runs the tests in the background has them ignore Ctrl-C, and their children too.
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     while not (tmp_path / "records.jsonl").exists() or len(read_records(tmp_path).records) < 3:
         time.sleep(0.02)
         assert running.poll() is None

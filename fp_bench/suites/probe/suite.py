@@ -32,7 +32,7 @@ class Probe(Suite):
         limit = length - reserved - MAX_NEW_TOKENS
         for index in indices:
             seeded = f"probe {self.version} {task} {length} {seed} {index}"
-            draft = _fitted(task, limit, tokenizer, index, seeded)
+            draft = _fitted(task, length, limit, tokenizer, index, seeded)
             yield Sample(
                 id=self.sample_id(task, length, index),
                 task=task,
@@ -49,18 +49,27 @@ class Probe(Suite):
         return all_of(prediction, sample.answers)
 
 
-def _fitted(task: str, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> Draft:
-    """Write the longest draft of at most ``limit`` tokens that its seed gives."""
-    room = limit - len(tokenizer.encode(_around(TASKS[task](Room(random.Random(seeded), 0, tokenizer, index)))))
-    while True:
-        draft = TASKS[task](Room(random.Random(seeded), room, tokenizer, index))
-        whole = draft.opening + "".join(draft.units) + draft.question + draft.prefix
-        over = len(tokenizer.encode(whole)) - limit
-        if over <= 0:
-            return draft
+def _fitted(task: str, length: int, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> Draft:
+    """Return the longest draft of at most ``limit`` tokens that a seed gives.
+
+    Raises:
+        UsageError: even its shortest is longer.
+    """
+
+    def draft(room: int) -> Draft:
+        return TASKS[task](Room(random.Random(seeded), room, tokenizer, index))
+
+    def tokens(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    shortest = draft(0)
+    if (least := tokens(shortest.text)) > limit:
+        raise UsageError(
+            f"probe: length {length} is too short for {task}; "
+            f"this sample's shortest prompt and answer take {least + length - limit}"
+        )
+    room = limit - tokens(shortest.opening + shortest.question + shortest.prefix)
+    while (over := tokens((longest := draft(room)).text) - limit) > 0:
         # Sentences together may take more tokens than each alone, and the question may name another person.
-        room -= over
-
-
-def _around(draft: Draft) -> str:
-    return draft.opening + draft.question + draft.prefix
+        room = max(0, room - over)
+    return longest

@@ -30,6 +30,11 @@ class Draft(NamedTuple):
     answers: tuple[str, ...]
     opening: str = OPENING
 
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.opening + "".join(self.units) + self.question + self.prefix
+
 
 @dataclass(frozen=True)
 class Room:
