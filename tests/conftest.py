@@ -15,8 +15,10 @@ if not torch.cuda.is_available():
     # Must be set before any kernel is defined.
     os.environ["TRITON_INTERPRET"] = "1"
 
-# Speed lives in benchmarks: no example is timed.
-hypothesis.settings.register_profile("fp_bench", deadline=None)
+# Speed lives in benchmarks: no example is timed. The same examples each time, so that a red run is about the change;
+# `--hypothesis-profile explore` draws others.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("fp_bench", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("fp_bench")
 
 

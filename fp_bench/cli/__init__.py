@@ -1,0 +1,9 @@
+"""The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
+
+from fp_bench.cli import latency, accuracy, comparing, reporting, models, machine  # noqa: F401, I001  in the order of --help
+from fp_bench.cli.front import app
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="fpbench")

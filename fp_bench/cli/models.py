@@ -1,0 +1,99 @@
+"""``fpbench capture`` and ``calibrate``: what is learnt from a model before anything is measured."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fp_bench.cli.front import app
+from fp_bench.cli.options import numbers, read_text, within
+from fp_bench.errors import UsageError
+from fp_bench.registry import Spec
+from fp_bench.sizes import parse_lengths
+
+
+@app.command()
+def capture(
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder to write, for --inputs captured:FOLDER.")] = Path("runs/captured"),
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model and of what is saved.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
+    lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
+    content = read_text(text) if text else None
+    from fp_bench.machine import parse_device, parse_dtype
+    from fp_bench.models.capture import capture as save
+    from fp_bench.terminal import say
+
+    manifest = save(
+        model,
+        lengths,
+        out,
+        layers=chosen,
+        text=content,
+        seed=seed,
+        device=parse_device(device),
+        dtype=parse_dtype(dtype),
+    )
+    say(f"{len(manifest.files)} files of {len(manifest.layers)} layers in {out}; measure them with:")
+    print(f"fpbench latency --inputs captured:{out} --lens {','.join(map(str, manifest.lengths))}")
+
+
+@app.command()
+def calibrate(
+    method: Annotated[
+        str, typer.Option(help="flashprefill: its alpha; xattention or xattention:stride=16: a file of taus.")
+    ] = "flashprefill",
+    density: Annotated[
+        float, typer.Option(help="For flashprefill: share of the causal block pairs to keep, mean over heads.")
+    ] = 0.7,
+    coverage: Annotated[
+        float, typer.Option(help="For xattention: share of dense attention mass that the needed blocks hold.")
+    ] = 0.9,
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="For xattention: the file to write.")] = Path("runs/taus.json"),
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, XAttention's tau of every head."""
+    lengths, spec = parse_lengths(lens), Spec.parse(method)
+    content = read_text(text) if text else None
+    if spec.name not in ("flashprefill", "xattention"):
+        raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
+    from fp_bench.machine import parse_device
+    from fp_bench.terminal import say, show_tables
+
+    on = parse_device(device)
+    if spec.name == "flashprefill":
+        from fp_bench.calibration.alpha import calibrate_model
+
+        found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+        show_tables([found.table()])
+        say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
+        print(f"flashprefill:alpha={found.alpha:.4g}")
+        return
+    from fp_bench.baselines.xattention import XAttention
+    from fp_bench.calibration.taus import profile_model
+
+    stride = XAttention.from_options(spec.options).params.stride
+    taus = profile_model(model, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
+    taus.save(out)
+    show_tables([taus.table()])
+    say(f"taus of mean {taus.mean:.3f} in {out}; use them with:")
+    print(f"xattention:stride={stride}:tau_file={out}")

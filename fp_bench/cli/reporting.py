@@ -1,0 +1,84 @@
+"""``fpbench report`` and ``merge``: what is made of the records of runs."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp_bench.cli.front import app
+from fp_bench.cli.options import read_runs
+from fp_bench.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from fp_bench.results.report import Part
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
+    ] = "rich",
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+) -> None:
+    """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
+    forms = ("rich", "json", "customSmallerIsBetter")
+    if form not in forms:
+        raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
+    read = read_runs(runs)
+    if form == "customSmallerIsBetter":
+        from fp_bench.results.compare_text import smaller_is_better
+
+        print(smaller_is_better([record for run in read for record in run.records]))
+        return
+    from fp_bench.results.html import write_html
+    from fp_bench.results.report import Part
+    from fp_bench.terminal import say
+
+    parts = [Part(run) for run in read]
+    show_parts(parts, as_json or form == "json")
+    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
+    say(f"report: {write_html(parts, page)}")
+
+
+def show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
+    """Show the tables of a run folder, or of one kind of its records, and write its report."""
+    from fp_bench.results.report import Part
+    from fp_bench.results.store import read_run
+
+    show_parts([Part(read_run(folder))], as_json, only)
+
+
+def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
+    """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
+    from fp_bench.results.report import write_markdown
+    from fp_bench.terminal import say, show_tables
+
+    for chapter in (chapter for part in parts for chapter in part.chapters):
+        if only not in (None, chapter.name):
+            continue
+        if as_json:
+            print(chapter.data[chapter.name].to_json(orient="records", indent=1))
+        else:
+            show_tables([*chapter.tables, chapter.failures])
+    if len(parts) == 1:
+        say(f"report: {write_markdown(parts[0])}")
+
+
+@app.command()
+def merge(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
+) -> None:
+    """Join run folders into one, each round once."""
+    from fp_bench.results.merge import merge as join
+    from fp_bench.terminal import say
+
+    written, left_out = join(runs, out)
+    say(f"{written} records in {out}; {left_out} that two runs have in common are in it once")
