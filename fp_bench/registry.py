@@ -25,6 +25,13 @@ BUILTIN_METHODS = {
 
 BUILTIN_SUITES = {
     "fidelity": "fp_bench.suites.fidelity:Fidelity",
+    "infinitebench": "fp_bench.suites.infinitebench.suite:InfiniteBench",
+    "longbench": "fp_bench.suites.longbench.suite:LongBench",
+    "longbench@e": "fp_bench.suites.longbench.suite:LongBenchE",
+    "longbench@v2": "fp_bench.suites.longbench.v2:LongBenchV2",
+    "needle": "fp_bench.suites.needle.suite:Needle",
+    "needle@gkamradt": "fp_bench.suites.needle.suite:Gkamradt",
+    "needle@minference": "fp_bench.suites.needle.suite:MInference",
     "probe": "fp_bench.suites.probe.suite:Probe",
     "ruler": "fp_bench.suites.ruler.hermetic.suite:Ruler",
     "ruler@files": "fp_bench.suites.ruler.files:RulerFiles",

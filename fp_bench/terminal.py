@@ -60,9 +60,11 @@ def show_accuracy_plan(plan: "AccuracyPlan") -> None:
     suites = ", ".join(f"{spec} ({sum(name == str(spec) for name, _ in stripes)} tasks)" for spec in asked.suites)
     labels = ", ".join(str(candidate.fields()["label"]) for candidate in plan.candidates)
     workers = f", {asked.workers} processes" if asked.workers > 1 else ""
+    whole = plan.samples * len(stripes) * len(asked.lens) * len(plan.candidates)
+    most = "at most " if len(plan.items) < whole else ""
     say(
-        f"plan: {labels} on {suites} at {lengths}; {plan.samples} samples each, model {asked.model}, {asked.dtype}"
-        f"{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
+        f"plan: {labels} on {suites} at {lengths}; {most}{plan.samples} samples each, model {asked.model}, "
+        f"{asked.dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
     )
     for note in plan.notes():
         say(f"note: {note}")

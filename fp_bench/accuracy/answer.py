@@ -22,7 +22,7 @@ class Likeness(NamedTuple):
 
 
 @torch.no_grad()
-def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int]) -> list[int]:
+def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], least: int = 0) -> list[int]:
     """Return the new tokens that greedy decoding chooses, up to and without the first stop token.
 
     Args:
@@ -30,12 +30,14 @@ def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int]) ->
         ids: the prompt, ``[1, length]``, on the model's device.
         max_new_tokens: at most so many.
         stop: tokens that end an answer.
+        least: tokens that an answer has before it can end.
     """
     stops = sorted(set(stop))
     out = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=max_new_tokens,
+        min_new_tokens=least,
         do_sample=False,
         num_beams=1,
         temperature=None,

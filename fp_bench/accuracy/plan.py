@@ -90,7 +90,7 @@ class Plan:
     candidates: Sequence[Candidate]
     items: Sequence[Item]
     samples: int
-    """A task and length."""
+    """A task and length; of tasks that have fewer, all."""
     chat: bool
 
     def setup(self, stripes: Mapping[Stripe, Sequence[int]], worker: int) -> Setup:
@@ -135,7 +135,7 @@ def make_plan(request: Request) -> Plan:
     Raises:
         UsageError: an unknown suite, task, method, parameter, dtype, backend or chat mode, or a length beyond the
             model's positions.
-        UnavailableError: a suite or the model's tokenizer cannot be loaded.
+        UnavailableError: a suite, its data or the model's tokenizer cannot be loaded.
     """
     parse_dtype(request.dtype)
     check_backend(request.backend)
@@ -154,6 +154,7 @@ def make_plan(request: Request) -> Plan:
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
+    counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
     items = [
         Item(
             (name, task, length),
@@ -165,6 +166,7 @@ def make_plan(request: Request) -> Plan:
         for number in range(samples)
         for name in suites
         for task in tasks[name]
+        if number < counts[name, task]
         for candidate in candidates.values()
     ]
     return Plan(request, machine, list(candidates.values()), items, samples, chat)
@@ -177,6 +179,12 @@ def _tasks(suite: Suite, asked: Sequence[str] | None, suites: int) -> list[str]:
     if suites == 1:
         suite.check_tasks(asked)
     return [task for task in suite.tasks if task in asked]
+
+
+def _count(suite: Suite, task: str, samples: int) -> int:
+    """Return how many samples of a task are asked: as many as it has at most."""
+    available = suite.available(task)
+    return samples if available is None else min(samples, available)
 
 
 def _asked(

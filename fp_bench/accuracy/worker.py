@@ -52,6 +52,10 @@ class Answered:
     kl: float | None
     prediction: str | None
     answers: list[str]
+    depth: float | None
+    groups: list[str] | None
+    templated: bool
+    cut_tokens: int
     provenance: dict[str, str] | None
     prompt_tokens: int
     new_tokens: int
@@ -79,6 +83,7 @@ class Examinee:
         self._dense_logits: torch.Tensor | None = None
         self._model: Any = None
         self._prompter: Prompter | None = None
+        self._untemplated: Prompter | None = None
         self._stop: set[int] = set()
 
     def load(self) -> Answer[None]:
@@ -107,7 +112,7 @@ class Examinee:
 
         disable_progress_bar()  # of loading the weights; this process talks through its parent
         self._model, tokenizer = load_model(setup.model, device=self._device, dtype=parse_dtype(setup.dtype))
-        self._prompter = prompter(tokenizer, setup.chat)
+        self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
         self._stop = stop_tokens(self._model, tokenizer)
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
@@ -116,7 +121,7 @@ class Examinee:
             return self._sample[2]
         self._sample, self._dense_logits = None, None
         suite, task, length = stripe
-        assert self._prompter is not None
+        prompts = self._prompter_of(suite, task)
         wanted = self._suite(suite).sample_id(task, length, number)
         for _ in range(2):
             if stripe not in self._streams:
@@ -125,9 +130,9 @@ class Examinee:
                     task,
                     length,
                     numbers,
-                    self._prompter,
+                    prompts,
                     seed=self._setup.seed,
-                    reserved=self._prompter.reserved,
+                    reserved=prompts.reserved,
                 )
             found = next((sample for sample in self._streams[stripe] if sample.id == wanted), None)
             if found is not None:
@@ -142,15 +147,21 @@ class Examinee:
             self._suites[name] = create_suite(spec)
         return self._suites[name]
 
+    def _prompter_of(self, suite: str, task: str) -> Prompter:
+        """Return what writes the prompts of a task."""
+        found = self._untemplated if task in self._suite(suite).untemplated else self._prompter
+        assert found is not None
+        return found
+
     def _method(self, label: str) -> Method:
         if label not in self._methods:
             self._methods[label] = create_method(self._setup.methods[label], self._setup.backend)
         return self._methods[label]
 
     def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
-        assert self._prompter is not None
         started = time.perf_counter()
-        prompt = self._prompter.prompt_ids(sample.context + sample.question, sample.answer_prefix)
+        prompts = self._prompter_of(suite, sample.task)
+        prompt = prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix)
         config = self._model.config.get_text_config()
         check_length(
             len(prompt), sample.max_new_tokens, sample.length, getattr(config, "max_position_embeddings", None)
@@ -162,8 +173,9 @@ class Examinee:
             self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
         ) as prefill:
             if sample.answers:
-                new = greedy(self._model, ids, sample.max_new_tokens, self._stop)
-                prediction = self._prompter.decode(new)
+                stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
+                new = greedy(self._model, ids, sample.max_new_tokens, stop, least=1 if sample.stop else 0)
+                prediction = prompts.decode(new)
                 score = self._suite(suite).score(sample, prediction)
                 found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(new)}
             else:
@@ -173,6 +185,10 @@ class Examinee:
         return Answered(
             **found,
             answers=list(sample.answers),
+            depth=sample.depth,
+            groups=list(sample.groups) or None,
+            templated=prompts.chat,
+            cut_tokens=sample.cut_tokens,
             provenance=self._suite(suite).provenance(sample.task) or None,
             prompt_tokens=len(prompt),
             density=counts.density() if counts.sparse else 1.0,

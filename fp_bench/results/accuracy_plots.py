@@ -1,6 +1,6 @@
-"""Plots of accuracy: score against length, score against density, and both by task."""
+"""Plots of accuracy: score against length, against density, by task, and by depth where one was chosen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
-from fp_bench.results.accuracy_tables import SETTING, by_task, setting_title, summary
+from fp_bench.results.accuracy_tables import SETTING, by_depth, by_task, of_setting, setting_title, summary
+from fp_bench.results.depth_plots import heatmap
 from fp_bench.results.drawing import (
     COLOURS,
     MUTED,
@@ -34,11 +35,16 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
         records: of one run.
         machine: what it ran on, for the caption.
     """
-    totals, tasks = summary(records), by_task(records)
+    totals, tasks, depths = summary(records), by_task(records), by_depth(records)
     plots = []
+    groups = list(totals.groupby([*SETTING], sort=False, dropna=False))
     with matplotlib.rc_context(STYLE):
-        for rows, of_tasks, suffix in _settings(totals, tasks):
+        for number, (setting, rows) in enumerate(groups, 1):
+            suffix = f"-{number}" if len(groups) > 1 else ""
+            of_tasks, of_depths = of_setting(tasks, setting), of_setting(depths, setting)
             caption = f"{setting_title(rows.iloc[0])} · {machine}"
+            if len(of_depths):
+                plots.append(heatmap(of_depths, f"depth{suffix}", caption))
             if rows["seq_len"].nunique() > 1:
                 plots.append(_score(rows, f"score{suffix}", caption))
             if (rows["method"] != "dense").any():
@@ -46,16 +52,6 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
             if of_tasks["task"].nunique() > 1:
                 plots.append(_tasks(of_tasks, f"tasks{suffix}", caption))
     return plots
-
-
-def _settings(totals: pd.DataFrame, tasks: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, str]]:
-    """Yield the rows of each setting, those of its tasks, and the suffix of its files' names."""
-    groups = list(totals.groupby([*SETTING], sort=False, dropna=False))
-    for number, (setting, rows) in enumerate(groups, 1):
-        mine = tasks
-        for name, value in zip(SETTING, setting, strict=True):
-            mine = mine[mine[name] == value]
-        yield rows, mine, f"-{number}" if len(groups) > 1 else ""
 
 
 def _score(rows: pd.DataFrame, name: str, caption: str) -> Plot:

@@ -85,6 +85,11 @@ def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
             f"{len(ok)} answers scored; prompts of {ok['prompt_tokens'].min():.0f} to {ok['prompt_tokens'].max():.0f} "
             f"tokens, {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length in the mean."
         )
+    if cut := int((ok["cut_tokens"] > 0).sum()):
+        yield f"{cut} of them lost the middle of their prompts, {ok['cut_tokens'].sum():.0f} tokens in all, so that they fit."
+    raw = sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"]))  # noqa: E712
+    if raw:
+        yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
     failed = len(rows) - len(ok)
     if failed:
         yield f"{failed} answers could not be had; they count for no average."

@@ -27,7 +27,20 @@ PER_SAMPLE = (
     "status",
     "reason",
 )
-FOUND = ("score", "kl", "density", "recall", "prompt_tokens", "new_tokens", "fallback", "seconds")
+FOUND = (
+    "score",
+    "kl",
+    "density",
+    "recall",
+    "depth",
+    "groups",
+    "templated",
+    "cut_tokens",
+    "prompt_tokens",
+    "new_tokens",
+    "fallback",
+    "seconds",
+)
 CONFIDENCE = 0.95
 NORMAL_QUANTILE = 1.959964
 RESAMPLES = 2000
@@ -53,6 +66,33 @@ def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     means = {name: (name, "mean") for name in ("score", "kl", "density", "recall")}
     table = scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
     return _dense_first(table)
+
+
+@remembered
+def by_depth(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length, method and depth: ``n`` samples, their mean score and density.
+
+    Only of samples whose answer stands at a depth that was chosen; there may be none.
+    """
+    scored = samples(records).query("status == 'ok' and depth.notna()")
+    means = {name: (name, "mean") for name in ("score", "density")}
+    keys = [*SETTING, "seq_len", "method", "label", "depth"]
+    return scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
+
+
+@remembered
+def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length, method and group: the mean of its tasks' means, ``n`` samples in all.
+
+    A sample is in each of its groups; there may be none.
+    """
+    scored = samples(records).query("status == 'ok' and groups.notna()")
+    each = scored.rename(columns={"groups": "group"}).explode("group").sort_values("group", kind="stable")
+    keys = [*SETTING, "seq_len", "method", "label", "group"]
+    means = {name: (name, "mean") for name in ("score", "density")}
+    tasks = each.groupby([*keys, "task"], sort=False, dropna=False).agg(n=("score", "size"), **means)
+    totals = tasks.groupby(keys, sort=False, dropna=False).agg(tasks=("n", "size"), n=("n", "sum"), **means)
+    return _dense_first(totals.reset_index())
 
 
 @remembered
@@ -137,17 +177,23 @@ def _dense_first(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_tables(records: Sequence[AccuracyRecord]) -> list[Table]:
-    """Return, for each setting, the averages and then the scores by task at each length."""
-    totals, tasks = summary(records), by_task(records)
+    """Return, for each setting, the averages and then the scores by group and by task at each length."""
+    totals, tasks, groups = summary(records), by_task(records), by_group(records)
     tables = []
     for setting, rows in totals.groupby([*SETTING], sort=False, dropna=False):
         tables.append(_summary_table(rows))
-        mine = tasks
-        for name, value in zip(SETTING, setting, strict=True):
-            mine = mine[mine[name] == value]
+        tables += [_part_table(part, "group") for _, part in of_setting(groups, setting).groupby("seq_len", sort=False)]
+        mine = of_setting(tasks, setting)
         if mine["task"].nunique() > 1:
-            tables += [_task_table(part) for _, part in mine.groupby("seq_len", sort=False)]
+            tables += [_part_table(part, "task") for _, part in mine.groupby("seq_len", sort=False)]
     return tables
+
+
+def of_setting(table: pd.DataFrame, setting: Sequence[Any]) -> pd.DataFrame:
+    """Return the rows of a table that are of one setting, its values in the order of `SETTING`."""
+    for name, value in zip(SETTING, setting, strict=True):
+        table = table[table[name] == value]
+    return table
 
 
 def setting_title(row: pd.Series) -> str:
@@ -179,14 +225,15 @@ def _summary_table(rows: pd.DataFrame) -> Table:
     return Table(f"{setting_title(rows.iloc[0])}: {what}", [*headings, "density", "recall"], shown, numbers=2)
 
 
-def _task_table(rows: pd.DataFrame) -> Table:
+def _part_table(rows: pd.DataFrame, what: str) -> Table:
+    """Return the scores of one length by task or group, a column for each method."""
     labels = list(dict.fromkeys(_label(row) for _, row in rows.iterrows()))
     lines = []
-    for task, part in rows.groupby("task", sort=False):
+    for name, part in rows.groupby(what, sort=False):
         by_label = {_label(row): points(row["score"]) for _, row in part.iterrows()}
-        lines.append([str(task), str(part["n"].max()), *(by_label.get(label, "") for label in labels)])
-    title = f"{setting_title(rows.iloc[0])}: score by task at {format_length(int(rows['seq_len'].iloc[0]))}"
-    return Table(title, ["task", "samples", *labels], lines, numbers=1)
+        lines.append([str(name), str(part["n"].max()), *(by_label.get(label, "") for label in labels)])
+    title = f"{setting_title(rows.iloc[0])}: score by {what} at {format_length(int(rows['seq_len'].iloc[0]))}"
+    return Table(title, [what, "samples", *labels], lines, numbers=1)
 
 
 def failures(records: Sequence[AccuracyRecord]) -> Table:

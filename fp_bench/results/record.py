@@ -151,7 +151,7 @@ class AccuracyRecord(Record):
     dense_layers: int = 0
     """First layers that ran dense whatever the method."""
     chat: bool = False
-    """Whether the prompt went through the tokenizer's chat template."""
+    """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
     score: float | None = None
     """0 to 1."""
     kl: float | None = None
@@ -161,6 +161,14 @@ class AccuracyRecord(Record):
     answers: list[str] | None = None
     provenance: dict[str, str] | None = None
     """Versions and hashes of the data that the sample was made of, where it is not the package's own."""
+    depth: float | None = None
+    """Where in the context the answer stands, 0 (start) to 1 (end), in suites that choose a place."""
+    groups: list[str] | None = None
+    """Kinds of question that the sample is one of, each with a mean of its own."""
+    templated: bool | None = None
+    """Whether this prompt went through the chat template."""
+    cut_tokens: int | None = None
+    """Tokens left out of the middle of the prompt, so that it fits."""
     prompt_tokens: int | None = None
     new_tokens: int | None = None
     dense_calls: dict[str, int] | None = None

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, Tokenizer
@@ -57,9 +58,11 @@ class SampleCache:
     def get(self, index: int) -> Sample | None:
         """Return a sample, or None when it is not here or its file is broken."""
         try:
-            fields = json.loads(gzip.decompress(self._path(index).read_bytes()))
-            return Sample(**fields | {"answers": tuple(fields["answers"])})
-        except (OSError, EOFError, ValueError, TypeError, KeyError, zlib.error):
+            found: dict[str, Any] = json.loads(gzip.decompress(self._path(index).read_bytes()))
+            # JSON has no tuples.
+            fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in found.items()}
+            return Sample(**fields)
+        except (OSError, EOFError, ValueError, TypeError, AttributeError, zlib.error):
             return None
 
     def put(self, index: int, sample: Sample) -> None:

@@ -22,6 +22,16 @@ class Sample:
     answers: tuple[str, ...]
     """What to find in the prediction; empty: the next-token distributions are compared with dense attention's."""
     max_new_tokens: int
+    choices: tuple[str, ...] = ()
+    """What a right answer is one of, where the metric asks for it."""
+    stop: tuple[str, ...] = ()
+    """Texts whose last token ends an answer too, unless it is the first of it."""
+    depth: float | None = None
+    """Where in the context the answer stands, 0 (start) to 1 (end); None where no place was chosen."""
+    groups: tuple[str, ...] = ()
+    """Kinds of question that it is one of, each with a mean of its own: a category, a length, a difficulty."""
+    cut_tokens: int = 0
+    """Tokens left out of the middle of the prompt, so that it fits."""
 
     @property
     def text(self) -> str:

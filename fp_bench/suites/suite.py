@@ -43,6 +43,8 @@ class Suite(ABC):
     """All tasks, in the order of tables."""
     left_out: ClassVar[frozenset[str]] = frozenset()
     """Tasks that are only run when they are named."""
+    untemplated: ClassVar[frozenset[str]] = frozenset()
+    """Tasks whose prompts reach a model as they are: a chat template is never put around them."""
     Params: ClassVar[type[SuiteParams]] = SuiteParams
 
     def __init__(self, params: SuiteParams | None = None) -> None:
@@ -90,7 +92,7 @@ class Suite(ABC):
             indices: ascending numbers of the samples; sample i does not depend on which others are asked for.
             tokenizer: counts tokens.
             seed: another seed gives other samples.
-            reserved: tokens that special tokens and a chat template will add.
+            reserved: tokens that special tokens and a chat template, if the task takes one, will add.
 
         Yields:
             The samples, in the order of ``indices``.
@@ -99,6 +101,14 @@ class Suite(ABC):
             UsageError: a length too short for the task.
             UnavailableError: data that is not here.
         """
+
+    def available(self, task: str) -> int | None:  # noqa: ARG002
+        """Return how many samples a task has; None: as many as are asked for.
+
+        Raises:
+            UnavailableError: data that is not here.
+        """
+        return None
 
     def provenance(self, task: str) -> dict[str, str]:  # noqa: ARG002
         """Return versions and hashes of the data that a task's samples are made of; code has ``version``.

@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from itertools import count as numbers
 from typing import NamedTuple
 
-from fp_bench.suites.probe.text import OPENING, Person, code, document, filler, keys, needle, number, people, recall
+from fp_bench.suites.probe.text import (
+    OPENING,
+    Person,
+    ask,
+    code,
+    document,
+    filler,
+    keys,
+    needle,
+    number,
+    people,
+    recall,
+)
 from fp_bench.suites.suite import Tokenizer
 
 KEYS = 4
@@ -81,12 +93,6 @@ def _fillers(draw: random.Random) -> Iterator[str]:
     return (filler(draw) for _ in numbers())
 
 
-def _ask(key: str, kind: str = "number") -> tuple[str, str]:
-    """Return question and answer prefix for one value."""
-    question = f"\n\nQuestion: What is the magic {kind} for {key} in the text above?"
-    return question, f"\nAnswer: The magic {kind} for {key} is"
-
-
 def multivalue(room: Room) -> Draft:
     """Several values of one key, far apart: all of them are asked for."""
     key = next(keys(room.draw))
@@ -106,7 +112,7 @@ def restated(room: Room) -> Draft:
         if room.draw.random() < SHARE_RESTATED:
             inserts.append(recall(*room.draw.choice(known)))
     key, value = room.draw.choice(known)
-    return Draft(room.scatter(inserts), *_ask(key), (value,))
+    return Draft(room.scatter(inserts), *ask(key), (value,))
 
 
 def fact(room: Room) -> Draft:
@@ -169,19 +175,19 @@ def multikey(room: Room) -> Draft:
 
     taken = room.take(needles())
     key, value = room.draw.choice(known[: max(1, len(taken))])
-    return Draft(taken, *_ask(key), (value,))
+    return Draft(taken, *ask(key), (value,))
 
 
 def needle_code(room: Room) -> Draft:
     """A single needle with a long code."""
     key, value = next(keys(room.draw)), code(room.draw, 12)
-    return Draft(room.at_depth(needle(key, value, "code")), *_ask(key, "code"), (value,))
+    return Draft(room.at_depth(needle(key, value, "code")), *ask(key, "code"), (value,))
 
 
 def needle_number(room: Room) -> Draft:
     """A single needle with a number."""
     key, value = next(keys(room.draw)), number(room.draw)
-    return Draft(room.at_depth(needle(key, value)), *_ask(key), (value,))
+    return Draft(room.at_depth(needle(key, value)), *ask(key), (value,))
 
 
 TASKS: dict[str, Callable[[Room], Draft]] = {

@@ -49,6 +49,12 @@ def recall(key: str, value: str, kind: str = "number") -> str:
     return f" Recall that{needle(key, value, kind).replace('The', 'the', 1)}"
 
 
+def ask(key: str, kind: str = "number") -> tuple[str, str]:
+    """Return question and answer prefix for one value."""
+    question = f"\n\nQuestion: What is the magic {kind} for {key} in the text above?"
+    return question, f"\nAnswer: The magic {kind} for {key} is"
+
+
 def people(draw: random.Random) -> Iterator[Person]:
     """Yield people until the names are used up; no two share a name or a home."""
     names = list(product(FIRST_NAMES, LAST_NAMES))

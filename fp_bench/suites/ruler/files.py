@@ -5,19 +5,17 @@
 - simonjegou/ruler (kvpress): all tasks in one file with ``context``, ``question``, ``answer_prefix``, ``answer``.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.suites.rows import Row, numbered, rows
 from fp_bench.suites.ruler import tasks, templates
 from fp_bench.suites.ruler.tasks import MAX_NEW_TOKENS, NEEDLES
 from fp_bench.suites.ruler.templates import Prompt, Template
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
-
-Row = Mapping[str, Any]
 
 HELMET_NAMES = {
     "niah_single_1": "niah_s_1",
@@ -69,20 +67,11 @@ class RulerFiles(Suite):
         """
         self.check_tasks([task])
         file, names_length = self._file(task, length)
-        wanted = [*indices]
-        number = 0
-        for number, row in enumerate(_rows(file, task)):
-            if not wanted:
-                return
-            if number != wanted[0]:
-                continue
+        for number, row in numbered(_rows(file, task), indices, f"ruler@files: {file}: {task}"):
             sample = _sample(file, task, length, number, row)
             if not names_length:
                 _check_length(file, sample, row, lambda text: len(tokenizer.encode(text)))
             yield sample
-            wanted.pop(0)
-        if wanted:
-            raise UsageError(f"ruler@files: {file} has no sample {wanted[0]} of {task}; ask for fewer")
 
     def score(self, sample: Sample, prediction: str) -> float:
         """Return RULER's score; see `tasks.score`."""
@@ -118,33 +107,7 @@ class RulerFiles(Suite):
 
 def _rows(file: Path, task: str) -> Iterator[Row]:
     """Yield the rows of a task; a row that names none is of the task of its file."""
-    for row in _parquet(file) if file.suffix == ".parquet" else _lines(file):
-        if row.get("task", task) == task:
-            yield row
-
-
-def _lines(file: Path) -> Iterator[Row]:
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UnavailableError(f"ruler@files: {file}:{number} is no JSON object")
-                yield row
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"ruler@files: {file} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise UnavailableError(f"ruler@files: {file}:{number} is no JSON: {error}") from None
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import datasets
-
-    try:
-        yield from datasets.Dataset.from_parquet(str(file))
-    except Exception as error:  # whatever pyarrow or datasets raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnavailableError(f"ruler@files: {file} cannot be read: {reason}") from None
+    return (row for row in rows(file, "ruler@files") if row.get("task", task) == task)
 
 
 def _sample(file: Path, task: str, length: int, number: int, row: Row) -> Sample:

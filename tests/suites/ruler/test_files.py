@@ -98,7 +98,7 @@ def test_kvpress_rows_of_all_tasks_in_one_file(kind, place, tmp_path, monkeypatc
     for task, expected in samples.items():
         assert read(tmp_path, task) == [expected[0], expected[2]]
         assert read(file, task, indices=[1]) == expected[1:2]
-    with pytest.raises(UsageError, match="has no sample 0 of cwe"):
+    with pytest.raises(UsageError, match="cwe has no sample 0; ask for fewer"):
         read(tmp_path, "cwe")
 
 
@@ -128,5 +128,5 @@ def test_what_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UnavailableError, match=r"has neither vt/validation\.jsonl"):
         read(tmp_path, "vt")
     lines(tmp_path / "vt" / "validation.jsonl", map(nvidia_row, ours("vt")))
-    with pytest.raises(UsageError, match="has no sample 3 of vt; ask for fewer"):
+    with pytest.raises(UsageError, match="vt has no sample 3; ask for fewer"):
         read(tmp_path, "vt", indices=[2, 3])

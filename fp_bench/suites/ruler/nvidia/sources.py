@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fp_bench.errors import UnavailableError
+from fp_bench.suites import hub
+from fp_bench.suites.hub import Repository
 from fp_bench.suites.ruler.nvidia.qa import Library, Question
 
 T = TypeVar("T")
 
 HUB = "hub"
-ESSAYS = ("baber/paul_graham_essays", "792d672b77d1a67720f7e9820d646358fc18792e")
+ESSAYS = Repository("baber/paul_graham_essays", "792d672b77d1a67720f7e9820d646358fc18792e")
 """Other essays in another order than NVIDIA's download, which no hub holds; lm-evaluation-harness reads these."""
-SQUAD = ("rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412")
-HOTPOTQA = ("namlh2004/hotpotqa", "7e54db4656209750ff487f6fdf8e39a66dba136b")
+SQUAD = Repository("rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412")
+HOTPOTQA = Repository("namlh2004/hotpotqa", "7e54db4656209750ff487f6fdf8e39a66dba136b")
 HOTPOTQA_FILE = "hotpot_dev_distractor_v1.json"
 
 
@@ -48,7 +50,7 @@ def essay_words(task: str, source: str) -> list[str]:
     """
     _require(task, source, "essays", "PaulGrahamEssays.json of NVIDIA/RULER's download_paulgraham_essay.py")
     if source == HUB:
-        text = " ".join(row["text"] for row in _hub(task, *ESSAYS, split="train"))
+        text = " ".join(row["text"] for row in hub.load(ESSAYS, "train", _owner(task)))
     elif Path(source).is_dir():
         text = "".join(_read(task, file) for file in sorted(Path(source).glob("*.txt")))
     elif source.endswith(".json"):
@@ -68,8 +70,7 @@ def squad(task: str, source: str) -> Library:
     """
     _require(task, source, "squad", "dev-v2.0.json of SQuAD 2.0")
     if source == HUB:
-        rows = _hub(task, *SQUAD, split="validation")
-        return _squad(_articles(rows))
+        return _squad(_articles(hub.load(SQUAD, "validation", _owner(task))))
     return _parsed(task, source, lambda data: _squad(data["data"]))
 
 
@@ -81,7 +82,7 @@ def hotpotqa(task: str, source: str) -> Library:
     """
     _require(task, source, "hotpotqa", f"{HOTPOTQA_FILE} of HotpotQA")
     if source == HUB:
-        source = _hub_file(task, *HOTPOTQA, HOTPOTQA_FILE)
+        source = str(hub.fetch(HOTPOTQA, HOTPOTQA_FILE, _owner(task)))
     return _parsed(task, source, _hotpotqa)
 
 
@@ -173,6 +174,10 @@ def _hotpotqa(data: Sequence[Mapping[str, Any]]) -> Library:
     return Library(documents, questions)
 
 
+def _owner(task: str) -> str:
+    return f"ruler@nvidia: {task}"
+
+
 def _require(task: str, source: str, option: str, what: str) -> None:
     if not source:
         raise UnavailableError(f"ruler@nvidia: {task} needs {what}; give {option}=FILE, or {option}=hub to fetch it")
@@ -196,26 +201,3 @@ def _parsed(task: str, source: str, use: Callable[[Any], T]) -> T:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UnavailableError(f"ruler@nvidia: {task}: {source} is not the file that is asked for ({reason})") from None
-
-
-def _hub(task: str, repository: str, revision: str, split: str) -> Any:
-    try:
-        import datasets
-
-        return datasets.load_dataset(repository, revision=revision, split=split)
-    except Exception as error:  # the hub raises anything
-        raise _unreachable(task, repository, error) from None
-
-
-def _hub_file(task: str, repository: str, revision: str, name: str) -> str:
-    try:
-        from huggingface_hub import hf_hub_download  # comes with datasets
-
-        return str(hf_hub_download(repository, name, revision=revision, repo_type="dataset"))
-    except Exception as error:  # the hub raises anything
-        raise _unreachable(task, repository, error) from None
-
-
-def _unreachable(task: str, repository: str, error: Exception) -> UnavailableError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UnavailableError(f"ruler@nvidia: {task}: {repository} cannot be fetched from the hub: {reason}")

@@ -1,0 +1,64 @@
+"""Files and data sets of the Hugging Face hub, at pinned revisions. Nothing is fetched unless it is asked for."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fp_bench.errors import UnavailableError
+
+
+class Repository(NamedTuple):
+    """A data set on the hub, at one commit."""
+
+    name: str
+    revision: str
+
+
+def fetch(repository: Repository, file: str, owner: str) -> Path:
+    """Return a file of a data set, downloaded unless it was before.
+
+    Args:
+        repository: which.
+        file: its path there.
+        owner: who needs it, for messages.
+
+    Raises:
+        UnavailableError: it cannot be had.
+    """
+    try:
+        from huggingface_hub import hf_hub_download  # comes with datasets
+        from huggingface_hub.utils.logging import get_verbosity, set_verbosity
+
+        before = get_verbosity()
+        set_verbosity(logging.ERROR)  # it would say each time that it tries again
+        try:
+            found = hf_hub_download(repository.name, file, revision=repository.revision, repo_type="dataset")
+        finally:
+            set_verbosity(before)
+    except Exception as error:  # the hub raises anything
+        raise _unreachable(repository, owner, error) from None
+    return Path(found)
+
+
+def load(repository: Repository, split: str, owner: str) -> Any:
+    """Return a split of a data set, through `datasets`.
+
+    Args:
+        repository: which.
+        split: of it.
+        owner: who needs it, for messages.
+
+    Raises:
+        UnavailableError: it cannot be had.
+    """
+    try:
+        import datasets
+
+        return datasets.load_dataset(repository.name, revision=repository.revision, split=split)
+    except Exception as error:  # the hub raises anything
+        raise _unreachable(repository, owner, error) from None
+
+
+def _unreachable(repository: Repository, owner: str, error: Exception) -> UnavailableError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UnavailableError(f"{owner}: {repository.name} cannot be fetched from the hub: {reason}")

@@ -1,0 +1,222 @@
+"""``needle``, ``needle@gkamradt`` and ``needle@minference`` as suites: the same grid, other words."""
+
+import math
+import random
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from fp_bench.errors import UsageError
+from fp_bench.suites.needle import haystack
+from fp_bench.suites.needle.templates import (
+    GKAMRADT_NEEDLE,
+    GKAMRADT_QUESTION,
+    GKAMRADT_SYSTEM,
+    MINFERENCE_CITIES,
+    MINFERENCE_NEEDLE,
+    MINFERENCE_OPENING,
+    MINFERENCE_QUESTION,
+)
+from fp_bench.suites.probe import text as probe
+from fp_bench.suites.ruler.hermetic.draft import Draft, Stream
+from fp_bench.suites.ruler.hermetic.fit import fitted
+from fp_bench.suites.ruler.nvidia.sources import fingerprint
+from fp_bench.suites.ruler.templates import Prompt
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.scoring import all_of, exact
+from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
+
+TASK = "needle"
+
+
+class Hidden(NamedTuple):
+    """A needle and how it is asked for."""
+
+    needle: str
+    """With the space or line breaks around it."""
+    opening: str
+    """Before the haystack."""
+    question: str
+    answer_prefix: str
+    answers: tuple[str, ...]
+
+
+class GridParams(SuiteParams):
+    """The depths, and what the needle lies in."""
+
+    depths: int = Field(10, ge=1, le=1000)
+    """How many, from the start of the haystack to its end; samples take them in turn."""
+    spacing: Literal["linear", "sigmoid"] = "linear"
+    """Even, or closer together towards both ends."""
+    haystack: str = ""
+    """A text file, a folder of .txt, or JSON lines with ``text``; empty: prose of ours. May hold no colon."""
+
+
+class Grid(Suite):
+    """Needles at depths x lengths: sample i lies at depth i modulo the depths; each round has another haystack."""
+
+    name: ClassVar[str] = "needle"
+    tasks: ClassVar[tuple[str, ...]] = (TASK,)
+    max_new_tokens: ClassVar[int]
+    Params: ClassVar[type[SuiteParams]] = GridParams
+    params: GridParams
+
+    @abstractmethod
+    def hide(self, draw: random.Random) -> Hidden:
+        """Draw a needle and say how it is asked for."""
+
+    def samples(
+        self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
+    ) -> Iterator[Sample]:
+        """Write samples; see `Suite.samples`.
+
+        Raises:
+            UsageError: a length too short.
+            UnavailableError: a haystack that cannot be read.
+        """
+        self.check_tasks([task])
+        grid = depths(self.params.depths, self.params.spacing)
+        limit = length - reserved - self.max_new_tokens
+        run = f"{self.full_name()} {self.version} {seed}"
+
+        def count(text: str) -> int:
+            return len(tokenizer.encode(text))
+
+        for index in indices:
+            turn, place = divmod(index, len(grid))
+            text = random.Random(f"{run} haystack {turn}")
+            filling = Stream(haystack.sentences(self._given, text, from_start=turn == 0))
+            draft = _draft(self.hide(random.Random(f"{run} {length} {index}")), grid[place], filling)
+            prompt = fitted(draft, count, limit)
+            if prompt is None:
+                least = count(draft.write(draft.least).text) + length - limit
+                raise UsageError(
+                    f"{self.full_name()}: length {length} is too short; its shortest prompt and answer take {least}"
+                )
+            yield Sample(
+                id=self.sample_id(task, length, index),
+                task=task,
+                length=length,
+                context=prompt.context,
+                question=prompt.question,
+                answer_prefix=prompt.answer_prefix,
+                answers=draft.answers,
+                max_new_tokens=self.max_new_tokens,
+                depth=grid[place],
+            )
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Return the share of the answers that the prediction holds."""
+        return all_of(prediction, sample.answers)
+
+    def provenance(self, task: str) -> dict[str, str]:
+        """Return a hash of the user's haystack."""
+        del task
+        return {"haystack": self._fingerprint} if self.params.haystack else {}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.params.haystack)
+
+    @cached_property
+    def _given(self) -> list[str]:
+        return haystack.read(self.params.haystack, self.full_name())
+
+
+def _draft(hidden: Hidden, depth: float, filling: Stream) -> Draft:
+    """Draft a needle between the sentences of a haystack."""
+
+    def write(units: int) -> Prompt:
+        around = filling.first(units)
+        place = int(depth * (len(around) + 1))
+        text = " ".join(around[:place]) + hidden.needle + " ".join(around[place:])
+        return Prompt(hidden.opening + text.strip(" "), hidden.question, hidden.answer_prefix)
+
+    return Draft(write, hidden.answers)
+
+
+class NeedleParams(GridParams):
+    """The grid, and what is right."""
+
+    match: Literal["substring", "exact"] = "substring"
+    """The number anywhere in the prediction, or nothing but the number in its first line."""
+
+
+class Needle(Grid):
+    """A number in the probe's wording, which the embedded model can read, in prose of ours or a user's text."""
+
+    max_new_tokens: ClassVar[int] = 32
+    Params: ClassVar[type[SuiteParams]] = NeedleParams
+    params: NeedleParams
+
+    def hide(self, draw: random.Random) -> Hidden:
+        """Draw a key and a number of seven digits."""
+        key, value = next(probe.keys(draw)), probe.number(draw)
+        question, answer_prefix = probe.ask(key)
+        return Hidden(f"{probe.needle(key, value)} ", probe.OPENING, question, answer_prefix, (value,))
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Return 1 when the prediction holds the number, or is it."""
+        return exact(prediction, sample.answers) if self.params.match == "exact" else super().score(sample, prediction)
+
+
+class GkamradtParams(GridParams):
+    """The grid with as many depths as upstream."""
+
+    depths: int = Field(35, ge=1, le=1000)
+    """How many, from the start of the haystack to its end; samples take them in turn."""
+
+
+class Gkamradt(Grid):
+    """The sandwich in Dolores Park, by three phrases of it instead of a judge; its three messages are one turn."""
+
+    variant: ClassVar[str] = "gkamradt"
+    max_new_tokens: ClassVar[int] = 300
+    Params: ClassVar[type[SuiteParams]] = GkamradtParams
+
+    def hide(self, draw: random.Random) -> Hidden:
+        """Return the one needle."""
+        del draw
+        return Hidden(
+            needle=GKAMRADT_NEEDLE,
+            opening=f"{GKAMRADT_SYSTEM}\n\n",
+            question=f"\n\n{GKAMRADT_QUESTION}",
+            answer_prefix="",
+            answers=("eat a sandwich", "Dolores Park", "sunny day"),
+        )
+
+
+class MInference(Grid):
+    """The number of a city, as MInference's evaluation asks for it, without a chat template."""
+
+    variant: ClassVar[str] = "minference"
+    untemplated: ClassVar[frozenset[str]] = frozenset({TASK})
+    max_new_tokens: ClassVar[int] = 32
+
+    def hide(self, draw: random.Random) -> Hidden:
+        """Draw a city and a number of seven digits."""
+        city, value = draw.choice(MINFERENCE_CITIES), str(draw.randrange(10**6, 10**7))
+        return Hidden(
+            needle=MINFERENCE_NEEDLE.format(city=city, rnd_number=value),
+            opening=MINFERENCE_OPENING,
+            question=MINFERENCE_QUESTION.format(city=city),
+            answer_prefix="",
+            answers=(value,),
+        )
+
+
+def depths(count: int, spacing: Literal["linear", "sigmoid"]) -> list[float]:
+    """Return depths as shares of the haystack, ascending from 0 to 1, in whole percent or its thousandths.
+
+    Source: gkamradt/LLMTest_NeedleInAHaystack, whose sigmoid descends between its ends: the same depths.
+    """
+    percents = [100 * place / max(1, count - 1) for place in range(count)]
+    if spacing == "linear":
+        return [round(percent) / 100 for percent in percents]
+    return [
+        percent / 100 if percent in (0, 100) else round(100 / (1 + math.exp((50 - percent) / 10)), 3) / 100
+        for percent in percents
+    ]
