@@ -86,9 +86,9 @@ def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
             f"tokens, {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length in the mean."
         )
     if cut := int((ok["cut_tokens"] > 0).sum()):
-        yield f"{cut} of them lost the middle of their prompts, {ok['cut_tokens'].sum():.0f} tokens in all, so that they fit."
-    raw = sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"]))  # noqa: E712
-    if raw:
+        lost = f"{ok['cut_tokens'].sum():.0f} tokens in all"
+        yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
+    if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
     failed = len(rows) - len(ok)
     if failed:
