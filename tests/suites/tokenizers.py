@@ -27,7 +27,7 @@ class Bytes:
         return list(text.encode())
 
     def decode(self, ids):
-        return bytes(ids).decode()
+        return bytes(ids).decode(errors="replace")
 
 
 class Embedded:
