@@ -33,10 +33,13 @@ class Fidelity(Suite):
         """Cut the text; see `Suite.samples`. Sample i is the i-th piece of a file, or a text of its own.
 
         Raises:
-            UsageError: a file with fewer tokens than the samples take.
+            UsageError: a length too short, or a file with fewer tokens than the samples take.
             UnavailableError: a file that cannot be read.
         """
+        self.check_tasks([task])
         room = length - reserved
+        if room < 2:
+            raise UsageError(f"fidelity: length {length} is too short; at least {reserved + 2}")
         ids = tokenizer.encode(_read(self.params.text)) if self.params.text else []
         for index in indices:
             if self.params.text:

@@ -1,0 +1,1 @@
+"""A method and a suite for fpbench, each in one file."""
