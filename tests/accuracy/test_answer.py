@@ -26,6 +26,15 @@ def test_the_embedded_model_answers_every_default_task(embedded):
         assert suite.score(sample, reads.decode(new)) == 1.0, (task, reads.decode(new), sample.answers)
 
 
+def test_an_answer_may_have_to_begin_before_it_can_end(embedded):
+    model, words = embedded
+    ids = torch.tensor([Prompter(words, chat=False).prompt_ids("The magic number", "")])
+    (first,) = greedy(model, ids, 1, [])
+    assert greedy(model, ids, 3, [first]) == []
+    (begun, *_) = greedy(model, ids, 3, [first], least=1)
+    assert begun != first
+
+
 def test_distributions_are_like_themselves_and_unlike_others(embedded):
     model, words = embedded
     reads = Prompter(words, chat=False)
