@@ -107,7 +107,7 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     """Compile the selection kernels of XAttention and FlexPrefill for one chip."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import antidiagonal_triton, flex_triton
+    from fp_bench.kernels import antidiagonal_triton, flex_triton, last_attention_triton
     from fp_bench.kernels.layout import BLOCK_SIZE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
@@ -117,14 +117,14 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     search = {"SLABS": flex_triton.MAX_SLABS, "CANDIDATES": flex_triton.CANDIDATES, "CHUNK": flex_triton.CHUNK}
     antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
-    last_rows = flex_triton.last_rows_config(head_dim, capability) | block | rounded
-    last_mass = flex_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
+    last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
+    last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
     reports = []
     for name, kernel, constants in (
         ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
         ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
-        ("last_rows", flex_triton._last_rows_kernel, last_rows),
-        ("last_mass", flex_triton._last_mass_kernel, last_mass),
+        ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
+        ("last_mass", last_attention_triton._last_mass_kernel, last_mass),
         ("crossing", flex_triton._crossing_pass_kernel, search | {"FIRST": False, "num_warps": 4}),
         ("crossing_end", flex_triton._crossing_end_kernel, search | {"num_warps": 4}),
         (
