@@ -21,10 +21,14 @@ class WorkerLostError(RuntimeError):
     """The process ended in the middle of a call: a crash, or the kernel killed it."""
 
     def __init__(self, exit_code: int | None, starved: bool) -> None:
+        super().__init__(exit_code, starved)
         self.starved = starved
         """Whether the kernel killed a process for memory meanwhile."""
-        how = f"was killed by {_signal_name(-exit_code)}" if exit_code and exit_code < 0 else f"exited with {exit_code}"
-        super().__init__(f"the worker process {how}{' while the host was out of memory' if starved else ''}")
+
+    def __str__(self) -> str:
+        code = self.args[0]
+        how = f"was killed by {_signal_name(-code)}" if code and code < 0 else f"exited with {code}"
+        return f"the worker process {how}{' while the host was out of memory' if self.starved else ''}"
 
 
 class WorkerHungError(RuntimeError):

@@ -42,6 +42,12 @@ def parse_device(name: str | None) -> torch.device:
     return device
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU the current one of this thread: kernels and events go there."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 @dataclass(frozen=True)
 class Machine:
     """The device that calls run on, and its GPU as the driver sees it."""
@@ -54,8 +60,12 @@ class Machine:
         """Return the current GPU, or the CPU where there is none."""
         if not torch.cuda.is_available():
             return cls(torch.device("cpu"), None)
-        number = torch.cuda.current_device()
-        return cls(torch.device("cuda", number), Gpu(str(torch.cuda.get_device_properties(number).uuid)))
+        return cls.of(torch.device("cuda", torch.cuda.current_device()))
+
+    @classmethod
+    def of(cls, gpu: torch.device) -> "Machine":
+        """Return a GPU by its device, with an index."""
+        return cls(gpu, Gpu(str(torch.cuda.get_device_properties(gpu).uuid)))
 
     @property
     def memory_bytes(self) -> int:

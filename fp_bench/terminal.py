@@ -59,7 +59,7 @@ def show_accuracy_plan(plan: "AccuracyPlan") -> None:
     stripes = dict.fromkeys(item.stripe[:2] for item in plan.items)
     suites = ", ".join(f"{spec} ({sum(name == str(spec) for name, _ in stripes)} tasks)" for spec in asked.suites)
     labels = ", ".join(str(candidate.fields()["label"]) for candidate in plan.candidates)
-    workers = f", {asked.workers} processes" if asked.workers > 1 else ""
+    workers = f", {asked.workers} processes" if (asked.workers or 1) > 1 else ""
     say(
         f"plan: {labels} on {suites} at {lengths}; {plan.samples} samples each, model {asked.model}, {asked.dtype}"
         f"{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"

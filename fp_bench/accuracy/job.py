@@ -1,20 +1,24 @@
 """The accuracy job: samples are answered by every method, each answer is a record, written at once by one writer."""
 
-import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from fp_bench.accuracy.plan import Item, Plan, by_sample
 from fp_bench.accuracy.worker import Answered, Examinee, Stripe
+from fp_bench.errors import UnavailableError
 from fp_bench.failures import Answer, Failure
 from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.places import Here, Place, PlaceLostError
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.results.store import RecordStore
 from fp_bench.sizes import format_length
+from fp_bench.threads import merged
 
 TIMEOUT_SECONDS = 600.0
 """An answer may take this long when nothing else was asked for."""
@@ -37,37 +41,59 @@ class Conduct:
 DEFAULT = Conduct()
 
 
-def run(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> Iterator[AccuracyRecord]:
+def run(
+    plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT, places: Sequence[Place] = ()
+) -> Iterator[AccuracyRecord]:
     """Answer what the store does not have yet; yield each record after it is on disk.
 
     Workers take samples in turn; all methods answer a sample before the next, so that a run cut short is paired. What
     cannot be answered is a record with its status and reason; the rest goes on.
 
+    Args:
+        plan: what to answer.
+        store: where to.
+        conduct: how.
+        places: the devices that the workers take turns over; none is the plan's.
+
     Raises:
-        UnavailableError: the disk refuses a record.
+        UnavailableError: the disk refuses a record, or all places are lost.
     """
     pending = pending_items(plan, store, conduct)
     if not pending:
         return
-    env = store.add_environment(plan.machine.environment())
-    for item, found in _answers(plan, pending, conduct, _too_long(store)):
+    for item, found, environment in _answers(
+        plan, pending, conduct, _too_long(store), places or [Here.of(plan.machine)]
+    ):
         record = item.failed(found) if isinstance(found, Failure) else item.answered(found)
-        time = datetime.now(UTC).isoformat(timespec="seconds")
+        env, time = store.add_environment(environment), datetime.now(UTC).isoformat(timespec="seconds")
         written = record.model_copy(update={"env": env, "time": time})
         store.append(written)
         yield written
 
 
+class _Found(NamedTuple):
+    """What became of an item, and on what."""
+
+    item: Item
+    outcome: Answered | Failure
+    environment: Mapping[str, Any]
+
+
 def _answers(
-    plan: Plan, pending: Sequence[Item], conduct: Conduct, limits: "Limits"
-) -> Iterator[tuple[Item, Answered | Failure]]:
+    plan: Plan, pending: Sequence[Item], conduct: Conduct, limits: "Limits", places: Sequence[Place]
+) -> Iterator[_Found]:
     for item in pending:
         if item.candidate.method is None:
-            yield item, Failure("unavailable", item.candidate.problem or "it cannot be loaded")
+            why = Failure("unavailable", item.candidate.problem or "it cannot be loaded")
+            yield _Found(item, why, places[0].environment)
     possible = [item for item in pending if item.candidate.method is not None]
     if possible:
-        with _Room(plan, possible, conduct, limits) as room:
-            yield from room.answers()
+        room = _Room(plan, possible, conduct, limits, places)
+        try:
+            yield from merged([desk.answers() for desk in room.desks])
+        finally:
+            room.close()
+        room.check_done()
 
 
 def pending_items(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> list[Item]:
@@ -93,44 +119,43 @@ def _too_long(store: RecordStore) -> Limits:
 
 
 class _Room:
-    """The workers of a run, each in a thread of this process that hands it one item after the other."""
+    """The workers of a run, and what they share."""
 
-    def __init__(self, plan: Plan, items: Sequence[Item], conduct: Conduct, limits: Limits) -> None:
+    def __init__(
+        self, plan: Plan, items: Sequence[Item], conduct: Conduct, limits: Limits, places: Sequence[Place]
+    ) -> None:
         self.plan = plan
         self.conduct = conduct
+        self.left: deque[list[Item]] = deque()
+        """Samples of workers whose place was lost for good."""
+        self.lost: PlaceLostError | None = None
         self._limits = {} if conduct.retry_failed else limits
         self._deadline = None if conduct.budget is None else monotonic() + conduct.budget
-        self._found: queue.Queue[tuple[Item, Answered | Failure] | BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
-        count = max(1, min(plan.request.workers, len(items)))
+        # In one process there is one worker: transformers loads and swaps attention for the whole process.
+        asked = (plan.request.workers or len(places)) if conduct.isolate else 1
+        count = min(asked, len(items))
         samples = list(by_sample(items))
-        self._desks = [_Desk(self, number, samples[number::count]) for number in range(count)]
+        self.desks = [_Desk(self, places[number % len(places)], samples[number::count]) for number in range(count)]
 
-    def __enter__(self) -> "_Room":
-        for desk in self._desks:
-            desk.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End all workers, whatever they are doing."""
         self._stopping.set()
-        for desk in self._desks:
+        for desk in self.desks:
             desk.close()
 
-    def answers(self) -> Iterator[tuple[Item, Answered | Failure]]:
-        """Yield what the workers find, until all are done."""
-        working = len(self._desks)
-        while working:
-            found = self._found.get()
-            if found is None:
-                working -= 1
-            elif isinstance(found, BaseException):
-                raise found
-            else:
-                yield found
+    def check_done(self) -> None:
+        """Raise UnavailableError when places were lost before everything was answered."""
+        if self.left and self.goes_on_in_time():
+            raise UnavailableError(f"every device is lost, the last one: {self.lost}; the same command goes on")
 
     def goes_on(self) -> bool:
         """Return whether another sample may be started."""
-        return not self._stopping.is_set() and (self._deadline is None or monotonic() < self._deadline)
+        return not self._stopping.is_set() and self.goes_on_in_time()
+
+    def goes_on_in_time(self) -> bool:
+        """Return whether there is time left for another sample."""
+        return self._deadline is None or monotonic() < self._deadline
 
     def hopeless(self, item: Item) -> Failure | None:
         """Return why an item is not even tried."""
@@ -139,61 +164,71 @@ class _Room:
             return Failure("oom", f"not tried: it ran out of memory at {format_length(limit)} already")
         return None
 
-    def report(self, item: Item, found: Answered | Failure) -> None:
-        """Hand in what became of an item."""
-        if isinstance(found, Failure) and found.status == "oom":
-            key, length = (item.label, item.asked["code_version"]), item.asked["seq_len"]
-            self._limits[key] = min(length, self._limits.get(key, length))
-        self._found.put((item, found))
-
-    def leave(self, error: BaseException | None) -> None:
-        """Say that a desk is done, or what broke it."""
-        self._found.put(error)
+    def ran_out(self, item: Item) -> None:
+        """Remember that an item's method is out of memory."""
+        key, length = (item.label, item.asked["code_version"]), item.asked["seq_len"]
+        self._limits[key] = min(length, self._limits.get(key, length))
 
 
-class _Desk(threading.Thread):
+class _Desk:
     """One worker and the samples it answers."""
 
-    def __init__(self, room: _Room, number: int, samples: Sequence[list[Item]]) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, room: _Room, place: Place, samples: Sequence[list[Item]]) -> None:
         self._room = room
-        self._number = number
-        self._samples = samples
-        self._worker: Worker | None = self._start_worker()
+        self._place = place
+        self._samples = deque(samples)
+        self._worker: Worker | None = None
         self._loaded = False
 
-    def run(self) -> None:
-        """Answer the samples in order."""
-        error: BaseException | None = None
-        try:
-            for items in self._samples:
-                if not self._room.goes_on():
-                    break
-                for item in items:
-                    found = self._room.hopeless(item) or self._answer(item)
-                    if self._room.goes_on() or not isinstance(found, Failure):
-                        self._room.report(item, found)
-        except BaseException as broken:  # handed to the thread that waits for answers
-            error = broken
-        if error is not None:
-            self._room.leave(error)
-        self._room.leave(None)
+    def answers(self) -> Iterator[_Found]:
+        """Answer the samples in order, then those that another worker had to leave."""
+        while self._room.goes_on() and (items := self._next()):
+            for item in items:
+                try:
+                    outcome = self._room.hopeless(item) or self._answer(item)
+                except PlaceLostError as lost:
+                    self._room.lost = lost
+                    self._room.left += [items[items.index(item) :], *self._samples]
+                    return
+                if isinstance(outcome, Failure) and outcome.status == "oom":
+                    self._room.ran_out(item)
+                if self._room.goes_on() or not isinstance(outcome, Failure):
+                    yield _Found(item, outcome, self._place.environment)
 
     def close(self) -> None:
         """End the worker, whatever it is doing."""
         if self._worker is not None:
-            self._worker.close()
+            with suppress(PlaceLostError):
+                self._worker.close()
 
-    def _start_worker(self) -> Worker:
-        stripes: dict[Stripe, list[int]] = {}
-        for items in self._samples:
-            stripes.setdefault(items[0].stripe, []).append(items[0].number)
-        make = WorkerProcess if self._room.conduct.isolate else LocalWorker
-        return make(Examinee, self._room.plan.setup(stripes, self._number))
+    def _next(self) -> list[Item] | None:
+        """Take the next sample."""
+        for samples in (self._samples, self._room.left):
+            with suppress(IndexError):
+                return samples.popleft()
+        return None
 
     def _answer(self, item: Item) -> Answered | Failure:
+        """Answer an item; where the place is lost meanwhile, once more at another.
+
+        Raises:
+            PlaceLostError: there is no other.
+        """
+        try:
+            return self._try(item)
+        except PlaceLostError as lost:
+            self._worker = None
+            self._place.replace(lost)
+        try:
+            return self._try(item)
+        except PlaceLostError as lost:
+            self._worker = None
+            self._place.replace(lost)
+            return Failure("error", f"the device was lost, and another one after it: {lost}")
+
+    def _try(self, item: Item) -> Answered | Failure:
         if self._worker is None:
-            self._worker, self._loaded = self._start_worker(), False
+            self._worker, self._loaded = self._start_worker(item), False
         if not self._loaded:
             # Loading is no part of an answer, and may well take longer than one.
             found = self._step("loading the model", START_SECONDS, "load")
@@ -203,6 +238,13 @@ class _Desk(threading.Thread):
         answered = self._step("answering", self._room.conduct.timeout, "answer", item.stripe, item.number, item.label)
         assert answered is not None
         return answered
+
+    def _start_worker(self, first: Item) -> Worker:
+        stripes: dict[Stripe, list[int]] = {first.stripe: [first.number]}
+        for items in self._samples:
+            stripes.setdefault(items[0].stripe, []).append(items[0].number)
+        make: Callable[..., Worker] = WorkerProcess if self._room.conduct.isolate else LocalWorker
+        return self._place.open(make, Examinee, self._room.plan.setup(stripes, self._place.machine))
 
     def _step(self, doing: str, limit: float, name: str, *args: object) -> Answered | Failure | None:
         assert self._worker is not None

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from fp_bench.accuracy.worker import Answered, Setup, Stripe
 from fp_bench.candidate import Candidate
 from fp_bench.errors import UsageError
@@ -49,7 +47,8 @@ class Request:
     backend: str = "auto"
     dense_layers: int = 0
     chat: str = "auto"
-    workers: int = 1
+    workers: int | None = None
+    """Processes; None is one a place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +92,8 @@ class Plan:
     """A task and length."""
     chat: bool
 
-    def setup(self, stripes: Mapping[Stripe, Sequence[int]], worker: int) -> Setup:
-        """Return what a worker has to know that will be asked for these samples."""
+    def setup(self, stripes: Mapping[Stripe, Sequence[int]], machine: Machine) -> Setup:
+        """Return what a worker on a device has to know that will be asked for these samples."""
         asked = self.request
         cores = os.cpu_count() or 1
         return Setup(
@@ -106,15 +105,11 @@ class Plan:
             methods={c.fields()["label"]: c.spec for c in self.candidates if c.method is not None},
             backend=asked.backend,
             seed=asked.seed,
-            device=self._device(worker),
-            threads=max(1, cores // asked.workers) if self.machine.gpu is None else None,
+            device=str(machine.device),
+            threads=max(1, cores // (asked.workers or 1)) if machine.gpu is None else None,
             code_version=code_version(),
             stripes=stripes,
         )
-
-    def _device(self, worker: int) -> str:
-        """Return the device of a worker: they take turns over the GPUs."""
-        return f"cuda:{worker % torch.cuda.device_count()}" if self.machine.gpu else str(self.machine.device)
 
     def notes(self) -> list[str]:
         """Return what a reader should know before believing the numbers, one line each."""
@@ -129,8 +124,12 @@ class Plan:
         return notes
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     """Resolve a request into items; the model's weights are not loaded.
+
+    Args:
+        request: what was asked for.
+        machine: the device; None is the current one.
 
     Raises:
         UsageError: an unknown suite, task, method, parameter, dtype, backend or chat mode, or a length beyond the
@@ -139,7 +138,7 @@ def make_plan(request: Request) -> Plan:
     """
     parse_dtype(request.dtype)
     check_backend(request.backend)
-    machine = Machine.here()
+    machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
     tasks = {name: _tasks(suite, request.tasks, len(suites)) for name, suite in suites.items()}
     facts = model_facts(request.model)

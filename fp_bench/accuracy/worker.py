@@ -10,7 +10,7 @@ import torch
 from fp_bench.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
 from fp_bench.baselines.dense import Dense
 from fp_bench.failures import Answer, attempt
-from fp_bench.machine import parse_dtype
+from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import Method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.load import load_model
@@ -101,8 +101,7 @@ class Examinee:
             torch.set_num_threads(setup.threads)
         if (here := code_version()) != setup.code_version:
             raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
+        use_device(self._device)
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading the weights; this process talks through its parent
@@ -120,7 +119,8 @@ class Examinee:
         wanted = self._suite(suite).sample_id(task, length, number)
         for _ in range(2):
             if stripe not in self._streams:
-                numbers = [other for other in self._setup.stripes.get(stripe, [number]) if other >= number]
+                foreseen = self._setup.stripes.get(stripe, [])
+                numbers = sorted({number, *(other for other in foreseen if other > number)})
                 self._streams[stripe] = self._suite(suite).samples(
                     task,
                     length,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fp_bench.cli.devices import Devices, Ray, open_places
 from fp_bench.cli.front import app
 from fp_bench.cli.options import configure, span, specs, within
 from fp_bench.cli.recording import exit_code, record
@@ -37,8 +38,11 @@ def accuracy(
         typer.Option(callback=within(1, 100_000), help="Samples a task and length; default 50, 10 on a CPU."),
     ] = None,
     workers: Annotated[
-        int, typer.Option(callback=within(1, 64), help="Processes, each with the model; they share the GPUs.")
-    ] = 1,
+        int | None,
+        typer.Option(callback=within(1, 64), help="Processes, each with the model, in turn over the devices."),
+    ] = None,
+    devices: Devices = None,
+    ray: Ray = None,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")] = "bf16",
     backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
     dense_layers: Annotated[
@@ -70,39 +74,39 @@ def accuracy(
     from fp_bench.accuracy.plan import Request, make_plan
     from fp_bench.terminal import show_accuracy_plan
 
-    plan = make_plan(
-        Request(
-            lens=lengths,
-            suites=asked,
-            tasks=[task.strip() for task in tasks.split(",")] if tasks else None,
-            methods=chosen,
-            model=model,
-            samples=samples,
-            seed=seed,
-            dtype=dtype,
-            backend=backend,
-            dense_layers=dense_layers,
-            chat=chat,
-            workers=workers,
-        )
+    request = Request(
+        lens=lengths,
+        suites=asked,
+        tasks=[task.strip() for task in tasks.split(",")] if tasks else None,
+        methods=chosen,
+        model=model,
+        samples=samples,
+        seed=seed,
+        dtype=dtype,
+        backend=backend,
+        dense_layers=dense_layers,
+        chat=chat,
+        workers=workers,
     )
-    show_accuracy_plan(plan)
-    if dry_run:
-        return
-    folder = out or Path("runs") / f"accuracy-{date.today():%Y-%m-%d}"
     conduct = Conduct(
         timeout=parse_duration(timeout),
         budget=parse_duration(budget) if budget else None,
         retry_failed=retry_failed,
         isolate=isolate,
     )
-    records = record(
-        folder,
-        lambda store: run(plan, store, conduct),
-        lambda store: len(pending_items(plan, store, conduct)),
-        {item.key for item in plan.items},
-        conduct.budget,
-    )
+    folder = out or Path("runs") / f"accuracy-{date.today():%Y-%m-%d}"
+    with open_places(devices, ray, workers) as places:
+        plan = places[0].run(make_plan, request, places[0].machine)
+        show_accuracy_plan(plan)
+        if dry_run:
+            return
+        records = record(
+            folder,
+            lambda store: run(plan, store, conduct, places),
+            lambda store: len(pending_items(plan, store, conduct)),
+            {item.key for item in plan.items},
+            conduct.budget,
+        )
     if records:
         show_report(folder, as_json, only="accuracy")
     raise typer.Exit(exit_code(records, named=chosen is not None))

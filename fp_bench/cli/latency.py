@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fp_bench.cli.devices import Devices, Ray, open_places
 from fp_bench.cli.front import app
 from fp_bench.cli.options import configure, numbers, span, specs, within
 from fp_bench.cli.recording import exit_code, record
@@ -50,6 +51,8 @@ def latency(
         int | None, typer.Option(callback=within(1, 10_000), help="Timed calls a round; default: by time.")
     ] = None,
     seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of inputs, sampled rows and order.")] = 0,
+    devices: Devices = None,
+    ray: Ray = None,
     budget: Annotated[
         str | None, typer.Option(callback=span, help="Start nothing new after e.g. 10m; the rest is counted.")
     ] = None,
@@ -78,39 +81,39 @@ def latency(
     from fp_bench.latency.plan import Heads, Request, make_plan
     from fp_bench.terminal import show_plan
 
-    plan = make_plan(
-        Request(
-            lens=lengths,
-            methods=chosen,
-            inputs=inputs,
-            heads=Heads.parse(shape) if shape else None,
-            batch=batch,
-            dtype=dtype,
-            backend=backend,
-            seed=seed,
-            rounds=rounds,
-            samples=samples,
-            layers=numbers(layers, "layers"),
-            model=model or ("embedded" if ttft else None),
-        )
+    request = Request(
+        lens=lengths,
+        methods=chosen,
+        inputs=inputs,
+        heads=Heads.parse(shape) if shape else None,
+        batch=batch,
+        dtype=dtype,
+        backend=backend,
+        seed=seed,
+        rounds=rounds,
+        samples=samples,
+        layers=numbers(layers, "layers"),
+        model=model or ("embedded" if ttft else None),
     )
-    show_plan(plan)
-    if dry_run:
-        return
-    folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
     conduct = Conduct(
         timeout=parse_duration(timeout) if timeout else None,
         budget=parse_duration(budget) if budget else None,
         retry_failed=retry_failed,
         isolate=isolate,
     )
-    records = record(
-        folder,
-        lambda store: run(plan, store, conduct),
-        lambda store: count_pending(plan, store, conduct),
-        {cell.key for group in plan.groups for cell in group.cells},
-        conduct.budget,
-    )
+    folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
+    with open_places(devices, ray) as places:
+        plan = places[0].run(make_plan, request, places[0].machine)
+        show_plan(plan)
+        if dry_run:
+            return
+        records = record(
+            folder,
+            lambda store: run(plan, store, conduct, places),
+            lambda store: count_pending(plan, store, conduct),
+            {cell.key for group in plan.groups for cell in group.cells},
+            conduct.budget,
+        )
     if records:
         show_report(folder, as_json, only="latency")
     raise typer.Exit(exit_code(records, named=chosen is not None))

@@ -1,10 +1,9 @@
 """The worker processes of a run: one a method, one at work at a time, and replaced when one is lost."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -21,16 +20,17 @@ T = TypeVar("T")
 
 @dataclass
 class _Post:
-    """A worker, and the cell whose inputs it holds."""
+    """A worker, and whose inputs it holds."""
 
     worker: Worker
     loaded: bool = False
     """Whether its method is imported, and so the device in use."""
-    holds: Cell | None = None
+    holds: str | None = None
+    """Key of that cell."""
 
 
 class Crew:
-    """Has cells checked and timed, each method in its own process; use it as a context manager.
+    """Has cells checked and timed, each method in its own process.
 
     The processes stay for the whole run, so that what a method compiled or tuned is paid once. Each holds the inputs of
     its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
@@ -47,17 +47,13 @@ class Crew:
         self._make: Callable[..., Worker] = WorkerProcess if isolate else LocalWorker
         self._posts: dict[str, _Post] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End all processes, whatever they are doing."""
         for post in self._posts.values():
             post.worker.close()
         self._posts.clear()
 
-    def start(self, cells: Iterable[Cell]) -> None:
+    def start(self, cells: Sequence[Cell]) -> None:
         """Start the processes that the cells lack, all at once: importing torch takes seconds."""
         for cell in cells:
             self._post(cell)
@@ -75,7 +71,7 @@ class Crew:
 
     def measure(self, cell: Cell, group: Group) -> tuple[Timing | PrefillTiming, dict[str, Any]] | Failure:
         """Time one round of a cell; return it with what was seen of the machine meanwhile."""
-        if self._post(cell).holds is not cell:
+        if self._post(cell).holds != cell.key:
             again = self._check(cell, group)
             if isinstance(again, Failure):
                 return again
@@ -124,7 +120,7 @@ class Crew:
     ) -> Any:
         """Call a method of a cell's `Hand`; return its value or how it failed."""
         label, post = cell.asked["label"], self._post(cell)
-        post.holds = cell
+        post.holds = cell.key
         try:
             answer = cast("Answer[Any]", post.worker.call(name, *args, timeout=limit, tick=tick))
         except WorkerHungError as error:
@@ -158,7 +154,7 @@ class Crew:
         return self._timeout or group.step_limit
 
     def _others_hold(self, cell: Cell) -> bool:
-        return any(post.holds not in (None, cell) for post in self._posts.values())
+        return any(post.holds not in (None, cell.key) for post in self._posts.values())
 
     def _our_processes(self) -> set[int]:
         """Return the processes of this run that the GPU's driver may list."""

@@ -1,19 +1,26 @@
 """The latency job: cells are checked, then timed in interleaved rounds; each record is written at once."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from time import monotonic
+from typing import Any
 
+from fp_bench.errors import UnavailableError
 from fp_bench.failures import Failure
 from fp_bench.latency.crew import Crew
 from fp_bench.latency.plan import Cell, Group, Plan
 from fp_bench.latency.ttft import PrefillFound
 from fp_bench.latency.worker import Found
+from fp_bench.places import Here, Place, PlaceLostError
+from fp_bench.results.kept_maps import KeptMap
 from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import RecordStore
 from fp_bench.sizes import format_length
+from fp_bench.threads import merged
 
 
 @dataclass(frozen=True)
@@ -33,25 +40,38 @@ class Conduct:
 DEFAULT = Conduct()
 
 
-def run(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> Iterator[LatencyRecord]:
+def run(
+    plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT, places: Sequence[Place] = ()
+) -> Iterator[LatencyRecord]:
     """Measure what the store does not have yet; yield each record after it is on disk.
 
     A cell that cannot be measured is a record with its status and reason; the rest goes on. What a budget left out is
     what `count_pending` still counts afterwards.
 
+    Args:
+        plan: what to measure.
+        store: where to.
+        conduct: how.
+        places: the devices that share the work, each measuring one cell at a time; none is the plan's.
+
     Raises:
-        UnavailableError: the disk refuses a record.
+        UnavailableError: the disk refuses a record, or all places are lost.
     """
     if not count_pending(plan, store, conduct):
         return
-    env = store.add_environment(plan.machine.environment())
-    with Crew(plan, timeout=conduct.timeout, isolate=conduct.isolate) as crew:
-        measuring = _Run(plan, store, conduct, crew)
-        for group in plan.groups:
-            for record in measuring.group(group):
-                written = record.model_copy(update={"env": env, "time": _now()})
-                store.append(written)
-                yield written
+    work = _Work(plan, store, conduct)
+    try:
+        for found in merged([work.at(place) for place in places or [Here.of(plan.machine)]]):
+            if isinstance(found, _Maps):
+                store.add_maps(found.cell.key, found.cell.asked["code_version"], found.maps)
+                continue
+            env = store.add_environment(found.environment)
+            written = found.record.model_copy(update={"env": env, "time": _now()})
+            store.append(written)
+            yield written
+    finally:
+        work.close()
+    work.check_done()
 
 
 def count_pending(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> int:
@@ -76,14 +96,44 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-class _Run:
-    """One run under way: when its budget ends, and from which length on a method is out of memory."""
+@dataclass(frozen=True)
+class _Maps:
+    """What a cell kept."""
 
-    def __init__(self, plan: Plan, store: RecordStore, conduct: Conduct, crew: Crew) -> None:
-        self._store = store
+    cell: Cell
+    maps: list[KeptMap]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A record, and what it was measured on."""
+
+    record: LatencyRecord
+    environment: Mapping[str, Any]
+
+
+@dataclass
+class _Task:
+    """What is left of a group."""
+
+    group: Group
+    pending: Pending
+    losses: int = 0
+    """Places that were lost while they measured it."""
+
+
+class _Work:
+    """One run under way: what is left, when its budget ends, from which length on a method is out of memory."""
+
+    def __init__(self, plan: Plan, store: RecordStore, conduct: Conduct) -> None:
+        self._plan = plan
         self._conduct = conduct
-        self._crew = crew
         self._deadline = None if conduct.budget is None else monotonic() + conduct.budget
+        self._tasks = deque(
+            _Task(group, pending) for group in plan.groups if (pending := _pending(group, store, conduct))
+        )
+        self._crews: list[Crew] = []
+        self._lost: PlaceLostError | None = None
         self._too_long: dict[str, int] = {}
         """Label of a method -> the shortest length at which it ran out of memory."""
         if not conduct.retry_failed:
@@ -91,44 +141,82 @@ class _Run:
                 if store.status(cell.key, cell.asked["code_version"]) == "oom":
                     self._ran_out(cell)
 
-    def group(self, group: Group) -> Iterator[LatencyRecord]:
+    def at(self, place: Place) -> Iterator[_Maps | _Measured]:
+        """Measure one group after the other at a place, until none is left or it is lost and not to be replaced."""
+        crew = self._crew(place)
+        while self._tasks and not self._out_of_time:
+            task = self._tasks.popleft()
+            try:
+                for found in self._task(task, crew):
+                    yield _Measured(found, place.environment) if isinstance(found, LatencyRecord) else found
+            except PlaceLostError as lost:
+                self._lost = lost
+                task.losses += 1
+                self._tasks.append(task)
+                try:
+                    place.replace(lost)
+                    crew = self._crew(place)
+                except PlaceLostError:
+                    return
+
+    def close(self) -> None:
+        """End the processes of all places, whatever they are doing."""
+        for crew in self._crews:
+            with suppress(PlaceLostError):
+                crew.close()
+
+    def check_done(self) -> None:
+        """Raise UnavailableError when places were lost before everything was measured."""
+        if self._tasks and not self._out_of_time:
+            raise UnavailableError(f"every device is lost, the last one: {self._lost}; the same command goes on")
+
+    def _crew(self, place: Place) -> Crew:
+        plan, conduct = self._plan.on(place.machine), self._conduct
+        self._crews.append(place.open(Crew, plan, timeout=conduct.timeout, isolate=conduct.isolate))
+        return self._crews[-1]
+
+    def _task(self, task: _Task, crew: Crew) -> Iterator[_Maps | LatencyRecord]:
         """Check every pending cell, then time those that passed, round by round in a shuffled order."""
-        pending = _pending(group, self._store, self._conduct)
-        hopeless = {cell: why for cell in pending if (why := self._hopeless(cell)) is not None}
-        if not self._out_of_time:
-            self._crew.start(cell for cell in pending if cell not in hopeless)
+        group, pending = task.group, task.pending
+        hopeless = {cell: why for cell in pending if (why := self._hopeless(cell, task)) is not None}
+        if possible := [cell for cell in pending if cell not in hopeless]:
+            crew.start(possible)
         ready: dict[Cell, Found | PrefillFound] = {}
-        for cell, rounds in pending.items():
+        for cell in list(pending):
             if self._out_of_time:
                 return
-            found = hopeless.get(cell) or self._crew.check(cell, group)
+            found = hopeless.get(cell) or crew.check(cell, group)
             if isinstance(found, Failure):
-                yield self._failed(cell, rounds[0], found)
+                yield self._failed(cell, pending.pop(cell)[0], found)
             else:
-                self._store.add_maps(cell.key, cell.asked["code_version"], found.maps)
+                yield _Maps(cell, found.maps)
                 ready[cell] = found
         for number in range(group.effort.rounds):
             for cell in _shuffled([cell for cell in ready if number in pending[cell]], number):
                 if self._out_of_time:
                     return
-                outcome = self._crew.measure(cell, group)
+                outcome = crew.measure(cell, group)
                 if isinstance(outcome, Failure):
-                    del ready[cell]
+                    del ready[cell], pending[cell]
                     yield self._failed(cell, number, outcome)
                 else:
                     timing, seen = outcome
                     of_cell = asdict(ready[cell].findings) | {"peak_bytes": ready[cell].peak_bytes}
+                    pending[cell].remove(number)
                     yield cell.timed(number, of_cell | asdict(timing) | seen)
-        self._crew.release()
+        if ready:
+            crew.release()
 
     @property
     def _out_of_time(self) -> bool:
         return self._deadline is not None and monotonic() > self._deadline
 
-    def _hopeless(self, cell: Cell) -> Failure | None:
+    def _hopeless(self, cell: Cell, task: _Task) -> Failure | None:
         """Return why a cell is not even tried."""
         if cell.candidate.method is None:
             return Failure("unavailable", cell.candidate.problem or "it cannot be loaded")
+        if task.losses > 1:
+            return Failure("error", f"the device was lost, and another one after it: {self._lost}")
         limit = self._too_long.get(cell.asked["label"])
         if limit is not None and cell.asked["seq_len"] > limit:
             return Failure("oom", f"not tried: it ran out of memory at {format_length(limit)} already")

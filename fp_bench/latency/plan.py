@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +15,7 @@ from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.kernels.backend import check_backend
 from fp_bench.latency.measure import MIN_SAMPLES, Effort, timer_for
-from fp_bench.machine import Machine, parse_dtype
+from fp_bench.machine import Machine, parse_dtype, use_device
 from fp_bench.models.load import model_config, model_label
 from fp_bench.registry import Spec
 from fp_bench.results.environment import code_version
@@ -156,9 +156,13 @@ class Plan:
     input_name: str
     groups: Sequence[Group]
 
+    def on(self, machine: Machine) -> "Plan":
+        """Return the same plan for another device."""
+        return replace(self, machine=machine)
+
     @property
     def seconds(self) -> float:
-        """Estimate of the whole run, mostly too long."""
+        """Estimate of the whole run on one device, mostly too long."""
         return sum(group.seconds for group in self.groups)
 
     @property
@@ -184,15 +188,19 @@ class Plan:
         return notes
 
 
-def make_plan(request: Request) -> Plan:
-    """Resolve a request against this machine and its inputs into cells; nothing is measured but one short call.
+def make_plan(request: Request, machine: Machine | None = None) -> Plan:
+    """Resolve a request against a device and its inputs into cells; nothing is measured but one short call.
+
+    Args:
+        request: what was asked for.
+        machine: the device; None is the current one.
 
     Raises:
         UsageError: an unknown method, parameter, dtype, backend, input or layer, or a length the inputs do not have.
     """
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
-    machine = Machine.here()
+    machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or (GPU_METHODS if machine.gpu else CPU_METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
@@ -260,6 +268,7 @@ class _Prefills:
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
     """Time one short dense call, the yardstick of every estimate."""
+    use_device(machine.device)
     length = 8192 if machine.gpu else 2048
     q = torch.randn(1, heads.q_heads, length, heads.head_dim, device=machine.device, dtype=dtype)
     timer = timer_for(machine.device)

@@ -15,7 +15,7 @@ from fp_bench.inputs.source import Shape
 from fp_bench.kernels.selection import Selection
 from fp_bench.latency.measure import MIN_SAMPLES, Effort, WallClock
 from fp_bench.latency.worker import Setup
-from fp_bench.machine import parse_dtype
+from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import AttentionCall, Method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.load import load_model
@@ -101,6 +101,7 @@ class ModelHand:
     def _load(self) -> None:
         if (here := code_version()) != self._setup.code_version:
             raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        use_device(self._device)
         self._method = create_method(self._setup.spec, self._setup.backend)
 
     def _check(self, length: int) -> PrefillFound:

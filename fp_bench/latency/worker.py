@@ -22,7 +22,7 @@ from fp_bench.latency.measure import (
     measure,
     timer_for,
 )
-from fp_bench.machine import parse_dtype
+from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method
 from fp_bench.results.environment import code_version
@@ -93,6 +93,7 @@ class Hand:
     def _load(self) -> None:
         if (here := code_version()) != self._setup.code_version:
             raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        use_device(self._device)
         self._method = create_method(self._setup.spec, self._setup.backend)
         self._timer = timer_for(self._device)
 

@@ -34,6 +34,7 @@ class Gpu:
     """
 
     def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
         self._handle: Any = None
         self.problem: str | None = None
         """Why nothing is known of it; then every fact is null."""
@@ -42,6 +43,10 @@ class Gpu:
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
         except pynvml.NVMLError as error:
             self.problem = f"NVML: {error}"
+
+    def __reduce__(self) -> tuple[type["Gpu"], tuple[str]]:
+        """Travel to another process by the UUID; a driver's handle is of its own process."""
+        return Gpu, (self._uuid,)
 
     def facts(self) -> dict[str, Any]:
         """Return what stays the same during a run: name, memory in bytes, driver, limits."""

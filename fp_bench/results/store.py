@@ -215,6 +215,8 @@ class RecordStore:
             os.ftruncate(self._file, existing.size)
         self.torn = existing.torn
         self.records: list[Record] = []
+        self._environments: set[str] = set()
+        """Ids of those that this run has written."""
         self._of_cell: dict[tuple[str, str], list[Record]] = {}
         for record in existing.records:
             self._add(record)
@@ -297,11 +299,14 @@ class RecordStore:
         """
         text = json.dumps(environment, sort_keys=True)
         env_id = hashlib.sha256(text.encode()).hexdigest()[:12]
+        if env_id in self._environments:
+            return env_id
         known = read_environments(self.folder) | {env_id: dict(environment)}
         try:
             replace_file(self.folder / ENVIRONMENTS, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
         except OSError as error:
             raise self._refused(error) from None
+        self._environments.add(env_id)
         return env_id
 
 

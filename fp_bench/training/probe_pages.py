@@ -74,15 +74,15 @@ def question_first(pen: Pen, page: Page) -> None:
     """Write needles after the question, which names the key of one of them."""
     lexicon, draw = pen.lexicon, pen.draw
     count = min(4, max(1, page.length // 100))
-    keys = lexicon.probe_keys(draw, 8)[:count]
-    values = lexicon.digits_of(draw, count, 7)
+    keys = lexicon.probe_keys(draw, 24)[:count]  # enough that some are left without the held-out ones
+    values = lexicon.digits_of(draw, len(keys), 7)
     states = lexicon.phrase(probe_text.needle(BLANK, BLANK))
     opens = lexicon.phrase(f"{OPENING}Question: What is the magic number for {BLANK} in the text below?\n")
     page.text(opens(keys[0]))
     prompt = [lexicon.ids("\n\nAnswer: The magic number is")]
     if not page.ask(prompt, Answer.of(values[0], lexicon.dot)):
         raise TooShortError
-    pen.scattered(page, lexicon.filler, [states(keys[which], values[which]) for which in pen.order(count)])
+    pen.scattered(page, lexicon.filler, [states(keys[which], values[which]) for which in pen.order(len(keys))])
 
 
 def documents(pen: Pen, page: Page) -> None:

@@ -189,6 +189,13 @@ def test_probe_texts_are_the_probes(lexicon):
                 assert probe_text.needle(kind, value, key) in text
 
 
+def test_a_question_first_needs_no_more_keys_than_are_left(lexicon, monkeypatch):
+    two = lexicon.probe_keys(np.random.default_rng(0), 8)[:2]
+    monkeypatch.setattr(Lexicon, "probe_keys", lambda *_: two)
+    _, text, _ = written(probe_pages.question_first, lexicon, 0)
+    assert len(re.findall("The magic number for", text)) == 2
+
+
 @pytest.mark.parametrize("suite", ["ruler", "probe", "ruler@nvidia"])
 def test_the_samples_of_every_task_have_an_answer_as_it_is_taught(suite):
     suite = create_suite(Spec(suite))

@@ -1,0 +1,47 @@
+"""``--devices`` and ``--ray``: where a measuring verb runs."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp_bench.cli.options import numbers
+from fp_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fp_bench.places import Place
+
+Devices = Annotated[
+    str | None, typer.Option("--devices", help="GPUs of this machine that share the work, e.g. 0,1; default: one.")
+]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", help="Share the work over Ray: local starts it here; auto or HOST:PORT joins a cluster."),
+]
+
+
+@contextmanager
+def open_places(devices: str | None, ray: str | None, workers: int | None = None) -> Iterator[Sequence["Place"]]:
+    """Take the devices that were asked for, until the context ends.
+
+    Args:
+        devices: numbers of GPUs of this machine.
+        ray: a cluster's address instead.
+        workers: processes that will share the devices, where a job has several a device.
+    """
+    chosen = numbers(devices, "--devices")
+    if ray is None:
+        from fp_bench.places import places_here
+
+        yield places_here(chosen, most=workers or 1)
+        return
+    if chosen is not None:
+        raise UsageError(f"--devices {devices} are GPUs of this machine, and --ray takes all of a cluster; give one")
+    from fp_bench.cluster import ray_places
+    from fp_bench.results.environment import machine_name
+    from fp_bench.terminal import say
+
+    with ray_places(ray, workers) as places:
+        say(f"ray: {len(places)} of {machine_name(places[0].environment)}")
+        yield places
