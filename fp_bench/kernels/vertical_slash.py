@@ -31,12 +31,17 @@ class Lines:
     """A head that keeps its strongest lines.
 
     Args:
-        columns: how many columns, at most ``kv_len`` of which there are.
-        diagonals: how many diagonals.
+        columns: how many columns; fewer than 30 count as 30.
+        diagonals: how many diagonals; fewer than 50 count as 50.
     """
 
     columns: int
     diagonals: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Columns and diagonals that are kept of a prompt that is long enough."""
+        return max(self.columns, LEAST[0]), max(self.diagonals, LEAST[1])
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,11 @@ class AShape:
 
     sink: int
     local: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sink and local."""
+        return self.sink, self.local
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,9 @@ class HeadPatterns:
     def of(cls, heads: Sequence[Lines | AShape], device: torch.device | str = "cpu") -> "HeadPatterns":
         """Gather the patterns of all query heads."""
         fixed = [isinstance(head, AShape) for head in heads]
-        sizes = [(h.sink, h.local) if isinstance(h, AShape) else (h.columns, h.diagonals) for h in heads]
-        of_lines = [size for size, is_fixed in zip(sizes, fixed, strict=True) if not is_fixed]
-        columns, diagonals = (max(least, *of_all) for least, *of_all in zip(LEAST, *of_lines)) if of_lines else (0, 0)
+        sizes = [head.sizes for head in heads]
+        lines = [size for size, is_fixed in zip(sizes, fixed, strict=True) if not is_fixed]
+        columns, diagonals = (max(size) for size in zip(*lines, strict=True)) if lines else (0, 0)
         return cls(
             torch.tensor(sizes, dtype=torch.int32, device=device),
             torch.tensor(fixed, device=device),
@@ -117,12 +127,17 @@ def select_vertical_slash(
     index = VerticalSlashIndex.empty(
         following.expand(shape).contiguous(), columns.expand(shape).contiguous(), windows, kv_len
     )
-    if resolve_backend(q, backend) == "triton":
-        from fp_bench.kernels.vertical_slash_triton import convert_triton as convert
-    else:
-        from fp_bench.kernels.vertical_slash_torch import convert_torch as convert
-    convert(index)
+    convert(index, resolve_backend(q, backend))
     return index
+
+
+def convert(index: VerticalSlashIndex, backend: str) -> None:
+    """Fill the counts and octets of an index whose other fields are given, on ``triton`` or ``torch``."""
+    if backend == "triton":
+        from fp_bench.kernels.vertical_slash_triton import convert_triton as fill
+    else:
+        from fp_bench.kernels.vertical_slash_torch import convert_torch as fill
+    fill(index)
 
 
 def _past(kv_len: int) -> int:
@@ -148,17 +163,28 @@ def _strongest_lines(
     """Return ``(columns [batch, q_heads, width], following [batch, q_heads, 64 * rows + 1])``, int32."""
     kv_len = k.shape[1]
     mass = last_attention(q[:, -LAST_QUERIES:], k, scale, backend=backend)[..., :kv_len]
-    counts = patterns.sizes.maximum(patterns.sizes.new_tensor(LEAST)).clamp_max(kv_len)
+    counts = patterns.sizes.clamp_max(kv_len)
     columns = _largest(mass[0], counts[:, 0], SINK_COLUMNS, min(patterns.most[0], kv_len))
     offsets = _largest(mass[1].flip(-1), counts[:, 1], NEAR_DIAGONALS, min(patterns.most[1], kv_len))
     columns = torch.nn.functional.pad(columns, (0, width - columns.shape[-1]), value=_past(kv_len))
-    distance = torch.arange(_past(kv_len) + 1, dtype=torch.int32, device=k.device)
+    return columns, following_diagonals(offsets, kv_len)
+
+
+def following_diagonals(offsets: Tensor, kv_len: int) -> Tensor:
+    """Return `VerticalSlashIndex.following` of diagonals.
+
+    Args:
+        offsets: ``[batch, q_heads, most]`` int32, how far each diagonal's keys are before their queries: ascending, the
+            first 0; numbers past every key fill the rest.
+        kv_len: queries, and keys.
+    """
+    distance = torch.arange(_past(kv_len) + 1, dtype=torch.int32, device=offsets.device)
     everywhere = distance.expand(*offsets.shape[:2], -1).contiguous()
     # Offset 0 is always kept, so there is one below every distance but 0.
     below = offsets.gather(-1, torch.searchsorted(offsets, everywhere).sub_(1).clamp_min_(0))
     following = below.minimum(distance - TILE)
     following[..., 0] = STOP
-    return columns, following
+    return following
 
 
 def _largest(mass: Tensor, counts: Tensor, forced: int, most: int) -> Tensor:

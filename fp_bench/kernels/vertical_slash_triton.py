@@ -141,18 +141,18 @@ def _vertical_slash_kernel(
     ahead = tl.load(following_ptr + tl.maximum(farthest, 0))
     for step in tl.range(0, (tiles - 3) * PARTS, num_stages=STAGES):
         # The walk goes on with the first part of each tile.
-        distance = ahead
-        ahead = tl.inline_asm_elementwise("ld.global.b32 $0, [$1];", "=r,l", [following_ptr + tl.maximum(ahead, 0)], dtype=tl.int32, is_pure=False, pack=1)
-        start = (begin - distance).to(tl.int64)
+        distance = tl.where(step % PARTS == 0, ahead, distance)
+        ahead = tl.load(following_ptr + tl.maximum(distance, 0))
+        start = (begin - distance + step % PARTS * BLOCK_N).to(tl.int64)
         k = tl.load(k_ptr + start * stride_kn + k_tile)
         v = tl.load(v_ptr + start * stride_vn + v_tile)
         logits = tl.dot(q, k.T, input_precision="ieee")
         acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
 
-    # The first tile, and the last two. A query that sees nothing of one has weights that the next one it sees outweighs.
+    # The first tile and the last two. Where a query sees nothing of one, the next that it sees outweighs the weights.
     sink = tl.load(windows_ptr + 2 * head)
     local = tl.load(windows_ptr + 2 * head + 1)
-    for step in range(0, tl.minimum(tiles, 3) * PARTS):
+    for step in tl.range(0, tl.minimum(tiles, 3) * PARTS, num_stages=STAGES):
         distance = tl.load(following_ptr + distance, mask=(step >= PARTS) & (step % PARTS == 0), other=distance)
         at = tl.where(step < PARTS, farthest, distance)
         key = begin - at + step % PARTS * BLOCK_N + lane
@@ -175,10 +175,11 @@ def _vertical_slash_kernel(
         logits = tl.where(reads[None, :], tl.dot(q, k.T, input_precision="ieee"), -1.0e30)
         acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
 
-    out = tl.where(tiles > 0, acc / denominator[:, None], 0.0)
+    denominator = tl.where(tiles > 0, denominator, 1.0)  # acc is 0 where nothing is read
     lse = tl.where(tiles > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
     out_rows = query[:, None].to(tl.int64) * stride_on + dim[None, :]
     out_ptr += batch * stride_ob + head * stride_oh
+    out = acc / denominator[:, None]
     tl.store(out_ptr + out_rows, out.to(out_ptr.dtype.element_ty), mask=query[:, None] < kv_len)
     tl.store(lse_ptr + batch_head.to(tl.int64) * kv_len + query, lse, mask=query < kv_len)
 
@@ -199,7 +200,7 @@ def launch_config(head_dim: int, capability: int) -> dict[str, int]:
     if capability == 0:  # 64 KB
         return {"BLOCK_N": 32, "STAGES": 1, "num_warps": 4}
     # 99 KB and up: compiled for sm_80 and sm_89, not timed there.
-    return {"BLOCK_N": 64 if head_dim == 64 else 32, "STAGES": 2, "num_warps": 4}
+    return {"BLOCK_N": 64 if head_dim == 64 else 32, "STAGES": 1 if head_dim == 256 else 2, "num_warps": 4}
 
 
 def convert_triton(index: VerticalSlashIndex) -> None:

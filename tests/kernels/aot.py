@@ -146,6 +146,55 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     return reports
 
 
+def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, object]]:
+    """Compile the vertical-slash kernels, and the attention of the last 64 queries, for one chip."""
+    from triton.backends.compiler import GPUTarget
+
+    from fp_bench.kernels import last_attention_triton, vertical_slash_triton
+    from fp_bench.kernels.layout import HEAD_DIMS
+    from fp_bench.kernels.vertical_slash_index import OCTET, TILE
+
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+    capability = int(arch) if backend == "cuda" else 0
+    lists = {"TILE": TILE, "OCTET": OCTET}
+    rows = {"BLOCK": TILE, "HEAD_DIM": 128, "ROUNDED": False}
+    kernels = [
+        (
+            "last_rows",
+            last_attention_triton._last_rows_kernel,
+            last_attention_triton.last_rows_config(TILE, 128, capability) | rows,
+        ),
+        (
+            "last_mass",
+            last_attention_triton._last_mass_kernel,
+            last_attention_triton.last_mass_config(TILE, capability) | rows,
+        ),
+        (
+            "convert",
+            vertical_slash_triton._convert_kernel,
+            lists | {"COLUMNS": vertical_slash_triton.COLUMNS_AT_ONCE, "num_warps": 4},
+        ),
+    ]
+    for head_dim in HEAD_DIMS:
+        constants = vertical_slash_triton.launch_config(head_dim, capability) | lists
+        constants |= {"HEAD_DIM": head_dim, "ROW_GROUP": vertical_slash_triton.ROW_GROUP}
+        kernels.append((f"attend_{head_dim}", vertical_slash_triton._vertical_slash_kernel, constants))
+    reports = []
+    for name, kernel, constants in kernels:
+        options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
+        types = {argument: "*i32" if argument.endswith("_ptr") else "i32" for argument in kernel.arg_names}
+        types |= dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{dtype}")
+        types |= {"scale_log2": "fp32", "lse_ptr": "*fp32"}
+        if name.startswith("last"):
+            floats = ("peaks", "totals", "columns", "above", "below", "scratch")
+            types |= {f"{argument}_ptr": "*fp32" for argument in floats}
+        types = {argument: types[argument] for argument in kernel.arg_names}
+        compiled = compile_kernel(kernel, types, constants, target=target, options=options)
+        copies = compiled.assembly.count("cp.async.cg")
+        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
+    return reports
+
+
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     import triton
@@ -185,5 +234,10 @@ if __name__ == "__main__":
     import json
 
     what, *arguments = sys.argv[1:]
-    report = {"hopper": compile_hopper, "rivals": compile_rivals, "all": compile_all}[what](*arguments)
-    print(json.dumps(report))
+    compilers = {
+        "hopper": compile_hopper,
+        "rivals": compile_rivals,
+        "vertical_slash": compile_vertical_slash,
+        "all": compile_all,
+    }
+    print(json.dumps(compilers[what](*arguments)))
