@@ -2,7 +2,7 @@
 
 **Conversion.** One program a row block walks its tiles through the table of the index, one dependent load a tile, while
 1024 of the head's columns lie in registers and those in a tile are struck out. The rest is packed in octets by a prefix
-sum. About 30 cycles of an SM a tile, 2-3 % of what attending to the tile costs.
+sum: one compare a tile and column, which should be a few per cent of attending.
 
 **Attention.** One program computes 64 queries of one head, since tiles lie differently for every 64 queries. It walks
 the table again: the next distance is loaded while the tile of this one is computed. The first tile (the far edge of a
@@ -14,11 +14,12 @@ Programs start with the longest row blocks; within 32 neighbouring ones those of
 same K and V out of L2 although each reads its own tiles: a diagonal's tiles of neighbouring row blocks are neighbours.
 
 Per program at head_dim 128 on sm_90 (64 x 64 tiles, 4 warps, 3 stages): Q 16 KB, three stages of K and V 96 KB: 112 KB
-of shared memory, so two programs an SM, the softmax of one under the products of the other. The loops follow one
-another and use the same buffers. A tile is 2.1 MFLOP on 32 KB of K and V: at 5.5 TB/s from L2 that is a ceiling of 360
-TFLOP/s, below that of the tensor cores. What one can expect is that ceiling less the drain of the pipeline at the ends
-of the loops; MInference's kernel has the same ceiling, masks every tile, starts with the shortest row blocks, and runs
-one head a launch.
+of shared memory and 208 registers a thread, so two programs an SM, the softmax of one under the products of the other.
+The loops follow one another and use the same buffers. At head_dim 256 32 keys a step and two stages, a few spilled bytes.
+
+Expected, not measured: a tile is 2.1 MFLOP on 32 KB of K and V, at 5.5 TB/s from L2 a ceiling of 360 TFLOP/s, below
+that of the tensor cores, less the drain of the pipeline at the ends of the loops. MInference's kernel has the same
+ceiling, masks every tile, starts with the shortest row blocks and runs one head a launch, so it should be no faster.
 """
 
 import triton
