@@ -18,7 +18,7 @@ endif
 
 run: $(READY)
 	$(PY) -m fp_bench latency --lens 4k,16k --out $(OUT)
-	$(PY) -m fp_bench accuracy --lens 4k --tasks multivalue,two_hop,needle_number --samples 3 --out $(OUT)
+	$(PY) -m fp_bench accuracy --lens 4k --tasks niah_multivalue,vt,qa_1 --samples 2 --out $(OUT)
 
 test: $(READY) lint types unit
 

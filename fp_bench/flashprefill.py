@@ -38,7 +38,7 @@ class FlashPrefill(BlockMethod):
         "llama-3.1-8b": {"alpha": 0.18},
         "qwen2.5-7b": {"alpha": 0.08},
         "qwen3-30b-a3b": {"alpha": 0.12},
-        "embedded": {"alpha": 0.33},
+        "embedded": {"alpha": 0.18},
     }
 
     def select(self, call: AttentionCall) -> BlockIndex | None:

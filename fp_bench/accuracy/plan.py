@@ -21,14 +21,16 @@ from fp_bench.results.record import AccuracyRecord, cell_key
 from fp_bench.sizes import format_length
 from fp_bench.suites.suite import Suite
 
-METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}))
+RIVALS = (Spec("flexprefill"), Spec("xattention"))
+METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}), *RIVALS)
 METHODS_EMBEDDED = (
     Spec("dense"),
     Spec("flashprefill", {"preset": "embedded"}),
     Spec("flashprefill", {"alpha": "0.6"}),
+    *RIVALS,
 )
-"""FlashPrefill as calibrated to the embedded model (about 70 % kept at 4K), and sparser."""
-CPU_SAMPLES, GPU_SAMPLES = 10, 50
+"""FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
+CPU_SAMPLES, GPU_SAMPLES = 4, 50
 """Samples a task and length."""
 
 
@@ -153,12 +155,13 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
+    version = code_version()
     items = [
         Item(
             (name, task, length),
             number,
             candidate,
-            _asked(request, candidate, chat, suites[name], task, length, number),
+            _asked(request, candidate, chat, suites[name], task, length, number, version),
         )
         for length in request.lens
         for number in range(samples)
@@ -179,7 +182,7 @@ def _tasks(suite: Suite, asked: Sequence[str] | None, suites: int) -> list[str]:
 
 
 def _asked(
-    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
+    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int, version: str
 ) -> dict[str, Any]:
     """Return the record fields of an item that are known before it is answered."""
     method = candidate.fields()
@@ -205,7 +208,7 @@ def _asked(
         "seq_len": length,
         "sample_id": suite.sample_id(task, length, number),
         "seed": request.seed,
-        "code_version": code_version(),
+        "code_version": version,
         "command": shlex.join(words),
     }
 

@@ -20,22 +20,20 @@ from fp_bench.sizes import parse_lengths
 @app.command()
 def accuracy(
     suite: Annotated[
-        str, typer.Option(help="Suites, e.g. probe or fidelity:text=FILE, separated by commas.")
-    ] = "probe",
+        str, typer.Option(help="Suites, e.g. ruler or fidelity:text=FILE, separated by commas.")
+    ] = "ruler",
     lens: Annotated[
         str, typer.Option(help="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.")
     ] = "4k",
     tasks: Annotated[str | None, typer.Option(help="Tasks of the suite; default: all.")] = None,
-    methods: Annotated[
-        str | None, typer.Option(help="Methods as for latency; default: dense and FlashPrefill at two alphas.")
-    ] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods as for latency; default: dense and all others.")] = None,
     model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
     out: Annotated[
         Path | None, typer.Option(help="Run folder; an old one resumes. Default: runs/accuracy-DATE.")
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(callback=within(1, 100_000), help="Samples a task and length; default 50, 10 on a CPU."),
+        typer.Option(callback=within(1, 100_000), help="Samples a task and length; default 50, 4 on a CPU."),
     ] = None,
     workers: Annotated[
         int | None,

@@ -154,9 +154,9 @@ def installed(package: str) -> str | None:
 
 
 def code_version() -> str:
-    """Return the package's version and eight hex digits of its source."""
+    """Return the package's version and eight hex digits of its source and of the weights that come with it."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE_ROOT.rglob("*.py")):
+    for path in sorted([*PACKAGE_ROOT.rglob("*.py"), *PACKAGE_ROOT.rglob("*.safetensors")]):
         digest.update(path.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
     return f"{fp_bench.__version__}+{digest.hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Plots of a run's times: latency, speed-up and stages against length."""
+"""Plots of a run's times: latency, speed-up and stages against length, recall against latency."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +23,7 @@ from fp_bench.results.drawing import (
     new_figure,
 )
 from fp_bench.results.latency_tables import SETTING, comparison, is_prefill, setting_title
+from fp_bench.results.pareto import pareto
 from fp_bench.results.record import LatencyRecord
 from fp_bench.sizes import format_length
 
@@ -31,7 +32,7 @@ MOST_ACROSS = 7
 
 
 def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
-    """Draw latency, speed-up and stages against length for each setting in the records.
+    """Draw latency, speed-up, recall and stages for each setting in the records.
 
     Args:
         records: of one run.
@@ -43,6 +44,10 @@ def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
             plots.append(_latency(rows, f"latency{suffix}", caption))
             if rows["speedup_dense"].notna().any() and (rows["method"] != "dense").any():
                 plots.append(_speedup(rows, f"speedup{suffix}", caption))
+            kept = rows[rows["recall"].notna()]
+            if (kept["method"] != "dense").any():
+                what = "Share of the dense attention mass that is kept; upper left is better"
+                plots.append(pareto(kept, "recall", what, f"recall{suffix}", caption))
             if rows["select_ms"].notna().any():
                 plots.append(_stages(rows, f"stages{suffix}", caption))
     return plots

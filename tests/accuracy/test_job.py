@@ -114,7 +114,7 @@ def test_a_prompt_beyond_the_models_positions_is_refused_before_anything_runs(tm
     [
         ({"tasks": ["facts"]}, "probe has no task 'facts'"),
         ({"chat": "on"}, "no chat template"),
-        ({"dense_layers": 99}, "--dense-layers 99 is out of limits: 0 to 5"),
+        ({"dense_layers": 99}, "--dense-layers 99 is out of limits: 0 to 6"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"lens": [300000]}, "exceeds the 131072 positions"),
         ({"model": "random:embedded"}, "random weights"),
@@ -148,8 +148,8 @@ def test_fidelity_compares_with_dense_and_needs_no_answers(tmp_path):
 
 
 def test_the_verb_end_to_end(tmp_path):
-    words = ["accuracy", "--lens", "300", "--tasks", "fact,multivalue", "--samples", "1", "--dtype", "fp32"]
-    words += ["--methods", "dense,flashprefill:alpha=0", "--no-isolate", "--out", tmp_path]
+    words = ["accuracy", "--suite", "probe", "--lens", "300", "--tasks", "fact,multivalue", "--samples", "1"]
+    words += ["--dtype", "fp32", "--methods", "dense,flashprefill:alpha=0", "--no-isolate", "--out", tmp_path]
     done = fpbench(*words)
     assert done.exit_code == 0, done.output
     assert "1 samples each" in done.stderr
@@ -172,7 +172,7 @@ def test_the_verb_end_to_end(tmp_path):
         (["--workers", "100"], "--workers 100 is out of limits: 1 to 64"),
         (["--timeout", "soon"], "--timeout"),
         (["--lens", "0"], "0"),
-        (["--lens", "100"], "too short"),
+        (["--suite", "probe", "--lens", "100"], "too short"),
     ],
 )
 def test_bad_words_are_one_line(tmp_path, words, message):

@@ -28,7 +28,7 @@ from fp_bench.models.load import load_model
 CPU = torch.device("cpu")
 TEXT = "The magic number for quiet harbor is 4821937. " * 40
 SIZES = {
-    "vocab_size": 1914,
+    "vocab_size": 6912,
     "hidden_size": 96,
     "intermediate_size": 64,
     "num_hidden_layers": 3,
@@ -154,7 +154,7 @@ def test_a_capture_that_breaks_off_is_not_a_capture(
         ([200], [-1], TEXT, r"layer -1 is not in 0\.\.2"),
         ([200], [], TEXT, "no layers"),
         ([1024], None, TEXT, "length 1024 exceeds the model's 512 positions"),
-        ([100, 200], None, "The door.", "the text has 6 tokens, fewer than length 100"),
+        ([100, 200], None, "The door.", "the text has 4 tokens, fewer than length 100"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_is_written(

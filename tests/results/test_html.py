@@ -114,9 +114,7 @@ def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
         "dense:impl=cudnn": 1.0,
         "flashprefill": 0.9,
     }
-    (plot,) = pareto_plots(runs[:1])
-    assert set(plot.data["label"]) == {"dense:impl=cudnn", "flashprefill", "flashprefill:alpha=9"}
-    assert "recall" in plot.data
+    assert pareto_plots(runs[:1]) == []
 
 
 def test_a_models_time_is_not_joined_with_another_models_scores(tmp_path):

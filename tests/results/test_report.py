@@ -54,7 +54,7 @@ def test_the_report_says_what_matters(run):
 def test_everything_the_report_links_to_exists(run):
     text = write_report(run).read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
-    names = ["latency", "speedup", "stages", "density", "density-by-head", "kept-blocks"]
+    names = ["latency", "speedup", "recall", "stages", "density", "density-by-head", "kept-blocks"]
     assert links == [f"plots/{name}.png" for name in names]
     for link in links:
         picture = run / link

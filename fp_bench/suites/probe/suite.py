@@ -20,7 +20,6 @@ class Probe(Suite):
 
     name: ClassVar[str] = "probe"
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
-    left_out: ClassVar[frozenset[str]] = frozenset({"question_first"})  # the embedded model has not learnt it
 
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
