@@ -4,7 +4,6 @@ arXiv 2407.02490 and the code of its authors; sizes are tokens. One head at a ti
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fp_bench.kernels import reference_flex
@@ -91,24 +90,3 @@ def a_shape_mask(kv_len: int, sink: int, local: int) -> Tensor:
     """Return ``[kv_len, kv_len]`` bool: query i reads key j <= i when i - j < local or j < sink (A-shape)."""
     j = torch.arange(kv_len)
     return ((j[:, None] - j < local) | (j < sink)).tril()
-
-
-def block_mask(q: Tensor, k: Tensor, most: int) -> Tensor:
-    """Return ``[kv_len, kv_len]`` bool: what a block-sparse head reads.
-
-    Products of mean queries and mean keys of 64 tokens, zeros of the padding included; of each block of queries the
-    ``most`` largest of the blocks up to its own.
-
-    Args:
-        q: ``[kv_len, head_dim]``.
-        k: ``[kv_len, head_dim]``.
-        most: blocks that a block of queries reads.
-    """
-    kv_len = len(k)
-    padding = BLOCK - kv_len % BLOCK  # a whole block where none is needed
-    queries, keys = (F.pad(x.float(), (0, 0, 0, padding)).view(-1, BLOCK, x.shape[-1]).mean(1) for x in (q, k))
-    scores = queries @ keys.T
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    for row in range(len(scores)):
-        kept[row, scores[row, : row + 1].argsort(descending=True, stable=True)[:most]] = True
-    return kept.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)[:kv_len, :kv_len].tril()

@@ -15,7 +15,7 @@ same K and V out of L2 although each reads its own tiles: a diagonal's tiles of 
 
 Per program at head_dim 128 on sm_90 (64 x 64 tiles, 4 warps, 3 stages): Q 16 KB, three stages of K and V 96 KB: 112 KB
 of shared memory and 208 registers a thread, so two programs an SM, the softmax of one under the products of the other.
-The loops follow one another and use the same buffers. At head_dim 256 32 keys a step and two stages, a few spilled bytes.
+The loops follow one another and use the same buffers. At head_dim 256: 32 keys a step, two stages, some bytes spilled.
 
 Expected, not measured: a tile is 2.1 MFLOP on 32 KB of K and V, at 5.5 TB/s from L2 a ceiling of 360 TFLOP/s, below
 that of the tensor cores, less the drain of the pipeline at the ends of the loops. MInference's kernel has the same
