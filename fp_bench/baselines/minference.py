@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from fp_bench.baselines.lines_method import LinesMethod
-from fp_bench.baselines.minference_patterns import DEFAULT, read_patterns
+from fp_bench.baselines.minference_patterns import DEFAULT, MOST, read_patterns
 from fp_bench.kernels.vertical_slash import AShape, Lines
 from fp_bench.method import AttentionCall, MethodParams
 
@@ -20,9 +20,9 @@ class MInference(LinesMethod):
     class Params(MethodParams):
         """Sizes in tokens, the same at every length, so that density falls as the prompt grows."""
 
-        columns: int = Field(DEFAULT.columns, ge=1)
+        columns: int = Field(DEFAULT.columns, ge=1, le=MOST)
         """Columns that a head keeps; fewer than 30 count as 30."""
-        diagonals: int = Field(DEFAULT.diagonals, ge=1)
+        diagonals: int = Field(DEFAULT.diagonals, ge=1, le=MOST)
         """Diagonals that a head keeps; fewer than 50 count as 50."""
         config: str | None = None
         """JSON file of patterns by layer and head, in the authors' format; others keep the sizes above."""

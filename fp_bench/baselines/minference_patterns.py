@@ -12,6 +12,8 @@ from fp_bench.kernels.vertical_slash import AShape, Lines
 
 DEFAULT = Lines(1000, 6096)
 """Of a head that a file does not name, and of every head without a file."""
+MOST = 2**31 - 1
+"""Largest size: kernels count in int32."""
 KINDS: dict[object, type[Lines] | type[AShape]] = {"vertical_and_slash": Lines, "stream_llm": AShape}
 
 Layer = dict[int, Lines | AShape]
@@ -40,9 +42,9 @@ def _pattern(entry: Sequence[object]) -> Lines | AShape:
         raise ValueError("block_sparse heads, which no published file has, are not supported")
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(map(str, KINDS))}")
-    whole = [size for size in sizes if isinstance(size, int) and size >= 0]
+    whole = [size for size in sizes if isinstance(size, int) and 0 <= size <= MOST]
     if len(whole) != 2:
-        raise ValueError(f"{entry!r} needs two sizes of at least 0")
+        raise ValueError(f"{entry!r} needs two sizes from 0 to {MOST}")
     if kind == "stream_llm" and whole[1] == 0:
         raise ValueError(f"{entry!r} has no window; its second size must be at least 1")
     return KINDS[kind](*whole)

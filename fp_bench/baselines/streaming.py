@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from fp_bench.baselines.lines_method import LinesMethod
+from fp_bench.baselines.minference_patterns import MOST
 from fp_bench.kernels.vertical_slash import AShape
 from fp_bench.method import AttentionCall, MethodParams
 
@@ -15,9 +16,9 @@ class Streaming(LinesMethod):
     class Params(MethodParams):
         """Sizes in tokens, the same at every length; as MInference's experiments set this baseline."""
 
-        n_init: int = Field(128, ge=0)
+        n_init: int = Field(128, ge=0, le=MOST)
         """First tokens that every query reads: the sinks."""
-        n_local: int = Field(3968, ge=1)
+        n_local: int = Field(3968, ge=1, le=MOST)
         """Tokens that each query reads up to and with its own: the window."""
 
     params: Params

@@ -19,7 +19,14 @@ from tests.kernels.calls import relative_error
 
 
 @pytest.mark.parametrize(
-    "text", ["minference", "streaming", "minference:columns=2000", "streaming:n_init=1100:n_local=9"]
+    "text",
+    [
+        "minference",
+        "streaming",
+        "minference:columns=2000",
+        "streaming:n_init=1100:n_local=9",
+        "streaming:n_local=2147483647",
+    ],
 )
 def test_settings_that_keep_everything_are_dense_attention(text):
     call = a_call(batch=2)
@@ -98,6 +105,7 @@ def test_patterns_written_are_patterns_read(tmp_path):
         ('[{"0": []}]', "must be JSON"),
         ('[{"0": ["block_sparse", 1, 2, 1]}]', "block_sparse heads"),
         ('[{"0": ["vertical_and_slash", 1.5, 2, 1]}]', "two sizes"),
+        ('[{"0": ["vertical_and_slash", 3000000000, 2, 1]}]', "two sizes"),
         ('[{"0": ["stream_llm", 5, 0, 1]}]', "no window"),
     ],
 )

@@ -211,7 +211,7 @@ def test_what_is_not_defined_is_refused_in_a_line():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
-@pytest.mark.parametrize("length", [64, 1000, 4096, 9001])
+@pytest.mark.parametrize("length", [64, 1000, 5001])
 def test_on_a_gpu(head_dim, length):
     heads = [Lines(200, 300), AShape(128, 1000), Lines(1000, 2000), AShape(64, 100)]
     case = Case(batch=2, q_len=length, kv_len=length, q_heads=4, kv_heads=2, head_dim=head_dim, dtype=torch.bfloat16)
