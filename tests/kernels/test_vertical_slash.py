@@ -67,7 +67,7 @@ def lines(draw):
     return sorted(draw(some) | {0}), sorted(draw(some) | {0}, reverse=True), kv_len
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(lines())
 def test_conversion_as_defined_covers_every_line_and_counts_no_key_twice(case):
     columns, offsets, kv_len = case
@@ -149,7 +149,7 @@ def assert_as_defined(case, heads, backend, device="cpu", tolerance=1e-5):
             assert index.entries()[batch, number] == read.sum()
 
 
-@settings(max_examples=15, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(prompts(max_len=700))
 def test_torch_selects_and_attends_as_defined(given_prompt):
     assert_as_defined(*given_prompt, "torch")
