@@ -52,8 +52,14 @@ def _subject(plan: "Plan") -> str:
     return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
 
 
-def show_accuracy_plan(plan: "AccuracyPlan") -> None:
-    """Print what will be answered, and what to know about the numbers."""
+def show_accuracy_plan(plan: "AccuracyPlan", seconds: float, devices: int) -> None:
+    """Print what will be answered, what that costs at least, and what to know about the numbers.
+
+    Args:
+        plan: of the run.
+        seconds: of dense prefill, at least, on one device.
+        devices: that share it.
+    """
     asked = plan.request
     lengths = ", ".join(format_length(length) for length in asked.lens)
     stripes = dict.fromkeys(item.stripe[:2] for item in plan.items)
@@ -63,6 +69,11 @@ def show_accuracy_plan(plan: "AccuracyPlan") -> None:
     say(
         f"plan: {labels} on {suites} at {lengths}; {plan.samples} samples each, model {asked.model}, {asked.dtype}"
         f"{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
+    )
+    say(
+        f"cost: dense prefill of all prompts takes {duration(seconds / devices)} at the rate of a large matrix product"
+        f"{f' on {devices} devices' if devices > 1 else ' here'}; writing prompts and decoding come on top, sparse "
+        "methods take less"
     )
     for note in plan.notes():
         say(f"note: {note}")

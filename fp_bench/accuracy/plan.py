@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -108,10 +109,15 @@ class Plan:
             backend=asked.backend,
             seed=asked.seed,
             device=str(machine.device),
-            threads=max(1, cores // (asked.workers or 1)) if machine.gpu is None else None,
+            threads=max(1, cores // (asked.workers or 1)),
             code_version=code_version(),
             stripes=stripes,
         )
+
+    @property
+    def prompts(self) -> Mapping[int, int]:
+        """How many prompts of each length are read, each once a method."""
+        return Counter(item.stripe[2] for item in self.items)
 
     def notes(self) -> list[str]:
         """Return what a reader should know before believing the numbers, one line each."""

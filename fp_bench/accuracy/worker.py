@@ -38,7 +38,7 @@ class Setup:
     backend: str
     seed: int
     device: str
-    threads: int | None
+    threads: int
     code_version: str
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
     """The numbers of the samples that this worker will be asked for."""
@@ -97,8 +97,7 @@ class Examinee:
 
     def _load(self) -> None:
         setup = self._setup
-        if setup.threads:
-            torch.set_num_threads(setup.threads)
+        torch.set_num_threads(setup.threads)
         if (here := code_version()) != setup.code_version:
             raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
         use_device(self._device)

@@ -68,8 +68,10 @@ def accuracy(
     lengths = parse_lengths(lens)
     chosen = specs(methods, known_methods) if methods else None
     asked = specs(suite, known_suites)
+    from fp_bench.accuracy.cost import prefill_seconds
     from fp_bench.accuracy.job import Conduct, pending_items, run
     from fp_bench.accuracy.plan import Request, make_plan
+    from fp_bench.machine import parse_dtype
     from fp_bench.terminal import show_accuracy_plan
 
     request = Request(
@@ -95,7 +97,8 @@ def accuracy(
     folder = out or Path("runs") / f"accuracy-{date.today():%Y-%m-%d}"
     with open_places(devices, ray, workers) as places:
         plan = places[0].run(make_plan, request, places[0].machine)
-        show_accuracy_plan(plan)
+        seconds = places[0].run(prefill_seconds, model, plan.prompts, places[0].machine, parse_dtype(dtype))
+        show_accuracy_plan(plan, seconds, len(places))
         if dry_run:
             return
         records = record(
