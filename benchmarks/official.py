@@ -4,10 +4,12 @@ Nothing of theirs is in this tree. Only packages that their files import and the
 ``block_sparse_attn``, ``einops`` (one call), ``fla.utils`` (two decorators).
 """
 
+import ast
 import contextlib
 import importlib
 import importlib.util
 import io
+import math
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -166,3 +168,60 @@ class OfficialFlashPrefill:
         mask = torch.zeros((*counts.shape, width + 1), dtype=torch.bool, device=blocks.device)
         mask.scatter_(-1, torch.where(listed, blocks, width), True)
         return mask[..., :width], out
+
+
+class OfficialMInference:
+    """microsoft/MInference: its choice of lines and its Triton attention.
+
+    Its package needs a CUDA extension and a GPU to import, so the file of the attention is loaded alone, and of the
+    file of the choice two functions. The extension's conversion is not called: ours makes the lists.
+    """
+
+    def __init__(self, checkout: Path) -> None:
+        for name in ("official_minference", "official_minference.ops"):
+            sys.modules.setdefault(name, ModuleType(name))
+        _stub("official_minference.cuda", convert_vertical_slash_indexes=None)
+        path = checkout / "minference/ops/pit_sparse_flash_attention_v2.py"
+        with contextlib.redirect_stdout(io.StringIO()):  # it recommends other packages
+            self._ops = _load("official_minference.ops.vertical_slash", path)
+        path = checkout / "minference/modules/minference_forward.py"
+        wanted = ("sum_all_diagonal_matrix", "gather_last_q_vertical_slash_topk_v4")
+        body = [each for each in ast.parse(path.read_text()).body if getattr(each, "name", None) in wanted]
+        row = torch.arange(64)
+        self._names: dict[str, Any] = {
+            "torch": torch,
+            "math": math,
+            "LAST_Q_MASK": row[None, None, :, None] >= row,
+            "streaming_forward": None,
+            "vertical_slash_sparse_attention": lambda _q, _k, _v, columns, offsets: (columns, offsets),
+        }
+        exec(compile(ast.Module(body, []), str(path), "exec"), self._names)  # a checkout that the user named
+
+    def operands(self, qkv: QKV) -> QKV:
+        """Return Q, K, V as the official code takes them: heads first, K and V repeated. Made outside any timer."""
+        group = qkv.q.shape[2] // qkv.k.shape[2]
+        k, v = (tensor.repeat_interleave(group, 2).transpose(1, 2).contiguous() for tensor in (qkv.k, qkv.v))
+        return QKV(qkv.q.transpose(1, 2).contiguous(), k, v)
+
+    def lines(self, operands: QKV, columns: int, diagonals: int) -> tuple[Tensor, Tensor]:
+        """Return the ``(columns, offsets)`` that the official loop over heads chooses, each ``[1, heads, count]``."""
+        q, k, v = operands
+        pattern = dict.fromkeys(range(q.shape[1]), ("vertical_and_slash", columns, diagonals, 1))
+        layer = SimpleNamespace(head_dim=q.shape[-1], best_pattern=pattern, config=SimpleNamespace(to_dict=dict))
+        choose = self._names["gather_last_q_vertical_slash_topk_v4"]
+        heads = [choose(layer, *(x[:, h : h + 1] for x in (q, k, v)), h) for h in range(q.shape[1])]
+        return torch.cat([one[0].flatten(2) for one in heads], 1), torch.cat([one[1] for one in heads], 1)
+
+    def attend(self, operands: QKV, lists: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
+        """Return ``[1, heads, n, head_dim]``: the official kernel, all heads in one launch, which is in its favour.
+
+        Args:
+            operands: of a length that is a multiple of 64, as the official code pads it.
+            lists: its ``block_count``, ``block_offset``, ``column_count``, ``column_index``.
+        """
+        # It computes in half precision; float32 is what the CPU gives it.
+        operands = QKV(*(x.half() if x.dtype == torch.float32 else x for x in operands))
+        q = operands.q
+        lengths = torch.tensor([q.shape[2]], dtype=torch.int32, device=q.device)
+        out: Tensor = self._ops._triton_mixed_sparse_attention(*operands, lengths, *lists, q.shape[-1] ** -0.5)
+        return out

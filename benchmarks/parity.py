@@ -1,7 +1,7 @@
 """Our selections against the official code of the same methods: what both keep, and how long it takes.
 
 ``python -m benchmarks.parity --official-xattention PATH --official-flexprefill PATH --official-flashprefill PATH
---lens 4k,16k,64k --out runs/parity``
+--official-minference PATH --lens 4k,16k,64k --out runs/parity``
 
 Paths are plain checkouts; one that is not given is left out. See docs/parity.md. Every row is written to
 ``OUT/parity.jsonl`` the moment it exists.
@@ -9,23 +9,21 @@ Paths are plain checkouts; one that is not given is left out. See docs/parity.md
 
 import argparse
 import functools
-import json
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialXAttention
-from fp_bench.inputs.source import QKV, Shape
-from fp_bench.inputs.structured import Structured
+from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
+from benchmarks.minference import LINES, minference_parity, minference_times
+from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialMInference, OfficialXAttention
+from fp_bench.inputs.source import QKV
 from fp_bench.kernels import reference_antidiagonal, reference_flex
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.block_sparse import block_sparse_attention
@@ -35,7 +33,7 @@ from fp_bench.kernels.rule import KeepRule
 from fp_bench.latency.measure import CudaEvents
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method
-from fp_bench.sizes import format_length, parse_lengths
+from fp_bench.sizes import parse_lengths
 
 STRIDES = (8, 16)
 TAU = 0.9
@@ -47,11 +45,7 @@ PUBLISHED = {  # arXiv 2503.16428, Table 5: stride -> density by length, of Llam
     8: {4096: 0.5216, 8192: 0.4377, 16384: 0.2749, 32768: 0.2097, 65536: 0.1098, 131072: 0.0689},
     16: {4096: 0.5538, 8192: 0.4355, 16384: 0.2891, 32768: 0.2793, 65536: 0.1132, 131072: 0.0732},
 }
-DEFINED_UP_TO = 4096
-"""Longest call whose selection is compared with the float32 definition too."""
 SHIPPED_UP_TO = 65536
-SECONDS = 0.3
-"""Of samples a timing."""
 
 
 @dataclass(frozen=True)
@@ -61,51 +55,17 @@ class Checkouts:
     xattention: OfficialXAttention | None = None
     flexprefill: OfficialFlexPrefill | None = None
     flashprefill: OfficialFlashPrefill | None = None
+    minference: OfficialMInference | None = None
 
     @classmethod
     def load(cls, options: argparse.Namespace) -> "Checkouts":
         """Import those whose paths are given."""
         kinds = {
             "xattention": OfficialXAttention, "flexprefill": OfficialFlexPrefill, "flashprefill": OfficialFlashPrefill,
+            "minference": OfficialMInference,
         }  # fmt: skip
         paths = {name: getattr(options, f"official_{name}") for name in kinds}
         return cls(**{name: kinds[name](path) for name, path in paths.items() if path is not None})
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where the tensors live, and where rows go."""
-
-    heads: tuple[int, int, int]
-    dtype: torch.dtype
-    device: torch.device
-    file: Path
-
-    def call(self, length: int) -> AttentionCall:
-        """Return a call on structured inputs of ``length`` tokens."""
-        q_heads, kv_heads, head_dim = self.heads
-        shape = Shape(1, length, q_heads, kv_heads, head_dim)
-        qkv = Structured().tensors(shape, layer=0, seed=0, dtype=self.dtype, device=self.device)
-        return AttentionCall(*qkv, scale=head_dim**-0.5)
-
-    def row(self, kind: str, length: int, what: str, make: Callable[[], Mapping[str, object]]) -> None:
-        """Write and print one row; one that cannot be made says why and takes no other with it."""
-        row: dict[str, Any] = {"kind": kind, "length": length, "what": what}
-        try:
-            row |= make()
-        except Exception as error:  # an official kernel may fail in any way, and the other rows still count
-            lines = str(error).strip().splitlines() or [""]
-            row["error"] = f"{type(error).__name__}: {lines[0][:200]}"
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        values = "  ".join(
-            f"{key} {_text(value)}" for key, value in row.items() if key not in ("kind", "length", "what")
-        )
-        print(f"{kind:6} {format_length(length):>5} {what:58} {values}", flush=True)
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def agreement(ours: Tensor, official: Tensor, forced: Tensor) -> dict[str, float]:
@@ -114,11 +74,6 @@ def agreement(ours: Tensor, official: Tensor, forced: Tensor) -> dict[str, float
     both, either = (ours & official).sum((0, 2, 3)), (ours | official).sum((0, 2, 3))
     by_head = torch.where(either > 0, both / either.clamp_min(1), 1.0)
     return {"agree": float(both.sum() / either.sum().clamp_min(1)), "agree_worst_head": float(by_head.min())}
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Return the norm of the difference over the norm of what is expected."""
-    return float((found.float() - expected.float()).norm() / expected.float().norm())
 
 
 def first_and_diagonal(length: int, device: torch.device) -> Tensor:
@@ -227,20 +182,6 @@ def flashprefill_parity(bench: Bench, official: OfficialFlashPrefill, call: Atte
     bench.row("parity", call.kv_len, str(spec), make)
 
 
-def timed(call: Callable[[], object], timer: CudaEvents) -> dict[str, float]:
-    """Return the median time of warm calls, cold cache, and the most memory one holds beyond its inputs."""
-    call()
-    timer.once(call)
-    _, each = timer.once(call)
-    samples = timer.samples(call, min(30, max(5, int(SECONDS * 1e3 / each))))
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call()
-    torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() - before
-    return {"ms": statistics.median(samples), "ms_min": min(samples), "peak_gib": peak / 2**30}
-
-
 def times(bench: Bench, checkouts: Checkouts, call: AttentionCall, timer: CudaEvents) -> None:
     """Time our selections and, of those given, the official ones."""
     qkv = QKV(call.q, call.k, call.v)
@@ -273,6 +214,7 @@ def main() -> None:
     parser.add_argument("--official-xattention", type=Path, metavar="PATH")
     parser.add_argument("--official-flexprefill", type=Path, metavar="PATH")
     parser.add_argument("--official-flashprefill", type=Path, metavar="PATH")
+    parser.add_argument("--official-minference", type=Path, metavar="PATH")
     parser.add_argument("--lens", default="4k,16k,64k", help="lengths to compare at")
     parser.add_argument("--time-lens", default="4k-128k", help="lengths to time both at; empty for none")
     parser.add_argument("--ours-lens", default="256k", help="lengths to time ours alone at; empty for none")
@@ -302,12 +244,16 @@ def main() -> None:
                 flexprefill_parity(bench, checkouts.flexprefill, call, settings)
             if checkouts.flashprefill:
                 flashprefill_parity(bench, checkouts.flashprefill, call)
+            for sizes in LINES if checkouts.minference else ():
+                minference_parity(bench, checkouts.minference, call, sizes)
         if device.type == "cuda":
             timer = CudaEvents(device)
             for length in parse_lengths(options.time_lens) if options.time_lens else []:
                 times(bench, checkouts, bench.call(length), timer)
+                minference_times(bench, checkouts.minference, bench.call(length), timer)
             for length in parse_lengths(options.ours_lens) if options.ours_lens else []:
                 times(bench, Checkouts(), bench.call(length), timer)
+                minference_times(bench, None, bench.call(length), timer)
     print(f"{time.perf_counter() - started:.0f} s; {bench.file}")
 
 

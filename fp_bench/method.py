@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.kernels.backend import check_backend
-from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import check_layout
+from fp_bench.kernels.selection import Selection
 from fp_bench.params import Params
 
 
@@ -142,18 +142,21 @@ class Method(ABC):
         return None
 
     @abstractmethod
-    def select(self, call: AttentionCall) -> BlockIndex | None:
-        """Decide which key blocks each query block reads; None means all of them (dense)."""
+    def select(self, call: AttentionCall) -> Selection | None:
+        """Decide which keys each query reads, as a BlockIndex for most methods; None means all of them (dense)."""
 
     @abstractmethod
-    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Return exact softmax attention over the selected keys, shaped and typed as ``call.q``."""
+    def attend(self, call: AttentionCall, index: Any) -> Tensor:
+        """Return exact softmax attention over the selected keys, shaped and typed as ``call.q``.
+
+        ``index`` is what ``select`` returned, or a BlockIndex that the input source prescribes.
+        """
 
     def __call__(self, call: AttentionCall) -> Tensor:
         """Return the whole operator's output: what a model's attention layer would run."""
         return self.attend(call, self.select(call))
 
-    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+    def implementation(self, call: AttentionCall, index: Any) -> str:
         """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
         del call, index
         return self.backend

@@ -20,6 +20,8 @@ BUILTIN_METHODS = {
     "dense": "fp_bench.baselines.dense:Dense",
     "flashprefill": "fp_bench.flashprefill:FlashPrefill",
     "flexprefill": "fp_bench.baselines.flexprefill:FlexPrefill",
+    "minference": "fp_bench.baselines.minference:MInference",
+    "streaming": "fp_bench.baselines.streaming:Streaming",
     "xattention": "fp_bench.baselines.xattention:XAttention",
 }
 

@@ -14,6 +14,7 @@ from fp_bench.errors import UsageError
 from fp_bench.failures import IncorrectError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.reference import attention
+from fp_bench.kernels.selection import Selection
 from fp_bench.latency.measure import TOLERANCE, Truth, WallClock, check
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec
@@ -179,7 +180,7 @@ def _check_call(method: Method, call: AttentionCall, what: str) -> None:
     before = [tensor.clone() for tensor in (call.q, call.k, call.v)]
     index = method.select(call)
     if index is not None:
-        _check_index(index, call, what)
+        _check_selection(index, call, what)
     first, second = method(call), method(call)
     for name, tensor, old in zip("qkv", (call.q, call.k, call.v), before, strict=True):
         assert torch.equal(tensor, old), f"{what}: it writes into {name}"
@@ -197,8 +198,17 @@ def _truth(call: AttentionCall) -> Truth:
     return Truth(torch.arange(call.q_len), attention(call.q, call.k, call.v, scale=call.scale))
 
 
-def _check_index(index: BlockIndex, call: AttentionCall, what: str) -> None:
+def _check_selection(index: Selection, call: AttentionCall, what: str) -> None:
     assert (index.q_len, index.kv_len) == (call.q_len, call.kv_len), f"{what}: the selection is of another length"
+    density = index.density()
+    shape = (call.batch, call.q_heads)
+    assert density.shape == shape, f"{what}: densities are {list(density.shape)}; they must be {list(shape)}"
+    assert ((density >= 0) & (density <= 1)).all(), f"{what}: a density is not between 0 and 1"
+    if isinstance(index, BlockIndex):
+        _check_lists(index, call, what)
+
+
+def _check_lists(index: BlockIndex, call: AttentionCall, what: str) -> None:
     shape = (call.batch, call.q_heads, index.grid.rows)
     assert index.counts.shape == shape, f"{what}: counts are {list(index.counts.shape)}; they must be {list(shape)}"
     most = torch.arange(index.grid.first, index.grid.key_blocks, device=index.counts.device) + 1

@@ -22,7 +22,7 @@ from fp_bench.results.record import AccuracyRecord, cell_key
 from fp_bench.sizes import format_length
 from fp_bench.suites.suite import Suite
 
-RIVALS = (Spec("flexprefill"), Spec("xattention"))
+RIVALS = (Spec("flexprefill"), Spec("xattention"), Spec("minference"), Spec("streaming"))
 METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}), *RIVALS)
 METHODS_EMBEDDED = (
     Spec("dense"),
@@ -31,7 +31,7 @@ METHODS_EMBEDDED = (
     *RIVALS,
 )
 """FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
-CPU_SAMPLES, GPU_SAMPLES = 4, 50
+CPU_SAMPLES, GPU_SAMPLES = 3, 50
 """Samples a task and length."""
 
 

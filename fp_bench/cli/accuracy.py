@@ -33,7 +33,7 @@ def accuracy(
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(callback=within(1, 100_000), help="Samples a task and length; default 50, 4 on a CPU."),
+        typer.Option(callback=within(1, 100_000), help="Samples a task and length; default 50, 3 on a CPU."),
     ] = None,
     workers: Annotated[
         int | None,

@@ -1,4 +1,4 @@
-"""``fpbench capture`` and ``calibrate``: what is learnt from a model before anything is measured."""
+"""``fpbench capture``, ``calibrate`` and ``search-heads``: what is learnt from a model before anything is measured."""
 
 from pathlib import Path
 from typing import Annotated
@@ -97,3 +97,31 @@ def calibrate(
     show_tables([taus.table()])
     say(f"taus of mean {taus.mean:.3f} in {out}; use them with:")
     print(f"xattention:stride={stride}:tau_file={out}")
+
+
+@app.command()
+def search_heads(
+    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")] = "4k",
+    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
+    text: Annotated[
+        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("runs/patterns.json"),
+    device: Annotated[
+        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
+    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+) -> None:
+    """Find MInference's pattern of every head of a model: which candidate holds most of its attention."""
+    lengths = parse_lengths(lens)
+    content = read_text(text) if text else None
+    from fp_bench.calibration.heads import search_model
+    from fp_bench.machine import parse_device
+    from fp_bench.terminal import say, show_tables
+
+    found = search_model(model, lengths, text=content, seed=seed, device=parse_device(device), dtype=dtype)
+    found.save(out)
+    show_tables([found.table()])
+    say(f"patterns that hold {found.mean:.1%} of the attention, in {out}; use them with:")
+    print(f"minference:config={out}")

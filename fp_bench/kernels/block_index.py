@@ -1,4 +1,4 @@
-"""BlockIndex: which key blocks each query block reads. The one currency between selecting and attending."""
+"""BlockIndex: which key blocks each query block reads; what most methods hand from selecting to attending."""
 
 from dataclasses import dataclass
 
@@ -82,6 +82,37 @@ class BlockIndex:
     def density(self) -> Tensor:
         """Return the kept share of the causal block pairs, ``[batch, q_heads]`` float64."""
         return self.counts.sum(-1).double() / self.grid.causal_pairs
+
+    def entries(self) -> Tensor:
+        """Return how many causal query-key pairs each head computes, ``[batch, q_heads]`` int64."""
+        grid = self.grid
+        own = torch.arange(grid.first, grid.key_blocks, device=self.counts.device)
+        starts = own * grid.block_size
+        first = starts.clamp_min(grid.offset)
+        last = (starts + grid.block_size).clamp_max(grid.kv_len)
+        queries = last - first
+        # Keys of its own block that the queries of each row see: a sum of consecutive integers.
+        diagonal = (first - starts + 1 + last - starts) * queries // 2
+        at_end = (self.counts.long() - 1).clamp_min(0)[..., None]
+        lists_own = (self.blocks.gather(-1, at_end)[..., 0] == own) & (self.counts > 0)
+        past = self.counts.long() - lists_own.long()
+        return (past * queries * grid.block_size + lists_own.long() * diagonal).sum(-1)
+
+    def keys_read(self, batch: int, head: int, position: Tensor) -> Tensor:
+        """Return ``[len(position), kv_len]`` bool: which keys the lists of one head let each position read."""
+        grid = self.grid
+        row = position // grid.block_size - grid.first
+        listed = torch.arange(grid.key_blocks, device=position.device) < self.counts[batch, head, row, None]
+        blocks = torch.where(listed, self.blocks[batch, head, row].long(), grid.key_blocks)
+        by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
+        by_block.scatter_(1, blocks, True)
+        return by_block[:, :-1].repeat_interleave(grid.block_size, dim=1)[:, : self.kv_len]
+
+    def kept_blocks(self, head: int) -> Tensor:
+        """Return ``[rows, key_blocks]`` float: 1 for each block pair that a head of the first sequence keeps."""
+        one = slice(0, 1), slice(head, head + 1)
+        alone = BlockIndex(self.blocks[one], self.counts[one], self.q_len, self.kv_len, self.block_size)
+        return alone.mask()[0, 0].float()
 
 
 def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:

@@ -10,6 +10,7 @@ from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flex_rule import FlexRule
+from fp_bench.kernels.last_attention import last_attention
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.rule import check_scale
@@ -73,8 +74,8 @@ def select_flex(
     steps = _steps(q, backend)
     pooled = pool_keys(k, block_size, backend=backend)
     last, factor = _operand(q[:, -block_size:], scale, rule.official)
-    mass = steps.last_attention(last, k, factor, rule.official)
-    by_block = mass.unflatten(-1, (-1, block_size)).sum(-1)
+    mass = last_attention(last, k, factor, rounded=rule.official, backend=backend)
+    by_block = mass.view(*mass.shape[:-1], -1, block_size).sum(-1)
     query_aware = _query_aware(last, factor, pooled, by_block[0], rule)
     tokens = steps.crossing(mass.flatten(0, 2), rule.gamma, None).fitting(rule.gamma).clamp_max(kv_len) + 1
     low, high = rule.budget_blocks(index.grid.key_blocks, block_size)

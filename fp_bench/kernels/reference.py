@@ -12,6 +12,7 @@ from torch import Tensor
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, BlockGrid
 from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.selection import Selection
 
 
 def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
@@ -78,9 +79,9 @@ class AttentionRows(NamedTuple):
 
 
 def attention_rows(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, rows: Tensor, index: BlockIndex | None = None
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, rows: Tensor, index: Selection | None = None
 ) -> AttentionRows:
-    """Return exact causal attention of the queries ``rows`` over the blocks of ``index`` (None: over all keys).
+    """Return exact causal attention of the queries ``rows`` over the keys of ``index`` (None: over all).
 
     Works head by head, so that a few rows of a 256K call fit beside its tensors.
 
@@ -90,7 +91,7 @@ def attention_rows(
         v: as ``k``.
         scale: factor on the logits.
         rows: query numbers in ``[0, q_len)``, int64.
-        index: the blocks each query block reads.
+        index: the keys that each query reads.
     """
     batch, q_len, q_heads, _ = q.shape
     kv_len, kv_heads = k.shape[1], k.shape[2]
@@ -105,7 +106,7 @@ def attention_rows(
             keys, values = k[b, :, kv_head].float(), v[b, :, kv_head].float()
             for head in range(kv_head * group, (kv_head + 1) * group):
                 logits = q[b, rows, head].float() @ keys.T * scale
-                read = visible if index is None else visible & _keys_read(index, b, head, position)
+                read = visible if index is None else visible & index.keys_read(b, head, position)
                 logits = logits.masked_fill(~read, -math.inf)
                 lse[b, head] = logits.logsumexp(-1)
                 # A row that reads nothing has output 0.
@@ -114,20 +115,9 @@ def attention_rows(
     return AttentionRows(out, lse)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, index: BlockIndex | None = None) -> AttentionRows:
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, index: Selection | None = None) -> AttentionRows:
     """Return exact causal attention of every query: `attention_rows` with all rows."""
     return attention_rows(q, k, v, scale=scale, rows=torch.arange(q.shape[1]), index=index)
-
-
-def _keys_read(index: BlockIndex, batch: int, head: int, position: Tensor) -> Tensor:
-    """Return ``[rows, kv_len]``: which keys the lists of one head let each position read."""
-    grid = index.grid
-    row = position // grid.block_size - grid.first
-    listed = torch.arange(grid.key_blocks, device=position.device) < index.counts[batch, head, row, None]
-    blocks = torch.where(listed, index.blocks[batch, head, row].long(), grid.key_blocks)
-    by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
-    by_block.scatter_(1, blocks, True)
-    return by_block[:, :-1].repeat_interleave(grid.block_size, dim=1)[:, : index.kv_len]
 
 
 def sample_rows(q_len: int, seed: int, count: int = 128) -> Tensor:

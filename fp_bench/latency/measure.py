@@ -16,8 +16,8 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError
 from fp_bench.failures import IncorrectError
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.reference import AttentionRows, attention_rows, sample_rows
+from fp_bench.kernels.selection import Selection
 from fp_bench.method import AttentionCall, Method
 from fp_bench.results.record import Cache, Clock
 
@@ -169,7 +169,7 @@ class Checked:
 
     method: Method
     call: AttentionCall
-    index: BlockIndex | None
+    index: Selection | None
     """Selected outside any timer, or given by the input source; None for dense."""
     given: bool
     """Whether the input source gave the index: then only the attention is the operator."""
@@ -183,7 +183,7 @@ class Checked:
         """Run what a user would."""
         return self.attend() if self.given else self.method(self.call)
 
-    def select(self) -> BlockIndex | None:
+    def select(self) -> Selection | None:
         """Run the selection alone."""
         return self.method.select(self.call)
 
@@ -226,7 +226,7 @@ def check(method: Method, call: AttentionCall, truth: Truth, timer: Timer, given
     return replace(checked, peak_bytes=_peak_bytes(checked))
 
 
-def _findings(method: Method, call: AttentionCall, index: BlockIndex | None, out: Tensor, truth: Truth) -> Findings:
+def _findings(method: Method, call: AttentionCall, index: Selection | None, out: Tensor, truth: Truth) -> Findings:
     if out.shape != call.q.shape or out.dtype != call.q.dtype:
         raise IncorrectError(
             f"output is {out.dtype} {list(out.shape)}; it must be as q, {call.q.dtype} {list(call.q.shape)}"
@@ -321,21 +321,9 @@ def _samples(call: Callable[[], object], effort: Effort, timer: Timer) -> list[f
     return timer.samples(call, count)
 
 
-def computed_entries(call: AttentionCall, index: BlockIndex | None) -> int:
+def computed_entries(call: AttentionCall, index: Selection | None) -> int:
     """Return how many causal query-key pairs of all heads a selection computes; None is dense."""
     if index is None:
         seen_by_first = call.kv_len - call.q_len + 1
         return call.batch * call.q_heads * call.q_len * (seen_by_first + call.kv_len) // 2
-    grid: BlockGrid = index.grid
-    device = index.counts.device
-    starts = torch.arange(grid.first, grid.key_blocks, device=device) * grid.block_size
-    first = starts.clamp_min(grid.offset)
-    last = (starts + grid.block_size).clamp_max(grid.kv_len)
-    queries = last - first
-    # Keys of its own block that the queries of each row see: a sum of consecutive integers.
-    diagonal = (first - starts + 1 + last - starts) * queries // 2
-    own = torch.arange(grid.first, grid.key_blocks, device=device)
-    at_end = (index.counts.long() - 1).clamp_min(0)[..., None]
-    lists_own = (index.blocks.gather(-1, at_end)[..., 0] == own) & (index.counts > 0)
-    past = index.counts.long() - lists_own.long()
-    return int((past * queries * grid.block_size + lists_own.long() * diagonal).sum().item())
+    return int(index.entries().sum())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fp_bench.failures import Answer, IncorrectError, attempt, collect_and_free
 from fp_bench.inputs.source import Shape
-from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.selection import Selection
 from fp_bench.latency.measure import MIN_SAMPLES, Effort, WallClock
 from fp_bench.latency.worker import Setup
 from fp_bench.machine import parse_dtype, use_device
@@ -190,18 +190,18 @@ class Watched(Method):
         """Ask the method."""
         return self._method.unsupported(call)
 
-    def select(self, call: AttentionCall) -> BlockIndex | None:
+    def select(self, call: AttentionCall) -> Selection | None:
         """Start the clock and select."""
         self._mark()
         return self._method.select(call)
 
-    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
+    def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
         """Attend and stop the clock."""
         out = self._method.attend(call, index)
         self._mark()
         return out
 
-    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+    def implementation(self, call: AttentionCall, index: Selection | None) -> str:
         """Ask the method."""
         return self._method.implementation(call, index)
 

@@ -15,8 +15,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnsupportedError, UsageError
-from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.reference import attention_rows, sample_rows
+from fp_bench.kernels.selection import Selection
 from fp_bench.method import AttentionCall, Method
 from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.models.masks import hides_a_key, packed_positions, prefill_mask, visible
@@ -177,7 +177,7 @@ class SparsePrefill:
         return positions if self._restarts[1] else None
 
 
-def _recall(call: AttentionCall, index: BlockIndex) -> Tensor:
+def _recall(call: AttentionCall, index: Selection) -> Tensor:
     """Return the share of dense attention mass that a selection covers, mean over heads and sampled rows."""
     rows = sample_rows(call.q_len, seed=call.layer, count=RECALL_ROWS)
     dense, kept = (

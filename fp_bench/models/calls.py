@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.selection import Selection
 
 
 @dataclass
@@ -24,10 +25,11 @@ class LayerCalls:
     _pairs: int = 0
     _recalls: list[Tensor] = field(default_factory=list, repr=False)
 
-    def add_density(self, index: BlockIndex) -> None:
+    def add_density(self, index: Selection) -> None:
         """Keep a selection's density on the device, to be read when asked for."""
-        self._kept.append(index.density().mean() * index.grid.causal_pairs)
-        self._pairs += index.grid.causal_pairs
+        pairs = BlockGrid(index.q_len, index.kv_len).causal_pairs
+        self._kept.append(index.density().mean() * pairs)
+        self._pairs += pairs
 
     def add_recall(self, recall: Tensor) -> None:
         """Keep a selection's recall, one number on the device."""

@@ -10,7 +10,7 @@ from fp_bench.suites.cache import VARIABLE
 from tests.accuracy.models import save_model
 from tests.test_cli import fpbench
 
-METHODS = ["dense", "flashprefill", "flexprefill", "xattention"]
+METHODS = ["dense", "flashprefill", "flexprefill", "minference", "streaming", "xattention"]
 NEEDS_DATA = {
     "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multivalue", "niah_multiquery", "qa_1", "qa_2",
 }  # fmt: skip

@@ -107,7 +107,7 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     """Compile the selection kernels of XAttention and FlexPrefill for one chip."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import antidiagonal_triton, flex_triton
+    from fp_bench.kernels import antidiagonal_triton, flex_triton, last_attention_triton
     from fp_bench.kernels.layout import BLOCK_SIZE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
@@ -117,14 +117,14 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     search = {"SLABS": flex_triton.MAX_SLABS, "CANDIDATES": flex_triton.CANDIDATES, "CHUNK": flex_triton.CHUNK}
     antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
-    last_rows = flex_triton.last_rows_config(head_dim, capability) | block | rounded
-    last_mass = flex_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
+    last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
+    last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
     reports = []
     for name, kernel, constants in (
         ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
         ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
-        ("last_rows", flex_triton._last_rows_kernel, last_rows),
-        ("last_mass", flex_triton._last_mass_kernel, last_mass),
+        ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
+        ("last_mass", last_attention_triton._last_mass_kernel, last_mass),
         ("crossing", flex_triton._crossing_pass_kernel, search | {"FIRST": False, "num_warps": 4}),
         ("crossing_end", flex_triton._crossing_end_kernel, search | {"num_warps": 4}),
         (
@@ -143,6 +143,54 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
         types = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
         reports.append({"kernel": name, "head_dim": head_dim, **compiled.summary()})
+    return reports
+
+
+def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, object]]:
+    """Compile the vertical-slash kernels, and the attention of the last 64 queries, for one chip."""
+    from triton.backends.compiler import GPUTarget
+
+    from fp_bench.kernels import last_attention_triton, vertical_slash_triton
+    from fp_bench.kernels.vertical_slash_index import OCTET, TILE
+
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+    capability = int(arch) if backend == "cuda" else 0
+    lists = {"TILE": TILE, "OCTET": OCTET}
+    rows = {"BLOCK": TILE, "HEAD_DIM": 128, "ROUNDED": False}
+    kernels = [
+        (
+            "last_rows",
+            last_attention_triton._last_rows_kernel,
+            last_attention_triton.last_rows_config(TILE, 128, capability) | rows,
+        ),
+        (
+            "last_mass",
+            last_attention_triton._last_mass_kernel,
+            last_attention_triton.last_mass_config(TILE, capability) | rows,
+        ),
+        (
+            "convert",
+            vertical_slash_triton._convert_kernel,
+            lists | {"COLUMNS": vertical_slash_triton.COLUMNS_AT_ONCE, "num_warps": 4},
+        ),
+    ]
+    for head_dim in (128, 256):  # 64 takes less of everything
+        constants = vertical_slash_triton.launch_config(head_dim, capability) | lists
+        constants |= {"HEAD_DIM": head_dim, "ROW_GROUP": vertical_slash_triton.ROW_GROUP}
+        kernels.append((f"attend_{head_dim}", vertical_slash_triton._vertical_slash_kernel, constants))
+    reports = []
+    for name, kernel, constants in kernels:
+        options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
+        types = {argument: "*i32" if argument.endswith("_ptr") else "i32" for argument in kernel.arg_names}
+        types |= dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{dtype}")
+        types |= {"scale_log2": "fp32", "lse_ptr": "*fp32"}
+        if name.startswith("last"):
+            floats = ("peaks", "totals", "columns", "above", "below", "scratch")
+            types |= {f"{argument}_ptr": "*fp32" for argument in floats}
+        types = {argument: types[argument] for argument in kernel.arg_names}
+        compiled = compile_kernel(kernel, types, constants, target=target, options=options)
+        copies = compiled.assembly.count("cp.async.cg")
+        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
     return reports
 
 
@@ -185,5 +233,10 @@ if __name__ == "__main__":
     import json
 
     what, *arguments = sys.argv[1:]
-    report = {"hopper": compile_hopper, "rivals": compile_rivals, "all": compile_all}[what](*arguments)
-    print(json.dumps(report))
+    compilers = {
+        "hopper": compile_hopper,
+        "rivals": compile_rivals,
+        "vertical_slash": compile_vertical_slash,
+        "all": compile_all,
+    }
+    print(json.dumps(compilers[what](*arguments)))

@@ -70,6 +70,21 @@ def test_the_rivals_selections_compile_and_fit(chip, tmp_path):
         assert 1 in products["antidiagonal"]  # one step's product runs while the next one's operands arrive
 
 
+@pytest.mark.parametrize("chip", ["cuda-89", "cuda-90", "hip-gfx942"])
+def test_vertical_slash_compiles_and_fits(chip, tmp_path):
+    reports = compile_elsewhere("vertical_slash", *chip.split("-"), cache=tmp_path)
+    for report in reports:
+        assert report["shared_bytes"] <= LIMIT[chip] * KIB, report
+    if chip == "cuda-90":
+        by_name = {report["kernel"]: report for report in reports}
+        assert {name for name, report in by_name.items() if report["spill_bytes"]} <= {"attend_256"}
+        attend = by_name["attend_128"]
+        assert attend["wgmma"] > 0
+        assert attend["async_copies"] > 0  # tiles that follow are on their way while one is computed
+        assert 2 * (attend["shared_bytes"] + KIB) <= 228 * KIB  # two programs an SM
+        assert 2 * 128 * attend["registers"] <= 65536
+
+
 @pytest.mark.skipif(
     not (3, 6) <= triton_version() < (3, 9), reason="Gluon's warp_specialize compiles on Triton 3.6-3.8"
 )

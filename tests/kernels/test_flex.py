@@ -58,20 +58,6 @@ def test_triton_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "triton")
 
 
-def assert_masses_as_defined(case, backend, device="cpu"):
-    q, k, _ = case.tensors(device)
-    defined = torch.stack(reference.last_attention(q, k, scale=case.scale))
-    ours = flex._steps(q, backend).last_attention(q[:, -128:], k, case.scale, False)
-    torch.testing.assert_close(ours[..., : case.kv_len], defined, atol=1e-6, rtol=1e-4)
-    assert (ours[..., case.kv_len :] == 0).all()
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("length", [300, 1500])
-def test_masses_of_the_last_queries(backend, length):
-    assert_masses_as_defined(Case(q_len=length, kv_len=length, q_heads=4, kv_heads=2), backend)
-
-
 def crossings(values, budget, backend, active=None):
     if backend == "torch":
         return flex_torch.crossing(values, budget, active)

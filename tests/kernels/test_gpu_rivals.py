@@ -9,7 +9,8 @@ from fp_bench.kernels.flex_rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
 from tests.kernels.calls import Case
 from tests.kernels.test_antidiagonal import assert_weighs_as_defined
-from tests.kernels.test_flex import assert_masses_as_defined, assert_selects_as_defined
+from tests.kernels.test_flex import assert_selects_as_defined
+from tests.kernels.test_last_attention import assert_masses_as_defined
 
 pytestmark = pytest.mark.gpu
 BF16, FP16 = torch.bfloat16, torch.float16
@@ -49,10 +50,11 @@ def test_flex_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "triton", "cuda", agree=0.97)
 
 
+@pytest.mark.parametrize("rows", [64, 128])
 @pytest.mark.parametrize("head_dim", [128, 256])
-def test_masses_of_the_last_queries(head_dim):
+def test_masses_of_the_last_queries(head_dim, rows):
     assert_masses_as_defined(
-        Case(q_len=3001, kv_len=3001, q_heads=4, kv_heads=2, head_dim=head_dim, dtype=BF16), "triton", "cuda"
+        Case(q_len=3001, kv_len=3001, q_heads=4, kv_heads=2, head_dim=head_dim, dtype=BF16), rows, "triton", "cuda"
     )
 
 

@@ -1,0 +1,118 @@
+"""Our MInference against the official code: the keys that queries read, outputs, conversion, times."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
+from benchmarks.official import OfficialMInference
+from fp_bench.inputs.source import QKV
+from fp_bench.kernels import reference_vertical_slash
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.reference import sample_rows
+from fp_bench.kernels.vertical_slash import convert, following_diagonals
+from fp_bench.kernels.vertical_slash_index import OCTET, TILE, VerticalSlashIndex
+from fp_bench.latency.measure import CudaEvents
+from fp_bench.method import AttentionCall
+from fp_bench.registry import Spec, create_method
+
+LINES = ((1000, 6096), (512, 2048), (100, 800))
+"""MInference's columns and diagonals."""
+
+
+def lines_spec(sizes: tuple[int, int]) -> Spec:
+    """Return our MInference at a setting."""
+    return Spec("minference", {"columns": str(sizes[0]), "diagonals": str(sizes[1])})
+
+
+def index_of_lines(call: AttentionCall, columns: Tensor, offsets: Tensor) -> VerticalSlashIndex:
+    """Return the index of chosen lines, each ``[1, heads, count]``, by our conversion."""
+    past = -(-call.kv_len // TILE) * TILE
+    listed = torch.nn.functional.pad(columns.int().sort(-1).values, (0, -columns.shape[-1] % OCTET), value=past)
+    windows = torch.tensor([[0, call.kv_len]], dtype=torch.int32, device=call.q.device).repeat(call.q_heads, 1)
+    following = following_diagonals(offsets.int().sort(-1).values, call.kv_len)
+    index = VerticalSlashIndex.empty(following, listed, windows, call.kv_len)
+    convert(index, resolve_backend(call.q))
+    return index
+
+
+def official_lists(index: VerticalSlashIndex) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return an index of one sequence as the lists that the official kernel reads, no wider than they have to be."""
+    rows = torch.arange(index.rows, device=index.columns.device)
+    heads = range(index.tile_counts.shape[1])
+    widest = int(index.tile_counts.max()), max(int(index.column_counts.max()), 1)
+
+    def fitted(lists: Tensor, width: int) -> Tensor:
+        lists = lists.sort(-1).values[:, :width]
+        return torch.nn.functional.pad(lists, (0, width - lists.shape[-1])).int()
+
+    tiles = torch.stack([fitted(index.tiles(0, head, rows), widest[0]) for head in heads])[None]
+    columns = torch.stack([fitted(index.columns_read(0, head, rows), widest[1]) for head in heads])[None]
+    return index.tile_counts, tiles.contiguous(), index.column_counts, columns.contiguous()
+
+
+def minference_parity(bench: Bench, official: OfficialMInference, call: AttentionCall, sizes: tuple[int, int]) -> None:
+    """Compare the keys that sampled queries of both read, and outputs; then our conversion with its definition."""
+    spec = lines_spec(sizes)
+    operands = official.operands(QKV(call.q, call.k, call.v))
+
+    @functools.cache
+    def theirs() -> tuple[Tensor, Tensor]:
+        return official.lines(operands, *sizes)
+
+    def parity() -> dict[str, float]:
+        method = create_method(spec)
+        ours, index = method.select(call), index_of_lines(call, *theirs())
+        assert ours is not None
+        rows = sample_rows(call.q_len, 0).to(bench.device)
+        causal = torch.arange(call.kv_len, device=bench.device) <= rows[:, None]
+        both, either = 0, 0
+        for head in range(call.q_heads):
+            read = [each.keys_read(0, head, rows) & causal for each in (ours, index)]
+            both += int((read[0] & read[1]).sum())
+            either += int((read[0] | read[1]).sum())
+        found = {
+            "agree": both / either,
+            "density": float(ours.density().mean()),
+            "density_official": float(index.density().mean()),
+        }
+        if call.kv_len % TILE == 0:
+            out = official.attend(operands, official_lists(index)).transpose(1, 2)
+            found["out_difference"] = relative_error(method.attend(call, ours), out)
+            found["out_difference_same_lists"] = relative_error(method.attend(call, index), out)
+        return found
+
+    def defined() -> dict[str, float]:
+        columns, offsets = (lines[0, 0].sort().values.tolist() for lines in theirs())
+        index = index_of_lines(call, *theirs())
+        lists = reference_vertical_slash.convert(columns, offsets[::-1], call.kv_len)
+        mask = reference_vertical_slash.lines_mask(lists, call.kv_len).to(bench.device)
+        read = index.keys_read(0, 0, torch.arange(call.kv_len, device=bench.device)).tril()
+        return {"conversion": float((read & mask).sum() / (read | mask).sum())}
+
+    bench.row("parity", call.kv_len, str(spec), parity)
+    if call.kv_len <= DEFINED_UP_TO:
+        bench.row("defined", call.kv_len, str(spec), defined)
+
+
+def minference_times(bench: Bench, official: OfficialMInference | None, call: AttentionCall, timer: CudaEvents) -> None:
+    """Time choosing and attending; both attend over our lists, the official kernel with K and V repeated beforehand."""
+    for sizes in LINES:
+        spec = lines_spec(sizes)
+        method = create_method(spec)
+        index = method.select(call)
+        assert isinstance(index, VerticalSlashIndex)
+
+        def row(what: str, make: Callable[[], object], name: str = str(spec)) -> None:
+            bench.row("time", call.kv_len, f"{name} {what}", lambda: timed(make, timer))
+
+        row("select", functools.partial(method.select, call))
+        row("attend", functools.partial(method.attend, call, index))
+        if official is not None:
+            operands = official.operands(QKV(call.q, call.k, call.v))
+            row("select official, without conversion", functools.partial(official.lines, operands, *sizes))
+            lists = official_lists(index)
+            row("attend official", functools.partial(official.attend, operands, lists))
+            del operands, lists

@@ -1,0 +1,149 @@
+"""MInference's pattern for each layer and head of a model, by the search that its authors ship.
+
+Each candidate's columns and diagonals are chosen as MInference chooses them, from the last 64 queries; its score is the
+exact attention mass that they hold, mean over queries. The best one is the head's, written as what it is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fp_bench.baselines.minference_patterns import write_patterns
+from fp_bench.calibration.captured import captured_calls, captured_model
+from fp_bench.errors import UsageError
+from fp_bench.inputs.captured import Captured
+from fp_bench.kernels.last_attention import last_attention
+from fp_bench.kernels.vertical_slash import LAST_QUERIES, SINK_COLUMNS, AShape, Lines
+from fp_bench.machine import parse_dtype
+from fp_bench.method import AttentionCall
+from fp_bench.results.table import Table
+
+CANDIDATES: tuple[Lines | AShape, ...] = (
+    AShape(100, 800), Lines(30, 800), Lines(100, 750), Lines(500, 700), Lines(3500, 100),
+)  # fmt: skip
+"""Those of the authors' search but for its block-sparse one, which they write as vertical-slash too."""
+NEAR_DIAGONALS = 30
+"""Diagonals that come before all others while searching; 100 in the method."""
+FIRST_QUERY = 2500
+"""Scores are of the queries from here on, of short texts those of the second half."""
+QUERIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class HeadSearch:
+    """Each layer's pattern and score of every query head."""
+
+    layers: list[list[tuple[Lines | AShape, float]]]
+
+    @property
+    def mean(self) -> float:
+        """Mean score over layers and heads."""
+        scores = [score for layer in self.layers for _, score in layer]
+        return sum(scores) / len(scores)
+
+    def table(self) -> Table:
+        """Return how many heads of each layer have which pattern."""
+        used = [
+            pattern for pattern in CANDIDATES if any(pattern == found for heads in self.layers for found, _ in heads)
+        ]
+        rows = []
+        for layer, heads in enumerate(self.layers):
+            counts = [str(sum(found == pattern for found, _ in heads)) for pattern in used]
+            rows.append([str(layer), *counts, f"{sum(score for _, score in heads) / len(heads):.1%}"])
+        return Table("heads by pattern", ["layer", *map(_name, used), "mass held"], rows, numbers=1)
+
+    def save(self, path: Path) -> None:
+        """Write the file that ``minference:config=...`` reads.
+
+        Raises:
+            UnavailableError: it cannot be written.
+        """
+        write_patterns(path, self.layers)
+
+
+def _name(pattern: Lines | AShape) -> str:
+    kind = "A-shape" if isinstance(pattern, AShape) else "lines"
+    return f"{kind} {'/'.join(map(str, pattern.sizes))}"
+
+
+def search_model(
+    model: str, lengths: Sequence[int], *, text: str | None, seed: int, device: torch.device, dtype: str
+) -> HeadSearch:
+    """Capture Q, K, V of all layers of a model and search its heads; see `search`.
+
+    Raises:
+        UsageError: a text that is too short, a length beyond the model's or below 64.
+        UnsupportedError: attention that a dense causal call does not define.
+        UnavailableError: the model cannot be loaded.
+    """
+    if min(lengths) < LAST_QUERIES:
+        raise UsageError(
+            f"--lens {min(lengths)} is less than the {LAST_QUERIES} queries that decide; give a longer one"
+        )
+    with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
+        return search(source, device=device, dtype=parse_dtype(dtype))
+
+
+@torch.no_grad()
+def search(source: Captured, *, device: torch.device, dtype: torch.dtype) -> HeadSearch:
+    """Return the candidate that holds most of each head's exact attention, and how much; of several lengths, the mean.
+
+    Args:
+        source: the captured tensors of all layers.
+        device: where it is computed.
+        dtype: of the tensors there.
+    """
+    found: dict[int, list[Tensor]] = {}
+    for call in captured_calls(source, device, dtype):
+        found.setdefault(call.layer, []).append(mass_held(call))
+    layers = []
+    for layer in sorted(found):
+        best, which = torch.stack(found[layer]).mean(0).max(0)
+        layers.append([(CANDIDATES[c], score) for c, score in zip(which.tolist(), best.tolist(), strict=True)])
+    return HeadSearch(layers)
+
+
+def mass_held(call: AttentionCall) -> Tensor:
+    """Return ``[candidates, q_heads]``: the share of exact attention on what each candidate keeps, mean over queries.
+
+    Never more than 256 rows of one head's logits exist.
+    """
+    n, group = call.kv_len, call.q_heads // call.kv_heads
+    by_line = last_attention(call.q[:, -LAST_QUERIES:], call.k, call.scale)[..., :n]
+    by_line[1] = by_line[1].flip(-1)
+    key = torch.arange(n, device=call.q.device)
+    held = torch.zeros((len(CANDIDATES), call.q_heads), device=call.q.device)
+    first = min(FIRST_QUERY, n // 2)
+    for batch in range(call.batch):
+        for head in range(call.q_heads):
+            lines = [kept_lines(pattern, *by_line[:, batch, head]) for pattern in CANDIDATES]
+            keys = call.k[batch, :, head // group].float()
+            for start in range(first, n, QUERIES_AT_ONCE):
+                distance = torch.arange(start, min(start + QUERIES_AT_ONCE, n), device=key.device)[:, None] - key
+                logits = call.q[batch, start : start + QUERIES_AT_ONCE, head].float() @ keys.T * call.scale
+                weights = logits.masked_fill_(distance < 0, -torch.inf).softmax(-1)
+                for number, (columns, diagonals) in enumerate(lines):
+                    kept = columns | diagonals[distance.clamp_min(0)]
+                    held[number, head] += torch.where(kept, weights, 0.0).sum()
+    return held / (call.batch * (n - first))
+
+
+def kept_lines(pattern: Lines | AShape, by_key: Tensor, by_offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``(columns, diagonals)``, each ``[kv_len]`` bool: which keys, and which distances, a pattern keeps.
+
+    Args:
+        pattern: the pattern.
+        by_key: ``[kv_len]``, attention of the last queries on each key.
+        by_offset: ``[kv_len]``, the same on each distance.
+    """
+    place = torch.arange(len(by_key), device=by_key.device)
+    if isinstance(pattern, AShape):
+        return place < pattern.sink, place < pattern.local
+    kept = []
+    for mass, count, forced in zip((by_key, by_offset), pattern.sizes, (SINK_COLUMNS, NEAR_DIAGONALS), strict=True):
+        largest = mass.masked_fill(place < forced, torch.inf).topk(min(count, len(mass))).indices
+        kept.append(torch.zeros_like(mass, dtype=torch.bool).index_fill_(0, largest, True))
+    return kept[0], kept[1]

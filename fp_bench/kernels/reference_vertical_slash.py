@@ -1,0 +1,92 @@
+"""MInference's selection and conversion in plain torch and Python: what `vertical_slash` is tested against.
+
+arXiv 2407.02490 and the code of its authors; sizes are tokens. One head at a time, nothing is skipped or merged.
+"""
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels import reference_flex
+
+LAST_QUERIES = 64
+"""Queries whose attention decides."""
+SINK_COLUMNS, NEAR_DIAGONALS = 30, 100
+"""Columns at the start and diagonals beside the main one that come before all others."""
+LEAST_COLUMNS, LEAST_DIAGONALS = 30, 50
+BLOCK = 64
+
+
+def line_masses(q: Tensor, k: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    """Return ``(by_key, by_offset)``, each ``[batch, q_heads, kv_len]``: attention of the last 64 queries, summed.
+
+    Entry o of the second is the mass on keys o tokens before their query. Each sums to the number of queries.
+    """
+    last = min(LAST_QUERIES, k.shape[1])
+    by_key, by_distance = reference_flex.last_attention(q, k, scale=scale, block_size=last)
+    return last * by_key, last * by_distance.flip(-1)
+
+
+def strongest_lines(
+    by_key: Tensor, by_offset: Tensor, columns: int, diagonals: int, near: int = NEAR_DIAGONALS
+) -> tuple[list[int], list[int]]:
+    """Return ``(columns, offsets)`` of one head: as many of the largest as asked for, ascending and descending.
+
+    Args:
+        by_key: ``[kv_len]``, mass of each column.
+        by_offset: ``[kv_len]``, mass of each diagonal.
+        columns: how many columns; fewer than 30 count as 30.
+        diagonals: how many diagonals; fewer than 50 count as 50.
+        near: diagonals that come before all others.
+    """
+    n = len(by_key)
+    chosen = []
+    sizes = max(columns, LEAST_COLUMNS), max(diagonals, LEAST_DIAGONALS)
+    for mass, count, forced in zip((by_key, by_offset), sizes, (SINK_COLUMNS, near), strict=True):
+        others = mass[forced:].argsort(descending=True, stable=True) + forced
+        chosen.append([*range(min(forced, n)), *others.tolist()][: min(count, n)])
+    return sorted(chosen[0]), sorted(chosen[1], reverse=True)
+
+
+def convert(columns: list[int], offsets: list[int], kv_len: int) -> list[tuple[list[int], list[int]]]:
+    """Return ``(first keys of tiles, single columns)`` of each block of 64 queries.
+
+    Each offset below the block's end needs the 64 keys that end ``offset`` before it. In order of these ends: one more
+    than 64 beyond the range so far begins a new range, one beyond it makes it 64 longer, others are in it.
+
+    Args:
+        columns: ascending.
+        offsets: descending, 0 among them.
+        kv_len: queries, and keys.
+    """
+    converted = []
+    for end in range(BLOCK, kv_len + BLOCK, BLOCK):
+        ranges: list[list[int]] = []
+        for offset in offsets:
+            needed = max(end - offset, BLOCK)
+            if offset >= end:
+                continue
+            if not ranges or needed > ranges[-1][1] + BLOCK:
+                ranges.append([needed - BLOCK, needed])
+            elif needed > ranges[-1][1]:
+                ranges[-1][1] += BLOCK
+        tiles = [first for low, high in ranges for first in range(low, high, BLOCK)]
+        outside = [j for j in columns if j < ranges[-1][0] and not any(low <= j < high for low, high in ranges)]
+        converted.append((tiles, outside))
+    return converted
+
+
+def lines_mask(converted: list[tuple[list[int], list[int]]], kv_len: int) -> Tensor:
+    """Return ``[kv_len, kv_len]`` bool: what converted lists let each query read, under the causal mask."""
+    mask = torch.zeros((kv_len, kv_len), dtype=torch.bool)
+    for row, (tiles, columns) in enumerate(converted):
+        queries = slice(row * BLOCK, (row + 1) * BLOCK)
+        for first in tiles:
+            mask[queries, first : first + BLOCK] = True
+        mask[queries, columns] = True
+    return mask.tril()
+
+
+def a_shape_mask(kv_len: int, sink: int, local: int) -> Tensor:
+    """Return ``[kv_len, kv_len]`` bool: query i reads key j <= i when i - j < local or j < sink (A-shape)."""
+    j = torch.arange(kv_len)
+    return ((j[:, None] - j < local) | (j < sink)).tril()

@@ -1,0 +1,234 @@
+"""Attention over vertical columns and slash diagonals (MInference), and over sinks and a window (A-shape).
+
+What the last 64 queries attend to decides which columns and diagonals a head keeps; for each block of 64 queries the
+diagonals become tiles of 64 keys, and the columns outside the tiles stay single keys.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UnsupportedError
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.block_sparse import AttentionOut
+from fp_bench.kernels.last_attention import last_attention
+from fp_bench.kernels.layout import check_layout, check_no_grad, head_dim_problem
+from fp_bench.kernels.rule import check_scale
+from fp_bench.kernels.vertical_slash_index import OCTET, STOP, TILE, VerticalSlashIndex
+
+LAST_QUERIES = 64
+"""Queries whose attention decides."""
+SINK_COLUMNS, NEAR_DIAGONALS = 30, 100
+"""Columns at the start, and diagonals beside the main one, that are kept before any other."""
+LEAST = (30, 50)
+"""Fewest columns and diagonals that a head keeps, whatever is asked for."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A head that keeps its strongest lines.
+
+    Args:
+        columns: how many columns; fewer than 30 count as 30.
+        diagonals: how many diagonals; fewer than 50 count as 50.
+    """
+
+    columns: int
+    diagonals: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Columns and diagonals that are kept of a prompt that is long enough."""
+        return max(self.columns, LEAST[0]), max(self.diagonals, LEAST[1])
+
+
+@dataclass(frozen=True)
+class AShape:
+    """A head whose query i reads key j <= i when ``i - j < local`` or ``j < sink``; (0, 0) reads nothing."""
+
+    sink: int
+    local: int
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Sink and local."""
+        return self.sink, self.local
+
+
+@dataclass(frozen=True)
+class HeadPatterns:
+    """What each query head keeps, on the device of the calls: made once, so that selecting waits for nothing.
+
+    Args:
+        sizes: ``[q_heads, 2]`` int32: columns and diagonals, or sink and local.
+        fixed: ``[q_heads]`` bool: A-shape heads.
+        most: the largest sizes of the heads that keep lines; (0, 0) where there are none.
+        most_sinks: the largest sink of A-shape heads.
+    """
+
+    sizes: Tensor
+    fixed: Tensor
+    most: tuple[int, int]
+    most_sinks: int
+
+    @classmethod
+    def of(cls, heads: Sequence[Lines | AShape], device: torch.device | str = "cpu") -> "HeadPatterns":
+        """Gather the patterns of all query heads."""
+        fixed = [isinstance(head, AShape) for head in heads]
+        sizes = [head.sizes for head in heads]
+        lines = [size for size, is_fixed in zip(sizes, fixed, strict=True) if not is_fixed]
+        columns, diagonals = (max(size) for size in zip(*lines, strict=True)) if lines else (0, 0)
+        return cls(
+            torch.tensor(sizes, dtype=torch.int32, device=device),
+            torch.tensor(fixed, device=device),
+            (columns, diagonals),
+            max((head.sink for head in heads if isinstance(head, AShape)), default=0),
+        )
+
+
+def select_vertical_slash(
+    q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto"
+) -> VerticalSlashIndex:
+    """Return the tiles and columns that MInference and A-shape keep for each block of 64 queries of each query head.
+
+    Defined by `reference_vertical_slash`. Of equal masses, which is kept is left open. On GPUs nothing waits for the
+    device; beside the index it takes two vectors of ``kv_len`` floats a head, and about four while it works.
+
+    Args:
+        q: ``[batch, kv_len, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``, at least 64 keys.
+        patterns: what each query head keeps.
+        scale: factor on the logits, positive.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
+
+    Raises:
+        UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
+    """
+    check_scale(scale)
+    batch, q_len, q_heads, _ = q.shape
+    kv_len = k.shape[1]
+    if q_len != kv_len:
+        raise UnsupportedError(f"q_len {q_len} is not kv_len {kv_len}; columns and diagonals are of whole prompts")
+    if kv_len < TILE:
+        raise UnsupportedError(f"kv_len {kv_len} is less than one tile of {TILE}; use dense attention")
+    if len(patterns.sizes) != q_heads:
+        raise UnsupportedError(f"patterns are of {len(patterns.sizes)} heads, q has {q_heads}")
+    columns, following = _fixed_lines(patterns, kv_len)
+    if patterns.most != (0, 0):
+        chosen = _strongest_lines(q, k, patterns, columns.shape[-1], scale, backend)
+        fixed = patterns.fixed[:, None]
+        columns, following = torch.where(fixed, columns, chosen[0]), torch.where(fixed, following, chosen[1])
+    shape = (batch, q_heads, -1)
+    everything = torch.zeros_like(patterns.sizes)
+    everything[:, 1] = kv_len
+    windows = torch.where(patterns.fixed[:, None], patterns.sizes, everything)
+    index = VerticalSlashIndex.empty(
+        following.expand(shape).contiguous(), columns.expand(shape).contiguous(), windows, kv_len
+    )
+    convert(index, resolve_backend(q, backend))
+    return index
+
+
+def convert(index: VerticalSlashIndex, backend: str) -> None:
+    """Fill the counts and octets of an index whose other fields are given, on ``triton`` or ``torch``."""
+    if backend == "triton":
+        from fp_bench.kernels.vertical_slash_triton import convert_triton as fill
+    else:
+        from fp_bench.kernels.vertical_slash_torch import convert_torch as fill
+    fill(index)
+
+
+def _past(kv_len: int) -> int:
+    """Return the first number past every key of every row block: what ends lists of columns and offsets."""
+    return -(-kv_len // TILE) * TILE
+
+
+def _fixed_lines(patterns: HeadPatterns, kv_len: int) -> tuple[Tensor, Tensor]:
+    """Return ``(columns [q_heads, width], following [q_heads, 64 * rows + 1])`` of A-shape heads, int32."""
+    past, device = _past(kv_len), patterns.sizes.device
+    sink, local = patterns.sizes.unbind(-1)
+    most = min(max(patterns.most_sinks, patterns.most[0], 1), kv_len)
+    place = torch.arange(-(-most // OCTET) * OCTET, dtype=torch.int32, device=device)
+    columns = place.masked_fill(place >= sink[:, None].clamp_max(kv_len), past)
+    distance = torch.arange(past + 1, dtype=torch.int32, device=device)
+    following = (distance - TILE).minimum(local[:, None] - 1)
+    return columns, following.masked_fill_((distance == 0) | (local[:, None] == 0), STOP)
+
+
+def _strongest_lines(
+    q: Tensor, k: Tensor, patterns: HeadPatterns, width: int, scale: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Return ``(columns [batch, q_heads, width], following [batch, q_heads, 64 * rows + 1])``, int32."""
+    kv_len = k.shape[1]
+    mass = last_attention(q[:, -LAST_QUERIES:], k, scale, backend=backend)[..., :kv_len]
+    counts = patterns.sizes.clamp_max(kv_len)
+    columns = _largest(mass[0], counts[:, 0], SINK_COLUMNS, min(patterns.most[0], kv_len))
+    offsets = _largest(mass[1].flip(-1), counts[:, 1], NEAR_DIAGONALS, min(patterns.most[1], kv_len))
+    columns = torch.nn.functional.pad(columns, (0, width - columns.shape[-1]), value=_past(kv_len))
+    return columns, following_diagonals(offsets, kv_len)
+
+
+def following_diagonals(offsets: Tensor, kv_len: int) -> Tensor:
+    """Return `VerticalSlashIndex.following` of diagonals.
+
+    Args:
+        offsets: ``[batch, q_heads, most]`` int32, how far each diagonal's keys are before their queries: ascending, the
+            first 0; numbers past every key fill the rest.
+        kv_len: queries, and keys.
+    """
+    distance = torch.arange(_past(kv_len) + 1, dtype=torch.int32, device=offsets.device)
+    everywhere = distance.expand(*offsets.shape[:2], -1).contiguous()
+    # Offset 0 is always kept, so there is one below every distance but 0.
+    below = offsets.gather(-1, torch.searchsorted(offsets, everywhere).sub_(1).clamp_min_(0))
+    following = below.minimum(distance - TILE)
+    following[..., 0] = STOP
+    return following
+
+
+def _largest(mass: Tensor, counts: Tensor, forced: int, most: int) -> Tensor:
+    """Return ``[batch, q_heads, most]`` int32: the places of the ``counts[head]`` largest, ascending.
+
+    ``mass [batch, q_heads, kv_len]``, of at most 1, is overwritten: the first ``forced`` places come before all others.
+    """
+    kv_len = mass.shape[-1]
+    forced = min(forced, kv_len)
+    mass[..., :forced] = torch.arange(forced + 1, 1, -1, device=mass.device)
+    places = mass.topk(most).indices.int()
+    beyond = torch.arange(most, device=mass.device) >= counts[:, None]
+    return places.masked_fill_(beyond, _past(kv_len)).sort(-1).values
+
+
+def vertical_slash_attention(
+    q: Tensor, k: Tensor, v: Tensor, index: VerticalSlashIndex, *, scale: float, backend: str = "auto"
+) -> AttentionOut:
+    """Return causal attention of every query over the tiles and columns of its block of 64 queries.
+
+    Defined by `reference.attention`. A head that reads nothing gets output 0 and lse -inf.
+
+    Args:
+        q: ``[batch, kv_len, q_heads, head_dim]``, any strides with head_dim contiguous; head_dim 64, 128 or 256.
+        k: ``[batch, kv_len, kv_heads, head_dim]``.
+        v: as ``k``.
+        index: what to read, for this length and these query heads.
+        scale: factor on the logits, positive.
+        backend: ``auto``, ``triton`` (float16, bfloat16 on a GPU) or ``torch``; ``hopper`` runs the Triton kernel here.
+
+    Raises:
+        UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
+    """
+    check_layout(q, k, v)
+    check_no_grad(q, k, v)
+    check_scale(scale)
+    if (problem := head_dim_problem(q.shape[3])) is not None:
+        raise UnsupportedError(problem)
+    expected = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    given = (*index.tile_counts.shape[:2], index.kv_len, index.kv_len)
+    if given != expected:
+        raise UnsupportedError(f"index is for (batch, q_heads, q_len, kv_len) {given}, the tensors are {expected}")
+    if resolve_backend(q, backend) == "triton":
+        from fp_bench.kernels.vertical_slash_triton import vertical_slash_attention_triton as attend
+    else:
+        from fp_bench.kernels.vertical_slash_torch import vertical_slash_attention_torch as attend
+    return AttentionOut(*attend(q, k, v, index, scale))
