@@ -200,12 +200,12 @@ def _truth(call: AttentionCall) -> Truth:
 
 def _check_selection(index: Selection, call: AttentionCall, what: str) -> None:
     assert (index.q_len, index.kv_len) == (call.q_len, call.kv_len), f"{what}: the selection is of another length"
+    if isinstance(index, BlockIndex):
+        _check_lists(index, call, what)
     density = index.density()
     shape = (call.batch, call.q_heads)
     assert density.shape == shape, f"{what}: densities are {list(density.shape)}; they must be {list(shape)}"
     assert ((density >= 0) & (density <= 1)).all(), f"{what}: a density is not between 0 and 1"
-    if isinstance(index, BlockIndex):
-        _check_lists(index, call, what)
 
 
 def _check_lists(index: BlockIndex, call: AttentionCall, what: str) -> None:
