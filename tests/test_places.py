@@ -2,12 +2,14 @@ import threading
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fp_bench.accuracy import job as accuracy_job
 from fp_bench.accuracy.plan import make_plan as make_accuracy_plan
 from fp_bench.errors import UnavailableError
 from fp_bench.latency import job as latency_job
 from fp_bench.machine import Machine
+from fp_bench.models.load import load_model
 from fp_bench.places import Here
 from fp_bench.results.store import RecordStore, read_records
 from fp_bench.threads import merged
@@ -109,6 +111,20 @@ def test_devices_that_are_not_here_are_one_line():
         3,
         "fpbench: --devices 0 is not here: 0 GPUs are visible, numbered from 0\n",
     )
+
+
+@pytest.mark.parametrize("more", [["--devices", "0"], ["--ray", "local"], ["--workers", "2"]])
+def test_one_copy_over_all_gpus_is_not_shared_otherwise(more):
+    done = fpbench("accuracy", "--spread", *more)
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert "--spread is one copy of the model on all visible GPUs; give no --devices, --ray or --workers" in done.stderr
+
+
+def test_without_accelerate_nothing_is_spread(monkeypatch):
+    monkeypatch.setattr("transformers.modeling_utils.is_accelerate_available", lambda: False)
+    monkeypatch.setattr("transformers.integrations.accelerate.is_accelerate_available", lambda: False)
+    with pytest.raises(UnavailableError, match="accelerate"):
+        load_model("embedded", device=torch.device("cpu"), dtype=torch.float32, spread=True)
 
 
 @pytest.mark.parametrize("verb", ["latency", "accuracy"])

@@ -52,6 +52,8 @@ class Request:
     chat: str = "auto"
     workers: int | None = None
     """Processes; None is one a place."""
+    spread: bool = False
+    """Whether one copy of the model takes all visible GPUs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +111,7 @@ class Plan:
             backend=asked.backend,
             seed=asked.seed,
             device=str(machine.device),
+            spread=asked.spread,
             threads=max(1, cores // (asked.workers or 1)),
             code_version=code_version(),
             stripes=stripes,

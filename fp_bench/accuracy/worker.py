@@ -38,6 +38,7 @@ class Setup:
     backend: str
     seed: int
     device: str
+    spread: bool
     threads: int
     code_version: str
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
@@ -109,7 +110,9 @@ class Examinee:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading the weights; this process talks through its parent
-        self._model, tokenizer = load_model(setup.model, device=self._device, dtype=parse_dtype(setup.dtype))
+        self._model, tokenizer = load_model(
+            setup.model, device=self._device, dtype=parse_dtype(setup.dtype), spread=setup.spread
+        )
         self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
         self._stop = stop_tokens(self._model, tokenizer)
 

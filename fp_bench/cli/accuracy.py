@@ -12,6 +12,7 @@ from fp_bench.cli.options import configure, span, specs, within
 from fp_bench.cli.recording import exit_code, record
 from fp_bench.cli.reporting import show_report
 from fp_bench.durations import parse_duration
+from fp_bench.errors import UsageError
 from fp_bench.registry import methods as known_methods
 from fp_bench.registry import suites as known_suites
 from fp_bench.sizes import parse_lengths
@@ -41,6 +42,9 @@ def accuracy(
     ] = None,
     devices: Devices = None,
     ray: Ray = None,
+    spread: Annotated[
+        bool, typer.Option("--spread", help="One copy of the model over all visible GPUs, where one is too small.")
+    ] = False,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")] = "bf16",
     backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
     dense_layers: Annotated[
@@ -65,6 +69,8 @@ def accuracy(
 ) -> None:
     """Score a model's answers with each method against those with dense attention, on the same prompts."""
     del config  # it has become the other options
+    if spread and (devices or ray or (workers or 1) > 1):
+        raise UsageError("--spread is one copy of the model on all visible GPUs; give no --devices, --ray or --workers")
     lengths = parse_lengths(lens)
     chosen = specs(methods, known_methods) if methods else None
     asked = specs(suite, known_suites)
@@ -87,6 +93,7 @@ def accuracy(
         dense_layers=dense_layers,
         chat=chat,
         workers=workers,
+        spread=spread,
     )
     conduct = Conduct(
         timeout=parse_duration(timeout),

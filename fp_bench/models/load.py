@@ -54,7 +54,9 @@ def model_facts(name: str) -> ModelFacts:
     return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
 
-def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> tuple[Any, Any]:
+def load_model(
+    name: str, *, device: torch.device, dtype: torch.dtype, attention: str = "sdpa", spread: bool = False
+) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer; code from a model's repository is never run.
 
     Args:
@@ -62,6 +64,7 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention
         device: where the weights go.
         dtype: of weights and activations.
         attention: an attention function that transformers knows or that was registered there.
+        spread: put layers on all visible GPUs in turn instead (``device_map``), for models larger than one.
 
     Returns:
         The model in evaluation mode, and its tokenizer; None with random weights.
@@ -76,9 +79,13 @@ def load_model(name: str, *, device: torch.device, dtype: torch.dtype, attention
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            _source(name), dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            _source(name),
+            dtype=dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            device_map="auto" if spread else None,
         )
-    return model.to(device).eval(), tokenizer
+    return (model if spread else model.to(device)).eval(), tokenizer
 
 
 def _random_model(name: str, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
