@@ -58,7 +58,7 @@ def test_the_verb_writes_a_file_that_the_method_reads(tmp_path):
     assert done.exit_code == 0, done.output
     assert done.stdout.splitlines()[-1] == f"xattention:stride=16:tau_file={tmp_path / 'taus.json'}"
     taus = json.loads((tmp_path / "taus.json").read_text())
-    assert [len(row) for row in taus] == [6] * 5
+    assert [len(row) for row in taus] == [6] * 6
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def latency_run(methods="dense,flashprefill", lens="128,256", rounds=6):
 
 
 def accuracy_run(methods="dense,flashprefill", lens="300,400", tasks="fact,needle_number", samples=3, workers=2):
-    words = ["--methods", methods, "--lens", lens, "--tasks", tasks, "--samples", str(samples)]
+    words = ["--suite", "probe", "--methods", methods, "--lens", lens, "--tasks", tasks, "--samples", str(samples)]
     count = len(methods.split(",")) * len(lens.split(",")) * len(tasks.split(",")) * samples
     return Run(("accuracy", *words, "--workers", str(workers)), count)
 
