@@ -90,6 +90,11 @@ def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
         yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
     if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
+    for _, setting in ok.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
+        tasks, length = setting["task"].nunique(), format_length(int(setting["seq_len"].iloc[0]))
+        for label, answered in setting.groupby("label", sort=False)["task"].nunique().items():
+            if answered < tasks:
+                yield f"At {length}, {label} has answers in {answered} of {tasks} tasks, and no average."
     failed = len(rows) - len(ok)
     if failed:
         yield f"{failed} answers could not be had; they count for no average."

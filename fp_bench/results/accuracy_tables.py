@@ -101,14 +101,16 @@ def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
     ``score`` is the mean of the tasks' means, ``low`` to ``high`` its 95 % interval by Wilson's formula over all
     samples. ``difference`` is over the samples that dense attention has answered too (``paired`` of them), with an
-    interval from a bootstrap within tasks.
+    interval from a bootstrap within tasks. A method that has no answer in a task which others answered at that length
+    has no row: its average would be of other tasks.
     """
     scored = samples(records).query("status == 'ok'")
     rows = []
     for _, setting in scored.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
         dense = setting[setting["method"] == "dense"].drop_duplicates("sample_id").set_index("sample_id")["score"]
         for label, mine in setting.groupby("label", sort=False):
-            rows.append(_summary_row(str(label), mine, dense))
+            if mine["task"].nunique() == setting["task"].nunique():
+                rows.append(_summary_row(str(label), mine, dense))
     columns = [*SETTING, "seq_len", "method", "label", "tasks", "n", "score", "low", "high", "difference"]
     columns += ["difference_low", "difference_high", "paired", "kl", "density", "recall", "fallback"]
     return _dense_first(pd.DataFrame(rows, columns=columns))

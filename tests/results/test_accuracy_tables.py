@@ -34,6 +34,15 @@ def test_the_average_is_of_tasks_and_the_difference_of_shared_samples():
     assert np.isnan(dense["difference"])
 
 
+def test_there_is_no_average_of_fewer_tasks_than_others_have():
+    records = [scored("dense", task, 0, 1.0) for task in ("fact", "vt")]
+    records += [scored("flashprefill", "fact", 0, 1.0), scored("flashprefill", "vt", 0, 0.0, length=8192)]
+    rows = summary(records)
+    assert list(zip(rows["label"], rows["seq_len"], strict=True)) == [("dense", 4096), ("flashprefill", 8192)]
+    said = accuracy_chapter(records, "a CPU").circumstances
+    assert "At 4K, flashprefill has answers in 1 of 2 tasks, and no average." in said
+
+
 def test_only_the_newest_code_counts_and_failures_are_listed_not_averaged():
     records = [scored("dense", "a", 0, 0.0), scored("dense", "a", 0, 1.0, code_version="2")]
     records.append(scored("dense", "a", 1, None, status="oom", reason="too large"))
