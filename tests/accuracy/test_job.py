@@ -90,7 +90,7 @@ def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
 
 def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods):
     methods = [Spec("crashes"), Spec("hangs"), Spec("dense")]
-    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct(timeout=20))
+    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct(timeout=10))
     found = {record.label: (record.status, record.reason or "") for record in records}
     assert found["dense"][0] == "ok"
     assert found["crashes"][0] == "error"
