@@ -1,7 +1,6 @@
 """FlexPrefill's selection: what the last queries attend to decides each head's columns, diagonals or blocks."""
 
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,6 +8,7 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.flex_parts import Attention
 from fp_bench.kernels.flex_rule import FlexRule
 from fp_bench.kernels.last_attention import last_attention
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid
@@ -17,32 +17,6 @@ from fp_bench.kernels.rule import check_scale
 
 BUDGET_TOKENS = 128
 """Tokens of a budget that one block pays for, whatever the block size, as in the official code."""
-
-
-class Crossing(NamedTuple):
-    """Where the prefix sums of a vector, sorted descending, first exceed a budget; one entry a vector."""
-
-    value: Tensor
-    """The value that crosses, float32; 0 where the whole sum is within the budget."""
-    mass: Tensor
-    """Sum of the values above it."""
-    entries: Tensor
-    """How many are above it, int64."""
-
-    def fitting(self, budget: float) -> Tensor:
-        """Return how many prefix sums are within the budget, int64; meaningless where the whole sum is."""
-        return self.entries + ((budget - self.mass) / self.value.clamp_min(1e-38)).floor().clamp(0, 2**31).long()
-
-
-class Attention(NamedTuple):
-    """Of query-aware heads: the mass of each pair of blocks, and the value above which one is kept."""
-
-    weights: Tensor
-    """``[batch, q_heads, blocks, blocks]`` float32; undefined for other heads."""
-    above: Tensor
-    """``[batch * q_heads]`` float32; 0 keeps every block."""
-    heads: Tensor
-    """``[batch, q_heads]`` bool: which heads are query-aware."""
 
 
 def select_flex(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
-from fp_bench.kernels.flex import Attention, Crossing
+from fp_bench.kernels.flex_parts import Attention, Crossing
 
 
 def crossing(values: Tensor, budget: float, active: Tensor | None) -> Crossing:

@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.flex import Attention, Crossing
+from fp_bench.kernels.flex_parts import Attention, Crossing
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E
 
