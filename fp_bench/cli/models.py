@@ -11,21 +11,24 @@ from fp_bench.errors import UsageError
 from fp_bench.registry import Spec
 from fp_bench.sizes import parse_lengths
 
+Lens = Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")]
+Model = Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")]
+Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")]
+Device = Annotated[str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")]
+Seed = Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")]
+
 
 @app.command()
 def capture(
-    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency.")] = "4k",
-    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
-    ] = None,
+    lens: Lens = "4k",
+    model: Model = "embedded",
+    text: Text = None,
     layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
     out: Annotated[Path, typer.Option(help="Folder to write, for --inputs captured:FOLDER.")] = Path("runs/captured"),
-    device: Annotated[
-        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model and of what is saved.")] = "bf16",
-    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+    device: Device = None,
+    dtype: Dtype = "bf16",
+    seed: Seed = 0,
 ) -> None:
     """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
     lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
@@ -59,17 +62,13 @@ def calibrate(
     coverage: Annotated[
         float, typer.Option(help="For xattention: share of dense attention mass that the needed blocks hold.")
     ] = 0.9,
-    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")] = "4k",
-    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
-    ] = None,
+    lens: Lens = "4k",
+    model: Model = "embedded",
+    text: Text = None,
     out: Annotated[Path, typer.Option(help="For xattention: the file to write.")] = Path("runs/taus.json"),
-    device: Annotated[
-        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+    device: Device = None,
+    dtype: Dtype = "bf16",
+    seed: Seed = 0,
 ) -> None:
     """Find a method's thresholds on a model: FlashPrefill's alpha for a density, XAttention's tau of every head."""
     lengths, spec = parse_lengths(lens), Spec.parse(method)
@@ -101,17 +100,13 @@ def calibrate(
 
 @app.command()
 def search_heads(
-    lens: Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")] = "4k",
-    model: Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")] = "embedded",
-    text: Annotated[
-        Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")
-    ] = None,
+    lens: Lens = "4k",
+    model: Model = "embedded",
+    text: Text = None,
     out: Annotated[Path, typer.Option(help="The file to write.")] = Path("runs/patterns.json"),
-    device: Annotated[
-        str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
-    seed: Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")] = 0,
+    device: Device = None,
+    dtype: Dtype = "bf16",
+    seed: Seed = 0,
 ) -> None:
     """Find MInference's pattern of every head of a model: which candidate holds most of its attention."""
     lengths = parse_lengths(lens)

@@ -18,6 +18,29 @@ class AttentionOut(NamedTuple):
     lse: Tensor
 
 
+def check_call(q: Tensor, k: Tensor, v: Tensor, scale: float, index: tuple[int, ...]) -> None:
+    """Refuse what no kernel attends over.
+
+    Args:
+        q: ``[batch, q_len, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``.
+        v: as ``k``.
+        scale: factor on the logits.
+        index: batch, q_heads, q_len and kv_len that the index is for.
+
+    Raises:
+        UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
+    """
+    check_layout(q, k, v)
+    check_no_grad(q, k, v)
+    check_scale(scale)
+    if (problem := head_dim_problem(q.shape[3])) is not None:
+        raise UnsupportedError(problem)
+    expected = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
+    if index != expected:
+        raise UnsupportedError(f"index is for (batch, q_heads, q_len, kv_len) {index}, the tensors are {expected}")
+
+
 def block_sparse_attention(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, *, scale: float, backend: str = "auto"
 ) -> AttentionOut:
@@ -36,15 +59,7 @@ def block_sparse_attention(
     Raises:
         UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
     """
-    check_layout(q, k, v)
-    check_no_grad(q, k, v)
-    check_scale(scale)
-    if (problem := head_dim_problem(q.shape[3])) is not None:
-        raise UnsupportedError(problem)
-    expected = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    given = (*index.counts.shape[:2], index.q_len, index.kv_len)
-    if given != expected:
-        raise UnsupportedError(f"index is for (batch, q_heads, q_len, kv_len) {given}, the tensors are {expected}")
+    check_call(q, k, v, scale, (*index.counts.shape[:2], index.q_len, index.kv_len))
     kernel = implementation(q, k, v, backend, index.block_size)
     if kernel == "hopper":
         from fp_bench.kernels.block_sparse_hopper import block_sparse_attention_hopper as attend

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.backend import resolve_backend
-from fp_bench.kernels.block_sparse import AttentionOut
+from fp_bench.kernels.block_sparse import AttentionOut, check_call
 from fp_bench.kernels.last_attention import last_attention
-from fp_bench.kernels.layout import check_layout, check_no_grad, head_dim_problem
 from fp_bench.kernels.rule import check_scale
 from fp_bench.kernels.vertical_slash_index import OCTET, STOP, TILE, VerticalSlashIndex
 
@@ -218,15 +217,7 @@ def vertical_slash_attention(
     Raises:
         UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
     """
-    check_layout(q, k, v)
-    check_no_grad(q, k, v)
-    check_scale(scale)
-    if (problem := head_dim_problem(q.shape[3])) is not None:
-        raise UnsupportedError(problem)
-    expected = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
-    given = (*index.tile_counts.shape[:2], index.kv_len, index.kv_len)
-    if given != expected:
-        raise UnsupportedError(f"index is for (batch, q_heads, q_len, kv_len) {given}, the tensors are {expected}")
+    check_call(q, k, v, scale, (*index.tile_counts.shape[:2], index.kv_len, index.kv_len))
     if resolve_backend(q, backend) == "triton":
         from fp_bench.kernels.vertical_slash_triton import vertical_slash_attention_triton as attend
     else:

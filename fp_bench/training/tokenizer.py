@@ -189,4 +189,4 @@ class _Words:
         return [0 for _ in text.split()]
 
     def decode(self, ids: Sequence[int]) -> str:
-        raise NotImplementedError
+        return " ".join("word" for _ in ids)
