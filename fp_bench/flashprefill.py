@@ -7,6 +7,7 @@ from pydantic import Field
 from fp_bench.baselines.block_method import BlockMethod
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.discovery import select_blocks
+from fp_bench.kernels.means import BlockMeans, block_means
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.rule import KeepRule
 from fp_bench.method import AttentionCall, MethodParams
@@ -32,6 +33,8 @@ class FlashPrefill(BlockMethod):
         """Calls with fewer keys run dense attention and say so; 0 never does."""
         dense_above: float = Field(1.0, gt=0, le=1)
         """Selections denser than this run dense attention and say so; below 1 this reads the density back (a sync)."""
+        correction: bool = False
+        """Whether blocks that are not kept take part with their mean key and value, as in FlashPrefill V2."""
 
     params: Params
     presets: ClassVar = {
@@ -55,3 +58,7 @@ class FlashPrefill(BlockMethod):
         index = select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the means of the key blocks, where those that are not kept are to count."""
+        return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None

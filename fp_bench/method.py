@@ -17,6 +17,7 @@ from torch import Tensor
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.layout import check_layout
+from fp_bench.kernels.means import BlockMeans
 from fp_bench.kernels.selection import Selection
 from fp_bench.params import Params
 
@@ -151,6 +152,14 @@ class Method(ABC):
 
         ``index`` is what ``select`` returned, or a BlockIndex that the input source prescribes.
         """
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the block means with which ``attend`` lets unlisted blocks take part, or None where it is exact.
+
+        Whoever returns them declares that its outputs are attention over its selection and these means.
+        """
+        del call
+        return None
 
     def __call__(self, call: AttentionCall) -> Tensor:
         """Return the whole operator's output: what a model's attention layer would run."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BUILTIN_METHODS = {
     "dense": "fp_bench.baselines.dense:Dense",
     "flashprefill": "fp_bench.flashprefill:FlashPrefill",
+    "flashprefill_v2": "fp_bench.baselines.flashprefill_v2:FlashPrefillV2",
     "flexprefill": "fp_bench.baselines.flexprefill:FlexPrefill",
     "minference": "fp_bench.baselines.minference:MInference",
     "streaming": "fp_bench.baselines.streaming:Streaming",

@@ -209,9 +209,9 @@ def _check_selection(index: Selection, call: AttentionCall, what: str) -> None:
 
 
 def _check_lists(index: BlockIndex, call: AttentionCall, what: str) -> None:
-    shape = (call.batch, call.q_heads, index.grid.rows)
+    shape = (call.batch, call.q_heads // index.packed, index.grid.rows)
     assert index.counts.shape == shape, f"{what}: counts are {list(index.counts.shape)}; they must be {list(shape)}"
-    most = torch.arange(index.grid.first, index.grid.key_blocks, device=index.counts.device) + 1
+    most = index.grid.diagonals(index.counts.device) + 1
     within = (index.counts >= 0) & (index.counts <= most)
     assert within.all(), f"{what}: a list is longer than the blocks that its queries may read"
     listed = torch.arange(index.blocks.shape[-1], device=index.counts.device) < index.counts[..., None]

@@ -19,6 +19,7 @@ from tests.plugin.odd_methods import Nan, Window, Wrong
 EVERYTHING = {
     "dense": {},
     "flashprefill": {"window_blocks": 100},
+    "flashprefill_v2": {"window_blocks": 100},
     "flexprefill": None,
     "xattention": None,
 }

@@ -21,13 +21,15 @@ class BlockMethod(Method):
         return head_dim_problem(call.head_dim)
 
     def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend exactly over the kept blocks, or densely where ``select`` left it at that."""
+        """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
         if index is None:
             return self._dense(call)
-        return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out
+        return block_sparse_attention(
+            call.q, call.k, call.v, index, scale=call.scale, means=self.means(call), backend=self.backend
+        ).out
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
         """Name the kernel that attends over blocks (``hopper``, ``triton`` or ``torch``), or the dense one."""
         if index is None:
             return self._dense.implementation(call, None)
-        return implementation(call.q, call.k, call.v, self.backend)
+        return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed)

@@ -13,15 +13,16 @@ MAX_KEY_BLOCKS = torch.iinfo(torch.int16).max
 
 @dataclass(frozen=True)
 class BlockIndex:
-    """Lists of ascending key blocks, one list a query block of a query head.
+    """Lists of ascending key blocks, one list a row of tiles: a query block of a query head, or packed rows.
 
     Args:
-        blocks: ``[batch, q_heads, rows, key_blocks]`` int16; entries from ``counts`` on are undefined.
+        blocks: ``[batch, q_heads / packed, rows, key_blocks]`` int16; entries from ``counts`` on are undefined.
             Ascending, so the diagonal block, when listed, is the last entry.
-        counts: ``[batch, q_heads, rows]`` int32; 0 is an empty list, whose output is 0.
+        counts: ``[batch, q_heads / packed, rows]`` int32; 0 is an empty list, whose output is 0.
         q_len: queries of the call.
         kv_len: keys of the call.
-        block_size: tokens of a query block and of a key block.
+        block_size: tokens of a key block, and of a query block.
+        packed: query heads that share a list: 1, or all those of a KV head (`BlockGrid`).
     """
 
     blocks: Tensor
@@ -29,10 +30,11 @@ class BlockIndex:
     q_len: int
     kv_len: int
     block_size: int = BLOCK_SIZE
+    packed: int = 1
 
     @classmethod
-    def empty(cls, batch: int, heads: int, grid: BlockGrid, device: torch.device | str = "cpu") -> "BlockIndex":
-        """Allocate an index whose lists a kernel will fill.
+    def empty(cls, batch: int, lists: int, grid: BlockGrid, device: torch.device | str = "cpu") -> "BlockIndex":
+        """Allocate an index whose lists a kernel will fill, ``lists`` of them a row.
 
         Raises:
             UnsupportedError: more key blocks than the int16 lists can name.
@@ -41,18 +43,20 @@ class BlockIndex:
             raise UnsupportedError(
                 f"kv_len {grid.kv_len} has {grid.key_blocks} blocks of {grid.block_size}; the limit is {MAX_KEY_BLOCKS}"
             )
-        blocks = torch.empty((batch, heads, grid.rows, grid.key_blocks), dtype=torch.int16, device=device)
-        counts = torch.empty((batch, heads, grid.rows), dtype=torch.int32, device=device)
-        return cls(blocks, counts, grid.q_len, grid.kv_len, grid.block_size)
+        blocks = torch.empty((batch, lists, grid.rows, grid.key_blocks), dtype=torch.int16, device=device)
+        counts = torch.empty((batch, lists, grid.rows), dtype=torch.int32, device=device)
+        return cls(blocks, counts, grid.q_len, grid.kv_len, grid.block_size, grid.packed)
 
     @classmethod
-    def from_mask(cls, mask: Tensor, q_len: int, kv_len: int, block_size: int = BLOCK_SIZE) -> "BlockIndex":
-        """Build the lists of a boolean mask ``[batch, q_heads, rows, key_blocks]``; non-causal pairs are dropped.
+    def from_mask(
+        cls, mask: Tensor, q_len: int, kv_len: int, block_size: int = BLOCK_SIZE, packed: int = 1
+    ) -> "BlockIndex":
+        """Build the lists of a boolean mask ``[batch, q_heads / packed, rows, key_blocks]``, without non-causal pairs.
 
         Raises:
             UnsupportedError: the mask's rows or key blocks are not those of the lengths.
         """
-        grid = BlockGrid(q_len, kv_len, block_size)
+        grid = BlockGrid(q_len, kv_len, block_size, packed)
         if mask.shape[2:] != (grid.rows, grid.key_blocks):
             raise UnsupportedError(
                 f"mask {list(mask.shape)} does not fit q_len {q_len}, kv_len {kv_len}: "
@@ -67,11 +71,16 @@ class BlockIndex:
 
     @property
     def grid(self) -> BlockGrid:
-        """Where the query blocks lie."""
-        return BlockGrid(self.q_len, self.kv_len, self.block_size)
+        """Where the rows of tiles lie."""
+        return BlockGrid(self.q_len, self.kv_len, self.block_size, self.packed)
+
+    @property
+    def q_heads(self) -> int:
+        """Query heads of the call."""
+        return self.counts.shape[1] * self.packed
 
     def mask(self) -> Tensor:
-        """Return the lists as a boolean mask ``[batch, q_heads, rows, key_blocks]``."""
+        """Return the lists as a boolean mask ``[batch, q_heads / packed, rows, key_blocks]``."""
         width = self.blocks.shape[-1]
         listed = torch.arange(width, device=self.blocks.device) < self.counts[..., None]
         # Undefined entries point at one more column, which is cut off.
@@ -81,41 +90,53 @@ class BlockIndex:
 
     def density(self) -> Tensor:
         """Return the kept share of the causal block pairs, ``[batch, q_heads]`` float64."""
-        return self.counts.sum(-1).double() / self.grid.causal_pairs
+        return self._by_head(self.counts.sum(-1).double() / self.grid.causal_pairs)
 
     def entries(self) -> Tensor:
         """Return how many causal query-key pairs each head computes, ``[batch, q_heads]`` int64."""
         grid = self.grid
-        own = torch.arange(grid.first, grid.key_blocks, device=self.counts.device)
-        starts = own * grid.block_size
+        own = grid.diagonals(self.counts.device)
+        starts = torch.arange(grid.first, grid.first + grid.rows, device=self.counts.device) * grid.row_size
         first = starts.clamp_min(grid.offset)
-        last = (starts + grid.block_size).clamp_max(grid.kv_len)
+        last = (starts + grid.row_size).clamp_max(grid.kv_len)
         queries = last - first
         # Keys of its own block that the queries of each row see: a sum of consecutive integers.
-        diagonal = (first - starts + 1 + last - starts) * queries // 2
+        before = first - own * grid.block_size
+        diagonal = (before + 1 + before + queries) * queries // 2
         at_end = (self.counts.long() - 1).clamp_min(0)[..., None]
         lists_own = (self.blocks.gather(-1, at_end)[..., 0] == own) & (self.counts > 0)
         past = self.counts.long() - lists_own.long()
-        return (past * queries * grid.block_size + lists_own.long() * diagonal).sum(-1)
+        return self._by_head((past * queries * grid.block_size + lists_own.long() * diagonal).sum(-1))
 
     def keys_read(self, batch: int, head: int, position: Tensor) -> Tensor:
         """Return ``[len(position), kv_len]`` bool: which keys the lists of one head let each position read."""
         grid = self.grid
-        row = position // grid.block_size - grid.first
-        listed = torch.arange(grid.key_blocks, device=position.device) < self.counts[batch, head, row, None]
-        blocks = torch.where(listed, self.blocks[batch, head, row].long(), grid.key_blocks)
+        row = position // grid.row_size - grid.first
+        lists = head // self.packed
+        listed = torch.arange(grid.key_blocks, device=position.device) < self.counts[batch, lists, row, None]
+        blocks = torch.where(listed, self.blocks[batch, lists, row].long(), grid.key_blocks)
         by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
         by_block.scatter_(1, blocks, True)
         return by_block[:, :-1].repeat_interleave(grid.block_size, dim=1)[:, : self.kv_len]
 
     def kept_blocks(self, head: int) -> Tensor:
-        """Return ``[rows, key_blocks]`` float: 1 for each block pair that a head of the first sequence keeps."""
-        one = slice(0, 1), slice(head, head + 1)
-        alone = BlockIndex(self.blocks[one], self.counts[one], self.q_len, self.kv_len, self.block_size)
-        return alone.mask()[0, 0].float()
+        """Return ``[query blocks, key_blocks]`` float: the share of each block pair that a head keeps.
+
+        Of a head of the first sequence; of packed rows the mean over those of a query block.
+        """
+        grid = self.grid
+        one = slice(0, 1), slice(head // self.packed, head // self.packed + 1)
+        alone = BlockIndex(self.blocks[one], self.counts[one], self.q_len, self.kv_len, self.block_size, self.packed)
+        query_block = grid.diagonals(self.counts.device)
+        query_block = query_block - query_block[0]
+        kept = torch.zeros((int(query_block[-1]) + 1, grid.key_blocks), device=self.counts.device)
+        kept.index_add_(0, query_block, alone.mask()[0, 0].float())
+        return kept / torch.bincount(query_block)[:, None]
+
+    def _by_head(self, by_list: Tensor) -> Tensor:
+        return by_list.repeat_interleave(self.packed, dim=1)
 
 
 def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:
-    """Return ``[rows, key_blocks]``: key block c is visible to query block a when ``c <= a``."""
-    a = torch.arange(grid.first, grid.key_blocks, device=device)
-    return torch.arange(grid.key_blocks, device=device) <= a[:, None]
+    """Return ``[rows, key_blocks]``: the key blocks of which each row can see a key."""
+    return torch.arange(grid.key_blocks, device=device) <= grid.diagonals(device)[:, None]

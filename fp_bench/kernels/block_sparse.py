@@ -8,6 +8,7 @@ from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.kernels.backend import resolve_backend, triton_version
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE, check_layout, check_no_grad, head_dim_problem
+from fp_bench.kernels.means import BlockMeans
 from fp_bench.kernels.rule import check_scale
 
 
@@ -42,9 +43,16 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, scale: float, index: tuple[int, 
 
 
 def block_sparse_attention(
-    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, *, scale: float, backend: str = "auto"
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    index: BlockIndex,
+    *,
+    scale: float,
+    means: BlockMeans | None = None,
+    backend: str = "auto",
 ) -> AttentionOut:
-    """Return causal attention of every query over the key blocks its query block lists.
+    """Return causal attention of every query over the key blocks that its row of tiles lists.
 
     Defined by `reference.attention`. A query whose list is empty gets output 0 and lse -inf.
 
@@ -54,23 +62,30 @@ def block_sparse_attention(
         v: as ``k``.
         index: the lists, for these lengths and this number of query heads.
         scale: factor on the logits, positive.
+        means: of the key blocks (`means.block_means`): those that are seen whole and not listed count with their means.
         backend: ``auto``, ``hopper`` (sm_90, head_dim 128), ``triton`` (float16, bfloat16 on a GPU) or ``torch``.
 
     Raises:
         UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
     """
-    check_call(q, k, v, scale, (*index.counts.shape[:2], index.q_len, index.kv_len))
-    kernel = implementation(q, k, v, backend, index.block_size)
+    check_call(q, k, v, scale, (index.counts.shape[0], index.q_heads, index.q_len, index.kv_len))
+    if index.packed not in (1, q.shape[2] // k.shape[2]):
+        raise UnsupportedError(f"{index.packed} heads share a list; it must be 1 or all of a KV head's")
+    if index.packed > index.block_size:
+        raise UnsupportedError(f"{index.packed} heads of a KV head do not fit a row of {index.block_size}")
+    kernel = implementation(q, k, v, backend, index.block_size, index.packed)
     if kernel == "hopper":
         from fp_bench.kernels.block_sparse_hopper import block_sparse_attention_hopper as attend
     elif kernel == "triton":
         from fp_bench.kernels.block_sparse_triton import block_sparse_attention_triton as attend
     else:
         from fp_bench.kernels.block_sparse_torch import block_sparse_attention_torch as attend
-    return AttentionOut(*attend(q, k, v, index, scale))
+    return AttentionOut(*attend(q, k, v, index, scale, means))
 
 
-def implementation(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block_size: int = BLOCK_SIZE) -> str:
+def implementation(
+    q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block_size: int = BLOCK_SIZE, packed: int = 1
+) -> str:
     """Name what computes this call: ``hopper``, ``triton`` or ``torch``.
 
     Raises:
@@ -79,16 +94,16 @@ def implementation(q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block
     kernel = resolve_backend(q, backend)
     if kernel == "torch" or backend == "triton" or not q.is_cuda:
         return kernel
-    reason = hopper_missing(q, k, v, block_size)
+    reason = hopper_missing(q, k, v, block_size, packed)
     if reason is not None and backend == "hopper":
         raise UnavailableError(f"backend hopper: {reason}")
     return "hopper" if reason is None else "triton"
 
 
-def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE) -> str | None:
+def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE, packed: int = 1) -> str | None:
     """Return why the Hopper kernel does not take this call, or None."""
     if not (3, 6) <= triton_version() < (3, 9):
         return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.8, which compile it"
     from fp_bench.kernels.block_sparse_hopper import missing
 
-    return missing(q, k, v, block_size)
+    return missing(q, k, v, block_size, packed)

@@ -1,9 +1,10 @@
 """Block-sparse causal attention in portable Triton: FlashAttention-2's online softmax over a list of key blocks.
 
-One program computes ``BLOCK_M`` queries of one head. It takes the last listed block first, the only one that may need
-the causal mask: it gives a good running maximum early, and its loads overlap the first ones of the loop. Then it jumps
-through the other blocks in one flat, mask-free loop of ``BLOCK_N``-key tiles, so that the software pipeline never
-drains between blocks.
+One program computes ``BLOCK_M`` rows of Q: queries of one head or, packed, of all heads of a KV head. It takes the last
+listed block first, the only one that may need the causal mask: it gives a good running maximum early, and its loads
+overlap the first ones of the loop. Then it jumps through the other blocks in one flat, mask-free loop of
+``BLOCK_N``-key tiles, so that the software pipeline never drains between blocks. With mean correction a last loop reads
+the means of ``BLOCK_N`` past blocks at a time as if they were keys, and hides those that were listed.
 
 Programs start with the longest query blocks. Within 16 neighbouring query blocks those of one KV head run together, so
 that about one wave of programs reads the same K and V out of L2; ordering all heads of one query block together is 5 %
@@ -23,65 +24,62 @@ from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
+from fp_bench.kernels.means import BlockMeans
+from fp_bench.kernels.means_triton import kept_bits
+from fp_bench.kernels.online_softmax_triton import fold
 
 ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
 
 
-SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "batch_heads", "q_heads", "group")
+SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "words", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
-
-
-@triton.jit
-def _online_softmax(acc, denominator, highest, logits, v, scale_log2):
-    """Fold one tile of unscaled logits and its values into the running softmax."""
-    new_highest = tl.maximum(highest, tl.max(logits, 1) * scale_log2)
-    weights = tl.exp2(logits * scale_log2 - new_highest[:, None])
-    shrink = tl.exp2(highest - new_highest)
-    denominator = denominator * shrink + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-    return acc, denominator, new_highest
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, scale_log2,
-    q_len, kv_len, first, rows, key_blocks, batch_heads, q_heads, group,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
+    q_len, kv_len, first, rows, key_blocks, words, batch_lists, lists, group,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
+    stride_mb, stride_mn, stride_mh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
-    ROW_GROUP: tl.constexpr,
+    ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BLOCK // BLOCK_M
     TILES: tl.constexpr = BLOCK // BLOCK_N
-    # Order: groups of query blocks, longest first; in a group by KV head, query block, part, head of the GQA group.
+    # Order: groups of rows, longest first; in a group by KV head, row, part, list of the KV head.
     per_kv_head = ROW_GROUP * PARTS * group
-    per_row_group = per_kv_head * (batch_heads // group)
+    per_row_group = per_kv_head * (batch_lists // group)
     in_row_group = tl.program_id(0) % per_row_group
     in_kv_head = in_row_group % per_kv_head
     row = rows - 1 - tl.program_id(0) // per_row_group * ROW_GROUP - in_kv_head // (PARTS * group)
     if row < 0:
         return
     part = in_kv_head // group % PARTS
-    batch_head = in_row_group // per_kv_head * group + in_kv_head % group
-    batch = (batch_head // q_heads).to(tl.int64)
-    head = batch_head % q_heads
+    batch_list = in_row_group // per_kv_head * group + in_kv_head % group
+    batch = (batch_list // lists).to(tl.int64)
+    kv_head = batch_list % lists // group
     offset = kv_len - q_len
-    list_row = (batch_head * rows + row).to(tl.int64)
+    list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
     blocks_ptr += list_row * key_blocks
 
-    position = (first + row) * BLOCK + part * BLOCK_M + tl.arange(0, BLOCK_M)
+    # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
+    in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
+    position = (first + row) * ROW_SIZE + in_row // PACKED
+    batch_head = batch_list * PACKED + in_row % PACKED
+    head = batch_list % lists * PACKED + in_row % PACKED
     query = (position - offset).to(tl.int64)
-    query_valid = (query >= 0) & (query < q_len)
+    query_valid = (in_row < ROW_SIZE * PACKED) & (query >= 0) & (query < q_len)
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
-        q_ptr + batch * stride_qb + head * stride_qh + query[:, None] * stride_qn + dim,
+        q_ptr + batch * stride_qb + (query * stride_qn + head * stride_qh)[:, None] + dim,
         mask=query_valid[:, None], other=0.0,
     )  # fmt: skip
-    k_ptr += batch * stride_kb + (head // group) * stride_kh
-    v_ptr += batch * stride_vb + (head // group) * stride_vh
+    k_ptr += batch * stride_kb + kv_head * stride_kh
+    v_ptr += batch * stride_vb + kv_head * stride_vh
     k_tile = lane[:, None] * stride_kn + dim
     v_tile = lane[:, None] * stride_vn + dim
 
@@ -99,7 +97,7 @@ def _block_sparse_kernel(
         v = tl.load(v_ptr + start * stride_vn + v_tile, mask=key[:, None] < kv_len, other=0.0)
         logits = tl.dot(q, k.T, input_precision="ieee")
         logits = tl.where(position[:, None] >= key[None, :], logits, -1.0e30)
-        acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     for step in tl.range(0, (count - 1) * TILES, num_stages=STAGES):
         block = tl.load(blocks_ptr + step // TILES).to(tl.int64)
@@ -107,13 +105,31 @@ def _block_sparse_kernel(
         k = tl.load(k_ptr + start * stride_kn + k_tile)
         v = tl.load(v_ptr + start * stride_vn + v_tile)
         logits = tl.dot(q, k.T, input_precision="ieee")
-        acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+
+    if MEANS:
+        # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means.
+        past = (first + row) * ROW_SIZE // BLOCK
+        mean_k_ptr += batch * stride_mb + kv_head * stride_mh
+        mean_v_ptr += batch * stride_mb + kv_head * stride_mh
+        times = tl.log2(BLOCK * 1.0) / scale_log2
+        for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
+            block = start + lane
+            seen = block < past
+            word = tl.load(bits_ptr + list_row * words + block // 32)
+            k = tl.load(mean_k_ptr + block[:, None] * stride_mn + dim, mask=seen[:, None], other=0.0)
+            v = tl.load(mean_v_ptr + block[:, None] * stride_mn + dim, mask=seen[:, None], other=0.0)
+            logits = tl.dot(q, k.T, input_precision="ieee")
+            hidden = ((word >> block % 32) & 1 != 0) | (block >= past)
+            logits = tl.where(hidden[None, :], -1.0e30, logits + times)
+            acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     # An empty list has read block 0 for nothing: its output is 0.
     out = tl.where(count > 0, acc / denominator[:, None], 0.0)
     lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-    out_ptr += batch * stride_ob + head * stride_oh
-    tl.store(out_ptr + query[:, None] * stride_on + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
+    out_ptr += batch * stride_ob
+    out_rows = (query * stride_on + head * stride_oh)[:, None]
+    tl.store(out_ptr + out_rows + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
     tl.store(lse_ptr + batch_head.to(tl.int64) * q_len + query, lse, mask=query_valid)
 
 
@@ -137,7 +153,7 @@ def launch_config(head_dim: int, capability: int) -> dict[str, int]:
 
 
 def block_sparse_attention_triton(
-    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float
+    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
     grid = index.grid
@@ -146,23 +162,29 @@ def block_sparse_attention_triton(
     config = launch_config(head_dim, capability(q.device))
     config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
     config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
-    batch_heads = batch * q_heads
-    rows = triton.cdiv(grid.rows, ROW_GROUP) * ROW_GROUP
+    lists = q_heads // grid.packed
+    row_group = ROW_GROUP * grid.block_size // grid.row_size
+    rows = triton.cdiv(grid.rows, row_group) * row_group
+    # Nothing reads the stand-ins.
+    mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
     _attend(
-        rows * batch_heads * (grid.block_size // config["BLOCK_M"]),
-        (q, k, v, out, lse, index.blocks, index.counts),
+        rows * batch * lists * (grid.block_size // config["BLOCK_M"]),
+        (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
         (scale * LOG2E,),
         (
-            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
-            *(batch_heads, q_heads, q_heads // k.shape[2]),
-            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks, bits.shape[-1]),
+            *(batch * lists, lists, lists // k.shape[2]),
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *mean_k.stride()[:3]),
         ),
         {
             "BLOCK": grid.block_size,
             **{name: config[name] for name in ("BLOCK_M", "BLOCK_N")},
             "HEAD_DIM": head_dim,
             "STAGES": config["STAGES"],
-            "ROW_GROUP": ROW_GROUP,
+            "ROW_GROUP": row_group,
+            "ROW_SIZE": grid.row_size,
+            "PACKED": grid.packed,
+            "MEANS": means is not None,
         },
         {"num_warps": config["num_warps"]},
     )

@@ -40,7 +40,16 @@ multiple of 16, rows of scratch are aligned."""
 
 
 @triton.jit
-def _score_past_blocks(
+def append(list_ptr, count, blocks, keep):
+    """Append those of ascending blocks that are to be kept to a list of ``count``; return its new length."""
+    kept = keep.to(tl.int32)
+    place = count + tl.cumsum(kept, 0) - 1
+    tl.store(list_ptr + place, blocks.to(tl.int16), mask=keep)
+    return count + tl.sum(kept, 0)
+
+
+@triton.jit
+def score_blocks(
     q, pooled_ptr, scratch_ptr, a, row_valid, scale_log2, stride_pn,
     KEY_TILE: tl.constexpr, HEAD_DIM: tl.constexpr, MASK_ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -88,11 +97,11 @@ def _discover_kernel(
         q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
         complete = (a + 1) * BLOCK <= kv_len
         if complete & (a * BLOCK >= offset):
-            largest = _score_past_blocks(
+            largest = score_blocks(
                 q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, False, STAGES
             )
         else:
-            largest = _score_past_blocks(
+            largest = score_blocks(
                 q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES
             )
         # The diagonal block: visible to the last row of a complete block, to none otherwise.
@@ -106,18 +115,15 @@ def _discover_kernel(
         tl.debug_barrier()  # every warp's energies are written before any warp reads them
         threshold = largest + log2_alpha
         keep_row = a >= first + rows - last_full
-        list_base = (batch_head * rows + row).to(tl.int64)
+        list_row = (batch_head * rows + row).to(tl.int64)
         count = 0
         for start in range(0, a + 1, COMPACT):
             c = start + tl.arange(0, COMPACT)
             energy = tl.load(scratch + c, mask=c < a, other=float("-inf"))
             energy = tl.where(c == a, diagonal, energy)
             keep = (energy >= threshold) | (c < sink) | (a - c < window) | keep_row
-            keep = (keep & (c <= a)).to(tl.int32)
-            place = count + tl.cumsum(keep, 0) - 1
-            tl.store(blocks_ptr + list_base * key_blocks + place, c.to(tl.int16), mask=keep > 0)
-            count += tl.sum(keep, 0)
-        tl.store(counts_ptr + list_base, count)
+            count = append(blocks_ptr + list_row * key_blocks, count, c, keep & (c <= a))
+        tl.store(counts_ptr + list_row, count)
         tl.debug_barrier()  # the scratch row is read before the next query block overwrites it
 
 

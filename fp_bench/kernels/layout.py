@@ -79,16 +79,29 @@ def empty_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """Where the query blocks of one call lie among its key blocks.
+    """Where the rows of tiles of one call lie among its key blocks.
 
-    Query i has position ``kv_len - q_len + i``. Query blocks are cut at absolute multiples of
-    ``block_size``, so the first and the last may be partial, and a chunk of a prompt selects what
-    the whole prompt would for the same rows.
+    Query i has position ``kv_len - q_len + i``. A row of tiles is a query block of one query head or, *packed*, the
+    same few positions of all query heads of a KV head (FlashPrefill V2): either way about ``block_size`` rows of Q.
+    Rows are cut at absolute multiples of `row_size`, so the first and the last may be partial, and a chunk of a
+    prompt selects what the whole prompt would for the same rows.
+
+    Args:
+        q_len: queries of the call.
+        kv_len: keys of the call.
+        block_size: tokens of a key block, and most rows of Q in a row of tiles; a power of two.
+        packed: query heads in a row of tiles.
     """
 
     q_len: int
     kv_len: int
     block_size: int = BLOCK_SIZE
+    packed: int = 1
+
+    @property
+    def row_size(self) -> int:
+        """Positions of a row of tiles: the largest power of two that leaves room for all its heads."""
+        return 1 << ((self.block_size // self.packed).bit_length() - 1)
 
     @property
     def offset(self) -> int:
@@ -97,13 +110,13 @@ class BlockGrid:
 
     @property
     def first(self) -> int:
-        """Absolute number of the first query block."""
-        return self.offset // self.block_size
+        """Absolute number of the first row."""
+        return self.offset // self.row_size
 
     @property
     def rows(self) -> int:
-        """Number of query blocks in this call."""
-        return self.key_blocks - self.first
+        """Number of rows in this call."""
+        return -(-self.kv_len // self.row_size) - self.first
 
     @property
     def key_blocks(self) -> int:
@@ -112,5 +125,10 @@ class BlockGrid:
 
     @property
     def causal_pairs(self) -> int:
-        """Number of (query block, key block) pairs with at least one visible key: what density counts."""
-        return sum(range(self.first + 1, self.key_blocks + 1))
+        """Number of (row, key block) pairs with at least one visible key: what density counts."""
+        per_block = self.block_size // self.row_size
+        return sum(row // per_block + 1 for row in range(self.first, self.first + self.rows))
+
+    def diagonals(self, device: torch.device | str = "cpu") -> Tensor:
+        """Return ``[rows]`` int64: the key block in which each row lies, the last one that it can see."""
+        return torch.arange(self.first, self.first + self.rows, device=device) // (self.block_size // self.row_size)

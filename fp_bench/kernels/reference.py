@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, BlockGrid
+from fp_bench.kernels.means import BlockMeans
 from fp_bench.kernels.rule import KeepRule
 from fp_bench.kernels.selection import Selection
 
@@ -79,9 +80,19 @@ class AttentionRows(NamedTuple):
 
 
 def attention_rows(
-    q: Tensor, k: Tensor, v: Tensor, *, scale: float, rows: Tensor, index: Selection | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    rows: Tensor,
+    index: Selection | None = None,
+    means: BlockMeans | None = None,
 ) -> AttentionRows:
     """Return exact causal attention of the queries ``rows`` over the keys of ``index`` (None: over all).
+
+    With ``means`` each block before a query's own that ``index``, a BlockIndex, does not list takes part as
+    ``block_size`` keys that are all its mean key, with its mean value (FlashPrefill V2, zero-order correction).
 
     Works head by head, so that a few rows of a 256K call fit beside its tensors.
 
@@ -92,6 +103,7 @@ def attention_rows(
         scale: factor on the logits.
         rows: query numbers in ``[0, q_len)``, int64.
         index: the keys that each query reads.
+        means: of the key blocks.
     """
     batch, q_len, q_heads, _ = q.shape
     kv_len, kv_heads = k.shape[1], k.shape[2]
@@ -108,16 +120,28 @@ def attention_rows(
                 logits = q[b, rows, head].float() @ keys.T * scale
                 read = visible if index is None else visible & index.keys_read(b, head, position)
                 logits = logits.masked_fill(~read, -math.inf)
+                if means is None:
+                    with_means = values
+                else:
+                    assert isinstance(index, BlockIndex)
+                    size = index.block_size
+                    of_means = q[b, rows, head].float() @ means.k[b, :, kv_head].float().T * scale + math.log(size)
+                    block = torch.arange(means.k.shape[1], device=q.device)
+                    pruned = (block < (position // size)[:, None]) & ~read[:, ::size] & read.any(1, keepdim=True)
+                    logits = torch.cat([logits, of_means.masked_fill(~pruned, -math.inf)], 1)
+                    with_means = torch.cat([values, means.v[b, :, kv_head].float()])
                 lse[b, head] = logits.logsumexp(-1)
                 # A row that reads nothing has output 0.
                 weights = torch.exp(logits - lse[b, head, :, None].clamp_min(-3e38))
-                out[b, :, head] = weights @ values
+                out[b, :, head] = weights @ with_means
     return AttentionRows(out, lse)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, index: Selection | None = None) -> AttentionRows:
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, index: Selection | None = None, means: BlockMeans | None = None
+) -> AttentionRows:
     """Return exact causal attention of every query: `attention_rows` with all rows."""
-    return attention_rows(q, k, v, scale=scale, rows=torch.arange(q.shape[1]), index=index)
+    return attention_rows(q, k, v, scale=scale, rows=torch.arange(q.shape[1]), index=index, means=means)
 
 
 def sample_rows(q_len: int, seed: int, count: int = 128) -> Tensor:

@@ -19,7 +19,7 @@ class KeepRule:
         alpha: threshold, at least 0; 0 keeps every block, above 1 only the forced ones.
         sink_blocks: key blocks at the start that every query block keeps.
         window_blocks: key blocks up to and including the diagonal that are kept.
-        last_full_blocks: query blocks at the end of the sequence that keep everything.
+        last_full_blocks: rows of tiles (query blocks, or packed rows) at the end of the sequence that keep everything.
 
     Raises:
         UnsupportedError: the value and its limit.
@@ -44,9 +44,9 @@ class KeepRule:
 
     def forced(self, grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:
         """Return ``[rows, key_blocks]``: the causal blocks kept whatever their energy."""
-        a = torch.arange(grid.first, grid.key_blocks, device=device)[:, None]
+        a = grid.diagonals(device)[:, None]
         c = torch.arange(grid.key_blocks, device=device)
-        full_rows = a >= grid.key_blocks - self.last_full_blocks
+        full_rows = torch.arange(grid.rows, device=device)[:, None] >= grid.rows - self.last_full_blocks
         forced = (c < self.sink_blocks) | (a - c < self.window_blocks) | full_rows
         return forced & causal_blocks(grid, device)
 

@@ -10,16 +10,14 @@ window) and the last two (the only ones that can reach past a query) need a mask
 so that the long loop has none. Then the single columns, 64 gathered rows of K and V at a time. One online softmax, base
 2, in float32, runs through all of it.
 
-Programs start with the longest row blocks; within 32 neighbouring ones those of a KV head run together, and read the
+Programs start with the longest row blocks; within 128 neighbouring ones those of a KV head run together, and read the
 same K and V out of L2 although each reads its own tiles: a diagonal's tiles of neighbouring row blocks are neighbours.
 
-Per program at head_dim 128 on sm_90 (64 x 64 tiles, 4 warps, 3 stages): Q 16 KB, three stages of K and V 96 KB: 112 KB
-of shared memory and 208 registers a thread, so two programs an SM, the softmax of one under the products of the other.
-The loops follow one another and use the same buffers. At head_dim 256: 32 keys a step, two stages, some bytes spilled.
-
-Expected, not measured: a tile is 2.1 MFLOP on 32 KB of K and V, at 5.5 TB/s from L2 a ceiling of 360 TFLOP/s, below
-that of the tensor cores, less the drain of the pipeline at the ends of the loops. MInference's kernel has the same
-ceiling, masks every tile, starts with the shortest row blocks and runs one head a launch, so it should be no faster.
+Per program at head_dim 128 on sm_90 (64 queries, half a tile a step, 4 warps, 3 stages): Q 16 KB, three stages of K
+and V 48 KB: 64 KB of shared memory and 154 registers a thread, so three programs an SM: the softmax of one under the
+products and loads of the others is what counts here, since a tile is 2.1 MFLOP on 32 KB of K and V from L2. Whole tiles
+a step, as in MInference's kernel, leave room for two programs and are 1.3 times slower (H200, 64K: 81 ms for 62), with
+fewer stages or registers too. The loops follow one another and use the same buffers.
 """
 
 import triton
@@ -29,11 +27,12 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
+from fp_bench.kernels.online_softmax_triton import fold
 from fp_bench.kernels.vertical_slash_index import OCTET, TILE, VerticalSlashIndex
 
 COLUMNS_AT_ONCE = 1024
 """Columns that a conversion holds in registers."""
-ROW_GROUP = 32
+ROW_GROUP = 128
 """Neighbouring row blocks that run KV head by KV head."""
 SIZES = ("kv_len", "rows", "width", "batch_heads", "q_heads", "group")
 """Arguments that a kernel is not compiled again for."""
@@ -80,17 +79,6 @@ def _convert_kernel(
     tl.store(past_keys_ptr + list_row, past_keys)
     tl.store(octet_counts_ptr + list_row, octet_count)
     tl.store(column_counts_ptr + list_row, column_count)
-
-
-@triton.jit
-def _online_softmax(acc, denominator, highest, logits, v, scale_log2):
-    """Fold one tile of unscaled logits and its values into the running softmax."""
-    new_highest = tl.maximum(highest, tl.max(logits, 1) * scale_log2)
-    weights = tl.exp2(logits * scale_log2 - new_highest[:, None])
-    shrink = tl.exp2(highest - new_highest)
-    denominator = denominator * shrink + tl.sum(weights, 1)
-    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
-    return acc, denominator, new_highest
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -148,9 +136,9 @@ def _vertical_slash_kernel(
         k = tl.load(k_ptr + start * stride_kn + k_tile)
         v = tl.load(v_ptr + start * stride_vn + v_tile)
         logits = tl.dot(q, k.T, input_precision="ieee")
-        acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
-    # The first tile and the last two. Where a query sees nothing of one, the next that it sees outweighs the weights.
+    # The first tile and the last two. The running maximum starts finite: where a query sees nothing, -inf weighs 0.
     sink = tl.load(windows_ptr + 2 * head)
     local = tl.load(windows_ptr + 2 * head + 1)
     for step in tl.range(0, tl.minimum(tiles, 3) * PARTS, num_stages=STAGES):
@@ -163,8 +151,8 @@ def _vertical_slash_kernel(
         logits = tl.dot(q, k.T, input_precision="ieee")
         past = query[:, None] - key[None, :]
         seen = (past >= 0) & ((past < local) | (key[None, :] < sink))
-        logits = tl.where(seen, logits, -1.0e30)
-        acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
+        logits = tl.where(seen, logits, float("-inf"))
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     for start in tl.range(0, columns, BLOCK_N, num_stages=STAGES):
         place = start + lane
@@ -173,8 +161,8 @@ def _vertical_slash_kernel(
         key = tl.load(columns_ptr + (octet >> OCTET) * OCTET + place % OCTET, mask=reads, other=0).to(tl.int64)
         k = tl.load(k_ptr + key[:, None] * stride_kn + dim[None, :], mask=reads[:, None], other=0.0)
         v = tl.load(v_ptr + key[:, None] * stride_vn + dim[None, :], mask=reads[:, None], other=0.0)
-        logits = tl.where(reads[None, :], tl.dot(q, k.T, input_precision="ieee"), -1.0e30)
-        acc, denominator, highest = _online_softmax(acc, denominator, highest, logits, v, scale_log2)
+        logits = tl.where(reads[None, :], tl.dot(q, k.T, input_precision="ieee"), float("-inf"))
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     denominator = tl.where(tiles > 0, denominator, 1.0)  # acc is 0 where nothing is read
     lse = tl.where(tiles > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
@@ -197,7 +185,7 @@ def launch_config(head_dim: int, capability: int) -> dict[str, int]:
         capability: ten times the CUDA compute capability (90 for an H200); 0 for AMD.
     """
     if capability in (90, 100, 103):  # 227 KB of shared memory
-        return {"BLOCK_N": 32 if head_dim == 256 else 64, "STAGES": 2 if head_dim == 256 else 3, "num_warps": 4}
+        return {"BLOCK_N": 32, "STAGES": 2 if head_dim == 256 else 3, "num_warps": 4}
     if capability == 0:  # 64 KB
         return {"BLOCK_N": 32, "STAGES": 1, "num_warps": 4}
     # 99 KB and up: compiled for sm_80 and sm_89, not timed there.

@@ -233,13 +233,15 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         )
     found = out[:, truth.rows.to(out.device)].float()
     if index is None:
-        defined = truth.dense
+        defined = covered = truth.dense
         density = torch.ones(call.batch, call.q_heads)
     else:
-        defined = attention_rows(call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
+        over_index = partial(attention_rows, call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
+        covered, means = over_index(), method.means(call)
+        defined = covered if means is None else over_index(means=means)
         density = index.density()
     kernel_err = _check_output(found, defined.out, TOLERANCE[out.dtype])
-    recall = (defined.lse - truth.dense.lse).double().exp().mean(-1)
+    recall = (covered.lse - truth.dense.lse).double().exp().mean(-1)
     rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
     return Findings(
         backend=method.implementation(call, index),

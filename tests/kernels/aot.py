@@ -61,7 +61,7 @@ def _resource_usage(cubin: bytes) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32"}
+SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32", "bits_ptr": "*i32"}
 FLOAT32 = ("lse_ptr", "scratch_ptr")
 
 
@@ -93,7 +93,8 @@ def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, 
             (
                 "attend",
                 block_sparse_triton._block_sparse_kernel,
-                block_sparse_triton.launch_config(head_dim, capability) | {"ROW_GROUP": block_sparse_triton.ROW_GROUP},
+                block_sparse_triton.launch_config(head_dim, capability)
+                | {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "ROW_SIZE": BLOCK_SIZE, "PACKED": 1, "MEANS": False},
             ),
         ):
             constants = constants | {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
@@ -194,7 +195,7 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
     return reports
 
 
-def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object]:
+def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -205,20 +206,25 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128) -> dict[str, object
 
     kernel = hopper._block_sparse_hopper_kernel
     element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
+    head_dim, packed, means = int(head_dim), int(packed), int(means)
+    config = hopper.launch_config(head_dim)
 
-    def descriptor(rows: int) -> str:
-        box = [1, rows, 1, head_dim]
+    def descriptor(rows: int, heads: int = 1) -> str:
+        box = [1, rows, heads, head_dim]
         return f"tensordesc<{dtype}{box},{gl.NVMMASharedLayout.get_default_for(box, element)!r}>"
 
-    rows = {"q_desc": 64, "k_desc": 128, "v_desc": 128, "out_desc": 64}
-    types = signature(kernel, dtype) | {name: descriptor(count) for name, count in rows.items()}
-    types["counter_ptr"] = "*i32"
-    constants = {
+    row_size = hopper.BLOCK // packed
+    types = signature(kernel, dtype) | dict.fromkeys(("q_desc", "out_desc"), descriptor(row_size // 2, packed))
+    types |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), descriptor(config["TILE"]))
+    types |= {"counter_ptr": "*i32", "bits_ptr": "*i32"}
+    constants = config | {
         "BLOCK": hopper.BLOCK,
         "HEAD_DIM": head_dim,
-        "STAGES": hopper.STAGES,
         "CONSUMERS": hopper.CONSUMERS,
-        "ROW_GROUP": hopper.ROW_GROUP,
+        "ROW_GROUP": hopper.ROW_GROUP * packed,
+        "ROW_SIZE": row_size,
+        "PACKED": packed,
+        "MEANS": bool(means),
     }
     names = list(kernel.arg_names)
     types |= dict.fromkeys(constants, "constexpr")

@@ -1,0 +1,15 @@
+"""The online softmax of FlashAttention-2, which every attention kernel in portable Triton folds its tiles into."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def fold(acc, denominator, highest, logits, v, scale_log2):
+    """Fold one tile of unscaled logits and its values into the running softmax, base 2."""
+    new_highest = tl.maximum(highest, tl.max(logits, 1) * scale_log2)
+    weights = tl.exp2(logits * scale_log2 - new_highest[:, None])
+    shrink = tl.exp2(highest - new_highest)
+    denominator = denominator * shrink + tl.sum(weights, 1)
+    acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+    return acc, denominator, new_highest
