@@ -40,7 +40,7 @@ multiple of 16, rows of scratch are aligned."""
 
 
 @triton.jit
-def _score_past_blocks(
+def score_past_blocks(
     q, pooled_ptr, scratch_ptr, a, row_valid, scale_log2, stride_pn,
     KEY_TILE: tl.constexpr, HEAD_DIM: tl.constexpr, MASK_ROWS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -88,11 +88,11 @@ def _discover_kernel(
         q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
         complete = (a + 1) * BLOCK <= kv_len
         if complete & (a * BLOCK >= offset):
-            largest = _score_past_blocks(
+            largest = score_past_blocks(
                 q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, False, STAGES
             )
         else:
-            largest = _score_past_blocks(
+            largest = score_past_blocks(
                 q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES
             )
         # The diagonal block: visible to the last row of a complete block, to none otherwise.
