@@ -11,7 +11,8 @@ from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.sizes import parse_length, parse_lengths
 
 ByLength = Annotated[
-    dict[int, float], BeforeValidator(lambda given: {parse_length(str(length)): value for length, value in given.items()})
+    dict[int, float],
+    BeforeValidator(lambda given: {parse_length(str(length)): value for length, value in given.items()}),
 ]
 Lengths = Annotated[list[int], BeforeValidator(parse_lengths)]
 

@@ -1,8 +1,9 @@
 """The statements of a figure, judged on measured values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from types import MappingProxyType
 from typing import NamedTuple
 
 from fp_bench.reproduce.figure import Bound, Close, Figure, Form, Grows, Order, Statement
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
     verdict: Verdict
     source: Measured | None = None
     reason: str = ""
-    elsewhere: dict[str, Verdict] = {}
+    elsewhere: Mapping[str, Verdict] = MappingProxyType({})
 
     @property
     def counts(self) -> bool:
