@@ -7,10 +7,9 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from fp_bench.reproduce.figure import Bound, Close, Figure, Form, Grows, Order, Statement
-from fp_bench.reproduce.measured import Measured, MissingError, measured
+from fp_bench.reproduce.measured import Measured, MissingError
 from fp_bench.reproduce.quantities import GAINS, kind_of
 from fp_bench.reproduce.tolerance import tolerance
-from fp_bench.results.store import Run
 from fp_bench.sizes import format_length
 
 
@@ -54,9 +53,9 @@ class Point(NamedTuple):
     length: int
 
 
-def judge(figure: Figure, runs: Sequence[Run]) -> list[Finding]:
-    """Return the finding of every statement of a figure, on the first of ``runs`` that measured all of it."""
-    candidates = list(measured(runs, figure.setting))
+def judge(figure: Figure, measured: Sequence[Measured]) -> list[Finding]:
+    """Return the finding of every statement of a figure, on the first of ``measured`` that has all of it."""
+    candidates = [values for values in measured if values.fits(figure.setting)]
     return [_judge(figure, statement, candidates) for statement in figure.statements]
 
 

@@ -29,6 +29,8 @@ ACCURACY: Mapping[str, Made] = {"score_change": lambda table: 100 * table["diffe
 """Made of `accuracy_tables.summary`, in points."""
 GAINS = ("speedup_fa2", "speedup_dense", "fa2_share", "dense_gain")
 """More than published is better."""
+SHARES = ("density", "select_share")
+"""Shown in percent."""
 
 
 def kind_of(quantity: str) -> Kind:
@@ -40,10 +42,20 @@ def kind_of(quantity: str) -> Kind:
 
 def show(quantity: str, value: float) -> str:
     """Return a value as people read it."""
-    if quantity in ("density", "select_share"):
+    if quantity in SHARES:
         return f"{value:.1%}"
     if quantity in ACCURACY:
         return f"{value:+.1f}"
-    suffix = " ms" if quantity.endswith("ms") else "x"
     digits = max(0, 2 - len(str(int(abs(value)))) + (value < 1))
-    return f"{value:.{digits}f}{suffix}"
+    return f"{value:.{digits}f}{_unit(quantity)}"
+
+
+def tick(quantity: str, value: float) -> str:
+    """Return a round value as an axis has it."""
+    if quantity in SHARES:
+        return f"{100 * value:g}%"
+    return f"{value:g}" if quantity.endswith("ms") else f"{value:g}x"
+
+
+def _unit(quantity: str) -> str:
+    return " ms" if quantity.endswith("ms") else "x"
