@@ -53,7 +53,9 @@ def reproduce(
     if as_json:
         print(json.dumps(rows(made), indent=1))
     else:
-        show_tables([*(again.table() for again in made), overview_table(made)])
+        show_tables([made[0].table() if figure else overview_table(made)])
+        if figure and made[0].figure.unmeasured:
+            say(f"{figure} is not compared: {made[0].figure.unmeasured}")
     say(f"page: {page}")
     verdicts = [finding.verdict for again in made for finding in again.findings]
     raise typer.Exit(EXIT_NOTHING if all(verdict is Verdict.NOT_MEASURED for verdict in verdicts) else 0)

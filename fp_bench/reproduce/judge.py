@@ -10,7 +10,7 @@ from fp_bench.reproduce.figure import Bound, Close, Figure, Form, Grows, Order, 
 from fp_bench.reproduce.measured import Measured, MissingError
 from fp_bench.reproduce.quantities import GAINS, kind_of
 from fp_bench.reproduce.tolerance import tolerance
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_lengths
 
 
 class Verdict(StrEnum):
@@ -162,7 +162,7 @@ def _reason(figure: Figure, needed: Sequence[Point], candidates: Sequence[Measur
     if not candidates:
         return f"no records with {', '.join(f'{name} {value}' for name, value in figure.setting.items())}"
     gaps = min((_gaps(needed, candidate) for candidate in candidates), key=len)
-    at: dict[tuple[str, str], list[str]] = {}
+    at: dict[tuple[str, str], list[int]] = {}
     for point, why in gaps:
-        at.setdefault((point.method, why), []).append(format_length(point.length))
-    return "; ".join(f"{method} at {', '.join(found)}: {why}" for (method, why), found in at.items())
+        at.setdefault((point.method, why), []).append(point.length)
+    return "; ".join(f"{method} at {format_lengths(found)}: {why}" for (method, why), found in at.items())

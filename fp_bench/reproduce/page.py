@@ -69,6 +69,8 @@ def overview_table(made: Sequence[Again]) -> Table:
 
 
 def _counts(findings: Sequence[Finding]) -> list[str]:
+    if not findings:
+        return ["not compared" if verdict is Verdict.NOT_MEASURED else "" for verdict in Verdict] + [""]
     counted = Counter(finding.verdict for finding in findings if not finding.statement.calibrated)
     calibrated = sum(finding.statement.calibrated for finding in findings)
     return [str(counted[verdict] or "") for verdict in Verdict] + [str(calibrated or "")]

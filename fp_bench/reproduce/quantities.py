@@ -45,7 +45,7 @@ def show(quantity: str, value: float) -> str:
     if quantity in SHARES:
         return f"{value:.1%}"
     if quantity in ACCURACY:
-        return f"{value:+.1f}"
+        return f"{value:+.3g}"
     digits = max(0, 2 - len(str(int(abs(value)))) + (value < 1))
     return f"{value:.{digits}f}{_unit(quantity)}"
 

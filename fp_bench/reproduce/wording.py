@@ -7,7 +7,7 @@ from fp_bench.reproduce.judge import Finding, holds_at, lengths, our_values, pub
 from fp_bench.reproduce.measured import Measured
 from fp_bench.reproduce.quantities import kind_of, show
 from fp_bench.reproduce.tolerance import tolerance
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_lengths
 
 
 def theirs(figure: Figure, form: Form) -> str:
@@ -40,8 +40,8 @@ def ours(figure: Figure, finding: Finding) -> str:
             shown = [_row(form, source, length) for length in form.lens]
         case _:
             shown = [_value(form, source, length) for length in form.lens]
-    broken = [format_length(length) for length, holds in holds_at(form, source).items() if not holds]
-    return ", ".join(shown) + (f"; not at {', '.join(broken)}" if broken else "")
+    broken = [length for length, holds in holds_at(form, source).items() if not holds]
+    return ", ".join(shown) + (f"; not at {format_lengths(broken)}" if broken else "")
 
 
 def where(finding: Finding) -> str:

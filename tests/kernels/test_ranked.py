@@ -1,5 +1,7 @@
 """Top-k and top-p over energies: both implementations of the energies against the definition."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,3 +120,10 @@ def test_a_whole_number_of_blocks_is_not_rounded_up(share, blocks):
 def test_shares_are_shares(ranking, share):
     with pytest.raises(UnsupportedError, match="0 to 1"):
         ranking(share)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ranking", [TopK(0.1), TopP(0.9)])
+@pytest.mark.parametrize("case", [Case(q_len=9000, kv_len=9000, q_heads=8, kv_heads=2, head_dim=128), *ODD])
+def test_a_gpu_selects_as_defined(case, ranking):
+    assert_selects_as_defined(replace(case, dtype=torch.bfloat16), ranking, "triton", "cuda")
