@@ -1,14 +1,16 @@
 """FlashPrefill as a method, with the thresholds its authors use for each model."""
 
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from torch import Tensor
 
 from fp_bench.baselines.block_method import BlockMethod
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.discovery import select_blocks
 from fp_bench.kernels.means import BlockMeans, block_means
 from fp_bench.kernels.pooling import pool_keys
+from fp_bench.kernels.ranked import TopK, TopP, select_ranked
 from fp_bench.kernels.rule import KeepRule
 from fp_bench.method import AttentionCall, MethodParams
 
@@ -35,6 +37,26 @@ class FlashPrefill(BlockMethod):
         """Selections denser than this run dense attention and say so; below 1 this reads the density back (a sync)."""
         correction: bool = False
         """Whether blocks that are not kept take part with their mean key and value, as in FlashPrefill V2."""
+        rule: Literal["max", "topk", "topp"] = "max"
+        """max: alpha's threshold; topk, topp: keep the blocks of largest energy, sorted by PyTorch (an ablation)."""
+        keep: float = Field(0.125, ge=0, le=1)
+        """For rule=topk: share of a row's causal blocks."""
+        mass: float = Field(0.9, ge=0, le=1)
+        """For rule=topp: share of a row's energy."""
+
+        @model_validator(mode="after")
+        def _belongs_to_its_rule(self) -> Self:
+            for name, rule in (("keep", "topk"), ("mass", "topp")):
+                if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is a parameter of rule={rule}, and the rule is {self.rule}")
+            return self
+
+        @model_serializer(mode="wrap")
+        def _hashed_as_before_there_were_these(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            found: dict[str, Any] = dump(self)
+            later = {"rule", "keep", "mass"} if self.rule == "max" else set()
+            later |= set() if self.correction else {"correction"}
+            return {name: value for name, value in found.items() if name not in later}
 
     params: Params
     presets: ClassVar = {
@@ -55,10 +77,16 @@ class FlashPrefill(BlockMethod):
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
         )
         pooled = pool_keys(call.k, backend=self.backend)
-        index = select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+        index = self._select(call, pooled, rule)
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
 
     def means(self, call: AttentionCall) -> BlockMeans | None:
         """Return the means of the key blocks, where those that are not kept are to count."""
         return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None
+
+    def _select(self, call: AttentionCall, pooled: Tensor, rule: KeepRule) -> BlockIndex:
+        if self.params.rule == "max":
+            return select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+        ranking = TopK(self.params.keep) if self.params.rule == "topk" else TopP(self.params.mass)
+        return select_ranked(call.q, pooled, ranking, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)

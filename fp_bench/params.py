@@ -33,8 +33,12 @@ class Params(BaseModel):
             return cls(**(dict(base or {}) | dict(given)))
         except ValidationError as error:
             first = error.errors()[0]
+            # Parameters that do not go together have no one place.
             where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{owner}: {where}={first['input']!r}: {first['msg']}") from None
+            what = (
+                f"{where}={first['input']!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+            )
+            raise UsageError(f"{owner}: {what}") from None
 
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults."""

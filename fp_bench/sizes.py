@@ -1,6 +1,7 @@
 """Lengths as people write them: ``4k``, ``8192``, ``4k-256k`` (doubling), separated by commas; shares: ``3%``."""
 
 import re
+from collections.abc import Sequence
 
 from fp_bench.errors import UsageError
 
@@ -48,6 +49,21 @@ def parse_lengths(text: str) -> list[int]:
 def format_length(tokens: int) -> str:
     """Return ``4K`` for 4096 and the plain number where it is no multiple of 1024."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
+
+
+def format_lengths(lengths: Sequence[int]) -> str:
+    """Return ascending lengths as `parse_lengths` reads them: three and more that double as a range."""
+    runs: list[list[int]] = []
+    for length in lengths:
+        if runs and length == 2 * runs[-1][-1]:
+            runs[-1].append(length)
+        else:
+            runs.append([length])
+    parts = []
+    for run in runs:
+        ends = [format_length(length) for length in run]
+        parts += [f"{ends[0]}-{ends[-1]}"] if len(run) > 2 else ends
+    return ", ".join(parts)
 
 
 def parse_share(text: str, what: str) -> float:

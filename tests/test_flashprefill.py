@@ -71,3 +71,27 @@ def test_a_dense_fallback_names_the_dense_kernel():
     assert method.implementation(call, method.select(call)) == "sdpa_cpu"
     sparse = FlashPrefill()
     assert sparse.implementation(call, sparse.select(call)) == "torch"
+
+
+@pytest.mark.parametrize(("rule", "select"), [("topk", reference.select_top_k), ("topp", reference.select_top_p)])
+def test_ranked_rules_keep_what_is_defined(rule, select):
+    case = Case(q_len=900, kv_len=900, q_heads=4, kv_heads=2)
+    call = call_of(case)
+    method = FlashPrefill.from_options({"rule": rule, "sink_blocks": 1, "window_blocks": 1, "last_full_blocks": 0})
+    forced = KeepRule(alpha=0.12, sink_blocks=1, window_blocks=1, last_full_blocks=0)
+    share = {"topk": 0.125, "topp": 0.9}[rule]
+    expected = select(call.q, reference.pool_keys(call.k), share, forced, kv_len=900, scale=case.scale)
+    assert torch.equal(method.select(call).mask(), expected.mask())
+
+
+def test_the_threshold_is_hashed_as_before_there_were_other_rules():
+    # What published records of flashprefill hold.
+    assert FlashPrefill().method_hash == "98923413e5b3"
+    assert FlashPrefill.from_options({"rule": "topk"}).label == "flashprefill:rule=topk"
+
+
+@pytest.mark.parametrize("options", [{"keep": 0.2}, {"mass": 0.5, "rule": "topk"}, {"rule": "topk", "keep": 2}])
+def test_sizes_of_another_rule_are_refused(options):
+    with pytest.raises(UsageError, match=r"^flashprefill: (keep|mass)") as caught:
+        FlashPrefill.from_options(options)
+    assert "\n" not in str(caught.value)

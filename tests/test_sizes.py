@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp_bench.errors import UsageError
-from fp_bench.sizes import MAX_LENGTH, format_length, parse_length, parse_lengths, parse_share
+from fp_bench.sizes import MAX_LENGTH, format_length, format_lengths, parse_length, parse_lengths, parse_share
 
 lengths = st.integers(1, MAX_LENGTH - 1)
 
@@ -52,3 +52,8 @@ def test_shares(text, share):
 def test_bad_shares_are_one_line_with_the_value(text):
     with pytest.raises(UsageError, match="--min-effect"):
         parse_share(text, "--min-effect")
+
+
+@pytest.mark.parametrize("text", ["4K-256K", "4K, 8K", "4K, 16K-64K, 100K", "256"])
+def test_lengths_are_written_as_they_are_read(text):
+    assert format_lengths(parse_lengths(text)) == text

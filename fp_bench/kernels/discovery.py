@@ -72,6 +72,21 @@ def _discover_torch(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
                 index.counts[b, head, rows] = kept.sum(-1, dtype=torch.int32)
 
 
+def log2_energies_torch(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: float) -> Tensor:
+    """Return log2 of `reference.block_energies`, ``[batch, q_heads, rows, key_blocks]`` float32; -inf for none."""
+    batch, _, q_heads, _ = q.shape
+    energies = q.new_full((batch, q_heads, grid.rows, grid.key_blocks), -math.inf, dtype=torch.float32)
+    group = q_heads // pooled.shape[2]
+    for b in range(batch):
+        for head in range(q_heads):
+            keys = pooled[b, :, head // group].float()
+            for row in range(0, grid.rows, ROWS_AT_ONCE):
+                rows = slice(row, min(row + ROWS_AT_ONCE, grid.rows))
+                of_rows = _log2_energies(q[b, :, head], keys, grid, rows, scale * LOG2E)
+                energies[b, head, rows, : of_rows.shape[1]] = of_rows
+    return energies
+
+
 def _log2_energies(q: Tensor, keys: Tensor, grid: BlockGrid, rows: slice, scale_log2: float) -> Tensor:
     """Return ``[rows, key blocks up to the last row's diagonal]``: log2 of each block's energy, -inf for none."""
     size = grid.block_size

@@ -68,6 +68,37 @@ def select_blocks(
     return BlockIndex.from_mask(kept | rule.forced(grid, q.device), q.shape[1], kv_len, block_size)
 
 
+def select_top_k(
+    q: Tensor, pooled: Tensor, share: float, forced: KeepRule, *, kv_len: int, scale: float,
+    block_size: int = BLOCK_SIZE,
+) -> BlockIndex:  # fmt: skip
+    """Return the largest energies of each row, ``share`` of its causal blocks rounded up, and the forced blocks."""
+    grid = BlockGrid(q.shape[1], kv_len, block_size)
+    energies = block_energies(q, pooled, kv_len=kv_len, scale=scale, block_size=block_size)
+    kept = torch.zeros_like(energies, dtype=torch.bool)
+    for row in range(grid.rows):
+        causal = grid.first + row + 1
+        # 0.1 of 30 blocks are 3, whatever the rounding of the product.
+        count = math.ceil(share * causal - 1e-9)
+        best = energies[:, :, row, :causal].argsort(dim=-1, descending=True, stable=True)[..., :count]
+        kept[:, :, row].scatter_(-1, best, True)
+    return BlockIndex.from_mask(kept | forced.forced(grid, q.device), q.shape[1], kv_len, block_size)
+
+
+def select_top_p(
+    q: Tensor, pooled: Tensor, share: float, forced: KeepRule, *, kv_len: int, scale: float,
+    block_size: int = BLOCK_SIZE,
+) -> BlockIndex:  # fmt: skip
+    """Return the fewest largest energies of each row whose sum reaches ``share`` of all, and the forced blocks."""
+    grid = BlockGrid(q.shape[1], kv_len, block_size)
+    energies = block_energies(q, pooled, kv_len=kv_len, scale=scale, block_size=block_size)
+    largest, order = energies.sort(dim=-1, descending=True, stable=True)
+    before = torch.cat([torch.zeros_like(largest[..., :1]), largest.cumsum(-1)[..., :-1]], dim=-1)
+    needed = before < share * energies.sum(-1, keepdim=True)
+    kept = torch.zeros_like(needed).scatter_(-1, order, needed)
+    return BlockIndex.from_mask(kept | forced.forced(grid, q.device), q.shape[1], kv_len, block_size)
+
+
 class AttentionRows(NamedTuple):
     """Attention of some queries: ``out [batch, rows, q_heads, head_dim]`` and ``lse [batch, q_heads, rows]``, float32.
 

@@ -105,10 +105,16 @@ def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, 
 
 
 def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int = 128) -> list[dict[str, object]]:
-    """Compile the selection kernels of XAttention and FlexPrefill for one chip."""
+    """Compile the selection kernels of XAttention, FlexPrefill and ranked energies for one chip."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import antidiagonal_triton, flex_triton, last_attention_triton
+    from fp_bench.kernels import (
+        antidiagonal_triton,
+        discovery_triton,
+        energies_triton,
+        flex_triton,
+        last_attention_triton,
+    )
     from fp_bench.kernels.layout import BLOCK_SIZE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
@@ -120,8 +126,10 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
     last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
     last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
+    energies = discovery_triton.launch_config(head_dim, capability) | block
     reports = []
     for name, kernel, constants in (
+        ("energies", energies_triton._energies_kernel, energies),
         ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
         ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
         ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
@@ -137,7 +145,7 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     ):
         options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
         types = {name: "*fp32" for name in kernel.arg_names if name.endswith("_ptr")}
-        types |= dict.fromkeys(("q_ptr", "k_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("q_ptr", "k_ptr", "pooled_ptr"), f"*{dtype}")
         types |= dict.fromkeys(("bits_ptr", "bits_in_ptr", "amounts_ptr"), "*i32") | {"active_ptr": "*i8"}
         types |= {"blocks_ptr": "*i16", "counts_ptr": "*i32", "scale_log2": "fp32", "budget": "fp32"}
         types |= dict.fromkeys(("columns_ptr", "diagonals_ptr"), "*i8") if name == "lists" else {}

@@ -66,7 +66,7 @@ def test_the_rivals_selections_compile_and_fit(chip, tmp_path):
         assert set(spills) <= {"antidiagonal", "last_mass"}
         assert max(spills.values(), default=0) <= 160
         products = {report["kernel"]: report["wgmma_waits"] for report in reports if report["wgmma"]}
-        assert set(products) == {"antidiagonal", "last_rows", "last_mass", "block_attention"}
+        assert set(products) == {"energies", "antidiagonal", "last_rows", "last_mass", "block_attention"}
         assert 1 in products["antidiagonal"]  # one step's product runs while the next one's operands arrive
 
 

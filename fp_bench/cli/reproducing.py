@@ -1,0 +1,87 @@
+"""``fpbench reproduce``: the papers' figures again, from records."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fp_bench.cli.front import EXIT_FAILED, EXIT_NOTHING, app
+from fp_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fp_bench.reproduce.figure import Figure
+
+PUBLISHED = (Path("results/h200"), Path("results/h100"))
+
+
+@app.command()
+def reproduce(
+    figure: Annotated[str | None, typer.Argument(help="Name of one figure; default: all.")] = None,
+    listing: Annotated[bool, typer.Option("--list", help="List the figures and stop.")] = False,
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of runs, again for each; the first that measured a statement decides. "
+            "Default: results/h200 and results/h100 of a checkout."
+        ),
+    ] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure first, by the commands of the figure.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the page, its plots, and records of --measure.")] = Path(
+        "runs/reproduce"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON on stdout.")] = False,
+) -> None:
+    """Make figures and tables of the papers again: ours over theirs, and which of their statements hold here."""
+    from fp_bench.reproduce.figure import load_figure, load_figures
+    from fp_bench.terminal import say, show_tables
+
+    figures = [load_figure(figure)] if figure else load_figures()
+    from fp_bench.reproduce.page import Again, list_table, overview_table, rows, write_page
+
+    if listing:
+        show_tables([list_table(figures)])
+        return
+    from fp_bench.reproduce.judge import Verdict
+    from fp_bench.reproduce.measured import read_measured
+
+    fresh = [folder for one in figures for folder in _measure(one, out / "records")] if measure else []
+    measured = read_measured([*fresh, *(records or ([] if measure else _published()))])
+    made = [Again(one, measured) for one in figures]
+    page = write_page(made, out)
+    if as_json:
+        print(json.dumps(rows(made), indent=1))
+    else:
+        show_tables([made[0].table() if figure else overview_table(made)])
+        if figure and made[0].figure.unmeasured:
+            say(f"{figure} is not compared: {made[0].figure.unmeasured}")
+    say(f"page: {page}")
+    verdicts = [finding.verdict for again in made for finding in again.findings]
+    raise typer.Exit(EXIT_NOTHING if all(verdict is Verdict.NOT_MEASURED for verdict in verdicts) else 0)
+
+
+def _published() -> list[Path]:
+    found = [folder for folder in PUBLISHED if folder.is_dir()]
+    if not found:
+        raise UsageError(
+            f"no records: {' and '.join(map(str, PUBLISHED))} of a checkout are not here; give --records or --measure"
+        )
+    return found
+
+
+def _measure(figure: "Figure", folder: Path) -> list[Path]:
+    """Run a figure's commands as the command line would; return the run folders they left."""
+    if not figure.commands:
+        raise UsageError(f"{figure.name} has no command to measure it: {figure.unmeasured}")
+    folders = []
+    for number, command in enumerate(figure.commands, 1):
+        run = folder / (figure.name if len(figure.commands) == 1 else f"{figure.name}-{number}")
+        try:
+            app([*shlex.split(command), "--out", str(run)], prog_name="fpbench")
+        except SystemExit as ended:
+            # Cells that failed are records, and so reasons why a statement is not measured.
+            if ended.code not in (0, EXIT_FAILED):
+                raise
+        folders.append(run)
+    return folders
