@@ -1,7 +1,7 @@
 """A hook of mkdocs: the site is the repository's own pages, each where it lies, so that links hold here and there."""
 
+import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
 from mkdocs.config.defaults import MkDocsConfig
 
@@ -21,7 +21,8 @@ SHOWN = (
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Point mkdocs at a folder of links to what is shown."""
-    pages = Path(mkdtemp(prefix="fp_bench-site-"))
+    pages = ROOT / "build" / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
     for name in SHOWN:
         (pages / name).parent.mkdir(parents=True, exist_ok=True)
         (pages / name).symlink_to(ROOT / name)
