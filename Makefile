@@ -1,5 +1,7 @@
 # make run   the main job on what this machine has: table, plots, report
 # make test  linters, types, import rules, tests
+# make docs  the site in build/site; a link that leads nowhere fails it
+# make wheel-check  the wheel alone in an empty environment: doctor, and one answer
 # VENV=none uses the interpreter at hand, e.g. inside a GPU image without pip.
 
 VENV ?= .venv
@@ -9,12 +11,14 @@ PYTHON ?= python3
 ifeq ($(VENV),none)
 PY := $(PYTHON)
 READY :=
+DOCS_READY :=
 else
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 endif
 
-.PHONY: run test lint types unit clean
+.PHONY: run test lint types unit docs wheel-check clean
 
 run: $(READY)
 	$(PY) -m fp_bench latency --lens 4k,16k --out $(OUT)
@@ -34,11 +38,22 @@ types: $(READY)
 unit: $(READY)
 	$(PY) -m pytest -n 2
 
+docs: $(DOCS_READY)
+	$(PY) -m pages --check
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+wheel-check: $(READY)
+	PY=$(PY) tests/wheel_check.sh
+
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -c constraints.txt torch
 	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.docs-ready: $(VENV)/.ready
+	$(PY) -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -133,9 +133,14 @@ class Method(ABC):
 
     @property
     def method_hash(self) -> str:
-        """Twelve hex digits of name, version and all parameters: joins latency and accuracy records."""
-        text = json.dumps([self.name, self.version, self.params.model_dump(mode="json")], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Twelve hex digits of name, version, parameters and files named there: joins latency and accuracy records."""
+        asked = _hash(json.dumps([self.name, self.version, self.params.model_dump(mode="json")], sort_keys=True))
+        content = self.file_content()
+        return asked if content is None else _hash(f"{asked} {content}")
+
+    def file_content(self) -> object:
+        """Return what the file that a parameter names holds, or None; another content is another ``method_hash``."""
+        return None
 
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return why this call cannot be computed here, or None."""
@@ -169,3 +174,7 @@ class Method(ABC):
         """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
         del call, index
         return self.backend
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -52,12 +52,12 @@ def _subject(plan: "Plan") -> str:
     return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
 
 
-def show_accuracy_plan(plan: "AccuracyPlan", seconds: float, devices: int) -> None:
+def show_accuracy_plan(plan: "AccuracyPlan", seconds: float | None, devices: int) -> None:
     """Print what will be answered, what that costs at least, and what to know about the numbers.
 
     Args:
         plan: of the run.
-        seconds: of dense prefill, at least, on one device.
+        seconds: of dense prefill, at least, on one device; None where there is no estimate.
         devices: that share it.
     """
     asked = plan.request
@@ -72,11 +72,14 @@ def show_accuracy_plan(plan: "AccuracyPlan", seconds: float, devices: int) -> No
         f"plan: {labels} on {suites} at {lengths}; {most}{plan.samples} samples each, model {asked.model}, "
         f"{asked.dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
     )
-    say(
-        f"cost: dense prefill of all prompts takes {duration(seconds / devices)} at the rate of a large matrix product"
-        f"{f' on {devices} devices' if devices > 1 else ' here'}; writing prompts and decoding come on top, sparse "
-        "methods take less"
-    )
+    if seconds is None:
+        say("cost: not estimated; the arithmetic is of causal language models with attention heads in every layer")
+    else:
+        where = f"on {devices} devices" if devices > 1 else "here"
+        say(
+            f"cost: dense prefill of all prompts takes {duration(seconds / devices)} at the rate of a large matrix "
+            f"product {where}; writing prompts and decoding come on top, sparse methods take less"
+        )
     for note in plan.notes():
         say(f"note: {note}")
 

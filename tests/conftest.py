@@ -31,6 +31,20 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Drawing takes most of a small run's time, so runs have empty pictures but where a test is about them."""
+    if "results" not in request.path.parts and "draws" not in request.keywords:
+        monkeypatch.setattr("fp_bench.results.drawing.Plot.save", save_undrawn)
+
+
+def save_undrawn(plot, folder):
+    path = folder / f"{plot.name}.png"
+    path.touch()
+    plot.data.to_csv(path.with_suffix(".csv"), index=False)
+    return path
+
+
 PLUGIN = Path(__file__).parent / "plugin"
 
 

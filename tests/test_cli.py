@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from fp_bench.cli import app
@@ -35,6 +36,7 @@ def test_help_imports_nothing_heavy():
     assert "latency" in said
 
 
+@pytest.mark.draws
 def test_latency_end_to_end(tmp_path):
     done = fpbench(*ISOLATED, "--out", tmp_path)
     assert done.exit_code == 0, done.output
@@ -42,6 +44,7 @@ def test_latency_end_to_end(tmp_path):
     assert "No GPU here" in done.stderr
     assert "flashprefill" in done.stdout
     assert (tmp_path / "report.md").is_file()
+    assert (tmp_path / "plots" / "latency.pdf").stat().st_size > 1000
     records = read_records(tmp_path).records
     again = fpbench(*TINY, "--out", tmp_path)
     assert again.exit_code == 0

@@ -13,47 +13,57 @@ from fp_bench.models.load import load_model
 from fp_bench.places import Here
 from fp_bench.results.store import RecordStore, read_records
 from fp_bench.threads import merged
+from tests.accuracy.models import save_model
 from tests.accuracy.test_job import request as accuracy_request
 from tests.latency.test_job import quick_plan, request
 from tests.places import Shaky
 from tests.test_cli import fpbench
 
-JOBS = {
-    "latency": (latency_job, lambda: quick_plan(request("dense,flashprefill", lens=[128, 256]))),
-    "accuracy": (accuracy_job, lambda: make_accuracy_plan(accuracy_request())),
-}
-each_job = pytest.mark.parametrize("name", JOBS)
+each_job = pytest.mark.parametrize("name", ["latency", "accuracy"])
 
 
 def identities(records):
     return sorted((r.cell_key, r.round, r.status, getattr(r, "prediction", None)) for r in records)
 
 
-def run(name, folder, places):
-    job, plan = JOBS[name]
-    with RecordStore(folder) as store:
-        list(job.run(plan(), store, replace(job.DEFAULT, isolate=len(places) > 1), places))
-    return identities(read_records(folder).records)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Return a function that runs a job in a folder at places, and returns what it wrote."""
+    # Its answers are noise, and the same noise each time; the embedded model takes ten times as long.
+    model = str(save_model(tmp_path_factory.mktemp("model")))
+    jobs = {
+        "latency": (latency_job, lambda: quick_plan(request("dense,flashprefill", lens=[128, 256]))),
+        "accuracy": (accuracy_job, lambda: make_accuracy_plan(accuracy_request(model=model, lens=[1024]))),
+    }
+
+    def run(name, folder, places):
+        job, plan = jobs[name]
+        with RecordStore(folder) as store:
+            list(job.run(plan(), store, replace(job.DEFAULT, isolate=len(places) > 1), places))
+        return identities(read_records(folder).records)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return {name: run(name, tmp_path_factory.mktemp(name), [Here.of(Machine.here())]) for name in JOBS}
+def undisturbed(run, tmp_path_factory):
+    jobs = ("latency", "accuracy")
+    return {name: run(name, tmp_path_factory.mktemp(name), [Here.of(Machine.here())]) for name in jobs}
 
 
 @each_job
-def test_several_places_write_what_one_does(name, tmp_path, undisturbed):
+def test_several_places_write_what_one_does(name, tmp_path, run, undisturbed):
     assert run(name, tmp_path, [Here.of(Machine.here()) for _ in range(2)]) == undisturbed[name]
 
 
 @each_job
 @pytest.mark.parametrize("losses", [(1,), (2,), (4,), (2, 7)])
-def test_a_lost_place_is_replaced_and_nothing_is_lost_or_twice(name, losses, tmp_path, undisturbed):
+def test_a_lost_place_is_replaced_and_nothing_is_lost_or_twice(name, losses, tmp_path, run, undisturbed):
     assert run(name, tmp_path, [Shaky(losses)]) == undisturbed[name]
 
 
 @each_job
-def test_what_loses_one_place_after_the_other_is_a_record(name, tmp_path, undisturbed):
+def test_what_loses_one_place_after_the_other_is_a_record(name, tmp_path, run, undisturbed):
     found = run(name, tmp_path, [Shaky(range(1, 100))])
     failed = [record for record in read_records(tmp_path).records if record.status == "error"]
     assert failed
@@ -64,13 +74,13 @@ def test_what_loses_one_place_after_the_other_is_a_record(name, tmp_path, undist
 
 
 @each_job
-def test_where_there_is_no_other_the_rest_goes_elsewhere(name, tmp_path, undisturbed):
+def test_where_there_is_no_other_the_rest_goes_elsewhere(name, tmp_path, run, undisturbed):
     places = [Shaky({3}, replacements=0), Here.of(Machine.here())]
     assert run(name, tmp_path, places) == undisturbed[name]
 
 
 @each_job
-def test_when_all_are_lost_what_was_measured_is_kept_and_the_same_command_goes_on(name, tmp_path, undisturbed):
+def test_when_all_are_lost_what_was_measured_is_kept_and_the_same_command_goes_on(name, tmp_path, run, undisturbed):
     with pytest.raises(UnavailableError, match="every device is lost, the last one: the machine is gone; the same"):
         run(name, tmp_path, [Shaky({5}, replacements=0)])
     kept = identities(read_records(tmp_path).records)
@@ -143,12 +153,9 @@ def test_ray_that_is_not_installed_is_one_line(monkeypatch):
     )
 
 
-def test_ray_does_the_same_on_two_workers(tmp_path, undisturbed):
+def test_ray_does_the_same_on_two_workers(tmp_path, run, undisturbed):
     pytest.importorskip("ray", reason="Ray is not installed here")
     from fp_bench.cluster import ray_places
 
     with ray_places("local", 2) as places:
-        job, plan = JOBS["accuracy"]
-        with RecordStore(tmp_path) as store:
-            list(job.run(plan(), store, job.DEFAULT, places))
-    assert identities(read_records(tmp_path).records) == undisturbed["accuracy"]
+        assert run("accuracy", tmp_path, places) == undisturbed["accuracy"]

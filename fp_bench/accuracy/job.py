@@ -214,17 +214,14 @@ class _Desk:
         Raises:
             PlaceLostError: there is no other.
         """
-        try:
-            return self._try(item)
-        except PlaceLostError as lost:
-            self._worker = None
-            self._place.replace(lost)
-        try:
-            return self._try(item)
-        except PlaceLostError as lost:
-            self._worker = None
-            self._place.replace(lost)
-            return Failure("error", f"the device was lost, and another one after it: {lost}")
+        for _ in range(2):
+            try:
+                return self._try(item)
+            except PlaceLostError as lost:
+                self._worker = None
+                self._place.replace(lost)
+                reason = f"the device was lost, and another one after it: {lost}"
+        return Failure("error", reason)
 
     def _try(self, item: Item) -> Answered | Failure:
         if self._worker is None:

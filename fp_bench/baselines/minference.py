@@ -1,6 +1,5 @@
 """MInference (arXiv 2407.02490) as a method, with a pattern for each layer and head from a file as published."""
 
-import hashlib
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,12 +33,9 @@ class MInference(LinesMethod):
         super().__init__(params, backend=backend)
         self._layers = None if self.params.config is None else read_patterns(Path(self.params.config))
 
-    @property
-    def method_hash(self) -> str:
-        """Twelve hex digits of name, version, all parameters and what the file of patterns holds."""
-        if self._layers is None:
-            return super().method_hash
-        return hashlib.sha256(f"{super().method_hash} {self._layers}".encode()).hexdigest()[:12]
+    def file_content(self) -> object:
+        """Return the patterns of the file."""
+        return self._layers
 
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return the reason when the file of patterns is of another model, for chunks and for odd heads."""

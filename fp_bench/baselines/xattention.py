@@ -1,6 +1,5 @@
 """XAttention (arXiv 2503.16428) as a method, at its published strides."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import ClassVar
@@ -54,12 +53,9 @@ class XAttention(BlockMethod):
         self._table = None if self.params.tau_file is None else read_table(Path(self.params.tau_file))
         self._taus: dict[tuple[int, int, torch.device], Tensor] = {}
 
-    @property
-    def method_hash(self) -> str:
-        """Twelve hex digits of name, version, all parameters and what the file of taus holds."""
-        if self._table is None:
-            return super().method_hash
-        return hashlib.sha256(f"{super().method_hash} {self._table}".encode()).hexdigest()[:12]
+    def file_content(self) -> object:
+        """Return the taus of the file."""
+        return self._table
 
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return the reason when the file of taus is of another model, or for odd heads."""

@@ -5,21 +5,20 @@ from collections.abc import Sequence
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import PercentFormatter
 
 from fp_bench.results.accuracy_tables import SETTING, by_depth, by_task, of_setting, setting_title, summary
 from fp_bench.results.depth_plots import heatmap
 from fp_bench.results.drawing import (
     COLOURS,
-    MUTED,
     PANEL_TITLE,
     STYLE,
     Plot,
     length_axis,
     method_lines,
     new_figure,
+    panel_grid,
+    titled_figure,
 )
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.sizes import format_length
@@ -118,15 +117,10 @@ def _tasks(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     tasks = list(dict.fromkeys(rows["task"]))
     across = min(len(tasks), ACROSS)
     down = -(-len(tasks) // across)
-    width, height = 2.4 + 2.5 * across, 1.2 + 2.3 * down
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.85 / height))
-    figure = Figure(figsize=(width, height), layout=room)
-    figure.text(0.12 / width, 1 - 0.12 / height, "Score by task", fontsize=14, fontweight="bold", va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
-    panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
-    for axes in panels[len(tasks) :]:
-        axes.set_visible(False)
-    for axes, task in zip(panels, tasks, strict=False):
+    size = (2.4 + 2.5 * across, 1.2 + 2.3 * down)
+    figure = titled_figure("Score by task", caption, size, below=0.35, above=0.5)
+    panels = panel_grid(figure, len(tasks), across)
+    for axes, task in zip(panels, tasks, strict=True):
         here = rows[rows["task"] == task]
         for label, line, look in method_lines(here):
             if rows["seq_len"].nunique() > 1:

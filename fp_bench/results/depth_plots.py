@@ -7,12 +7,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from fp_bench.results.accuracy_tables import points
-from fp_bench.results.drawing import GRID, MUTED, Plot
+from fp_bench.results.drawing import GRID, Plot, panel_grid, titled_figure
 from fp_bench.sizes import format_length
 
 SCORES = LinearSegmentedColormap.from_list("scores", ["#b5173f", "#f3cf7a", "#0b7f93"])
@@ -46,15 +44,11 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     panel = float(np.clip(0.42 * len(lengths), 2.3, 4.0))
     down = -(-len(labels) // (MOST_WIDE if panel > WIDE else MOST_ACROSS))
     across = -(-len(labels) // down)
-    width, height = 1.7 + across * panel, 1.3 + down * float(np.clip(0.3 * len(depths), 2.3, 3.6))
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.32 / height, 1.0, 1 - 0.78 / height))
-    figure = Figure(figsize=(width, height), layout=room)
-    figure.text(0.12 / width, 1 - 0.12 / height, "Score by length and depth", fontsize=14, fontweight="bold", va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
-    panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
-    for axes in panels[len(labels) :]:
-        axes.set_visible(False)
-    for number, (axes, label) in enumerate(zip(panels, labels, strict=False)):
+    size = (1.7 + across * panel, 1.3 + down * float(np.clip(0.3 * len(depths), 2.3, 3.6)))
+    title = "Score by length and depth"
+    figure = titled_figure(title, caption, size, below=0.32, above=0.46)
+    panels = panel_grid(figure, len(labels), across)
+    for number, (axes, label) in enumerate(zip(panels, labels, strict=True)):
         _cells(axes, rows[rows["label"] == label], lengths, depths)
         axes.set_title(_title(rows[rows["label"] == label], int(panel * LETTERS_AN_INCH)), loc="left", fontsize=9.5)
         lowest = number + across >= len(labels)
@@ -65,7 +59,7 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     bar.outline.set_visible(False)
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
     columns = ["seq_len", "depth", "label", "n", "score", "density"]
-    return Plot(name, "Score by length and depth", figure, rows[columns])
+    return Plot(name, title, figure, rows[columns])
 
 
 def _place(rows: pd.DataFrame) -> tuple[bool, float]:

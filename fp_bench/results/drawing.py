@@ -103,6 +103,44 @@ def new_figure(title: str, caption: str, panels: int) -> tuple[Figure, list[Axes
     return figure, list(axes)
 
 
+def titled_figure(
+    title: str,
+    caption: str,
+    size: tuple[float, float],
+    *,
+    below: float,
+    above: float,
+    note: str = "",
+    gap: float | None = None,
+) -> Figure:
+    """Return an empty figure with a title, a note under it and a caption at the bottom.
+
+    Args:
+        title: in bold.
+        caption: small.
+        size: width and height of the figure in inches.
+        below: inches at the bottom that panels leave free.
+        above: inches at the top that they do.
+        note: a line under the title.
+        gap: inches above and below each panel; None is matplotlib's own.
+    """
+    width, height = size
+    room = ConstrainedLayoutEngine(rect=(0.0, below / height, 1.0, 1 - (below + above) / height), h_pad=gap)
+    figure = Figure(figsize=size, layout=room)
+    figure.text(0.12 / width, 1 - 0.12 / height, title, fontsize=14, fontweight="bold", va="top")
+    figure.text(0.12 / width, 1 - 0.45 / height, note, fontsize=9.5, color=MUTED, va="top")
+    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
+    return figure
+
+
+def panel_grid(figure: Figure, panels: int, across: int, *, sharey: bool = True) -> list[Axes]:
+    """Return panels in rows, whose empty places at the end of the last row show nothing."""
+    grid = list(figure.subplots(-(-panels // across), across, squeeze=False, sharey=sharey).flat)
+    for axes in grid[panels:]:
+        axes.set_visible(False)
+    return grid[:panels]
+
+
 def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Return label, rows by length and look of each method's line; the look depends on names alone."""
     others = sorted(set(rows["method"]) - set(COLOURS))

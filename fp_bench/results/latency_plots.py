@@ -6,8 +6,6 @@ from typing import Any
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -21,6 +19,8 @@ from fp_bench.results.drawing import (
     length_axis,
     method_lines,
     new_figure,
+    panel_grid,
+    titled_figure,
 )
 from fp_bench.results.latency_tables import SETTING, comparison, is_prefill, setting_title
 from fp_bench.results.pareto import pareto
@@ -129,17 +129,11 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     across = min(len(lengths), MOST_ACROSS)
     down = -(-len(lengths) // across)
     wide, high = max(1.45, 0.42 * len(lines) + 0.75), 2.5
-    width, height = max(7.0, across * wide + 0.4), down * high + 1.3
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 1.0 / height), h_pad=0.08)
-    figure = Figure(figsize=(width, height), layout=room)
-    figure.text(0.12 / width, 1 - 0.12 / height, "Where the time goes", fontsize=14, fontweight="bold", va="top")
+    size = (max(7.0, across * wide + 0.4), down * high + 1.3)
     note = "milliseconds of one attention call; every length has its own scale"
-    figure.text(0.12 / width, 1 - 0.45 / height, note, fontsize=9.5, color=MUTED, va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
-    panels = figure.subplots(down, across, squeeze=False).flat
-    for axes in list(panels)[len(lengths) :]:
-        axes.set_visible(False)
-    for axes, length in zip(figure.axes, lengths, strict=False):
+    figure = titled_figure("Where the time goes", caption, size, below=0.35, above=0.65, note=note, gap=0.08)
+    panels = panel_grid(figure, len(lengths), across, sharey=False)
+    for axes, length in zip(panels, lengths, strict=True):
         tallest = 0.0
         for x, (_, line, look) in enumerate(lines):
             for _, row in line[line["seq_len"] == length].iterrows():

@@ -1,11 +1,9 @@
 """The Pareto plot: what a configuration keeps of the quality against what it takes."""
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from fp_bench.results.drawing import MUTED, Plot, method_lines
+from fp_bench.results.drawing import MUTED, Plot, method_lines, panel_grid, titled_figure
 from fp_bench.results.latency_tables import is_prefill
 from fp_bench.sizes import format_length
 
@@ -32,18 +30,12 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
     across = min(ACROSS, len(lengths))
     down = -(-len(lengths) // across)
     looks = {label: look for label, _, look in method_lines(rows)}
-    width, height = 3.4 + 3.0 * across, max(1.2 + 2.6 * down, 1.6 + LEGEND_ROW * len(looks))
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 1.0 / height))
-    figure = Figure(figsize=(width, height), layout=room)
+    size = (3.4 + 3.0 * across, max(1.2 + 2.6 * down, 1.6 + LEGEND_ROW * len(looks)))
     subject = "time to first token" if is_prefill(rows) else "latency"
     title = f"{'Accuracy' if quality == 'score' else 'Recall'} against {subject}"
-    figure.text(0.12 / width, 1 - 0.12 / height, title, fontsize=14, fontweight="bold", va="top")
-    figure.text(0.12 / width, 1 - 0.45 / height, what, fontsize=9.5, color=MUTED, va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
-    panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
-    for axes in panels[len(lengths) :]:
-        axes.set_visible(False)
-    for axes, length in zip(panels, lengths, strict=False):
+    figure = titled_figure(title, caption, size, below=0.35, above=0.65, note=what)
+    panels = panel_grid(figure, len(lengths), across)
+    for axes, length in zip(panels, lengths, strict=True):
         here = rows[rows["seq_len"] == length].sort_values("ms")
         front = here[here[quality] > here[quality].cummax().shift(fill_value=-1.0)]
         axes.step(front["ms"], front[quality], where="post", color=MUTED, linewidth=1, alpha=0.6, zorder=1)

@@ -17,7 +17,7 @@ Cache = Literal["cold", "as_left"]
 class Record(BaseModel):
     """What every record has. Times are milliseconds, sizes bytes, lengths tokens."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     asked: ClassVar[tuple[str, ...]]
     """The fields that say what was asked: `cell_key` is their hash."""

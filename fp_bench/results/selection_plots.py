@@ -26,6 +26,8 @@ from fp_bench.results.drawing import (
     length_axis,
     method_lines,
     new_figure,
+    panel_grid,
+    titled_figure,
 )
 from fp_bench.results.kept_maps import KeptMap, map_path, read_maps
 from fp_bench.results.latency_plots import settings
@@ -164,17 +166,12 @@ def _head_maps(
     tallest = max(map(len, shown.values()))
     across = min(2, len(shown))
     down = -(-len(shown) // across)
-    width, height = 1.2 + 5.0 * across, 1.1 + down * (0.9 + 0.24 * tallest)
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.95 / height))
-    figure = Figure(figsize=(width, height), layout=room)
-    figure.text(0.12 / width, 1 - 0.12 / height, title, fontsize=14, fontweight="bold", va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
-    panels = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes in panels[len(shown) :]:
-        axes.set_visible(False)
+    size = (1.2 + 5.0 * across, 1.1 + down * (0.9 + 0.24 * tallest))
+    figure = titled_figure(title, caption, size, below=0.35, above=0.6)
+    panels = panel_grid(figure, len(shown), across, sharey=False)
     most = max(max(record.density_by_head or ()) for records in shown.values() for record in records)
     rows: list[dict[str, Any]] = []
-    for axes, (label, records) in zip(panels, shown.items(), strict=False):
+    for axes, (label, records) in zip(panels, shown.items(), strict=True):
         heads = max(len(record.density_by_head or ()) for record in records)
         shares = np.full((len(records), heads), np.nan)
         for line, record in enumerate(records):

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from transformers import LlamaConfig, Qwen3MoeConfig
+from transformers import LlamaConfig, MambaConfig, Qwen2_5_VLConfig, Qwen3MoeConfig
 
 from fp_bench.accuracy.cost import prefill_flop, prefill_seconds, weights_in_use
+from fp_bench.accuracy.plan import make_plan
 from fp_bench.machine import Machine
+from fp_bench.terminal import show_accuracy_plan
+from tests.accuracy.test_job import request
 
 SIZES = {
     "vocab_size": 100,
@@ -38,6 +41,16 @@ def test_a_prefill_multiplies_weights_by_tokens_and_heads_by_causal_pairs():
     config = LlamaConfig(**SIZES)
     pairs = 5 * 6 // 2
     assert prefill_flop(config, 1000.0, 5) == 2 * 1000 * 5 + 4 * pairs * 2 * 4 * 16
+
+
+@pytest.mark.parametrize("config", [MambaConfig(), Qwen2_5_VLConfig()])
+def test_of_models_that_the_arithmetic_is_not_about_there_is_no_estimate(config, tmp_path, capsys):
+    config.save_pretrained(tmp_path)
+    assert prefill_seconds(str(tmp_path), {512: 1}, Machine.here(), torch.float32) is None
+    show_accuracy_plan(make_plan(request()), None, devices=1)
+    said = capsys.readouterr().err
+    assert "cost: not estimated" in said
+    assert "at the rate of" not in said
 
 
 def test_seconds_grow_with_the_prompts():

@@ -65,6 +65,7 @@ def test_data_that_is_not_here_is_one_line(model, tmp_path):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.draws
 def test_needles_are_records_with_their_depth_and_a_heatmap(model, tmp_path):
     words = ["accuracy", "--suite", "needle:depths=2", "--lens", "512,1k", "--samples", "2", "--model", model]
     done = fpbench(*words, "--methods", "dense,flashprefill", "--no-isolate", "--out", tmp_path / "run")

@@ -14,7 +14,7 @@ from fp_bench.kernels import reference_vertical_slash as defined
 from fp_bench.kernels.vertical_slash import AShape, Lines
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method
-from tests.baselines.test_rivals import a_call
+from tests.baselines.test_rivals import a_call, selected_twice_without_a_sync
 from tests.kernels.calls import relative_error
 
 
@@ -124,15 +124,5 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path):
 @pytest.mark.gpu
 @pytest.mark.parametrize("text", ["minference:columns=200:diagonals=300", "streaming:n_init=64:n_local=1000"])
 def test_on_a_gpu_without_a_sync(text):
-    method = create_method(Spec.parse(text))
-    call = a_call("cuda", batch=2, q_len=3000, kv_len=3000, dtype=torch.bfloat16)
-    index = method.select(call)
-    expected = reference.attention(call.q, call.k, call.v, scale=call.scale, index=index).out
-    assert relative_error(method.attend(call, index), expected) < 1e-2
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        again = method.select(call)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    index, again = selected_twice_without_a_sync(text)
     assert torch.equal(again.entries(), index.entries())

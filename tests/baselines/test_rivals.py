@@ -21,6 +21,21 @@ def a_call(device="cpu", **changes):
     return AttentionCall(*case.tensors(device), case.scale)
 
 
+def selected_twice_without_a_sync(text):
+    """On a GPU: attend right over what a method selects, select once more with syncs forbidden; return both."""
+    method = create_method(Spec.parse(text))
+    call = a_call("cuda", batch=2, q_len=3000, kv_len=3000, dtype=torch.bfloat16)
+    index = method.select(call)
+    expected = reference.attention(call.q, call.k, call.v, scale=call.scale, index=index).out
+    assert relative_error(method.attend(call, index), expected) < 1e-2
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        return index, method.select(call)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("text", KEEP_EVERYTHING)
 def test_settings_that_keep_everything_are_dense_attention(text):
     call = a_call(batch=2)
@@ -110,17 +125,7 @@ def test_the_official_slip_keeps_more():
 @pytest.mark.gpu
 @pytest.mark.parametrize("text", ["xattention", "flexprefill:min_budget=128", "flexprefill:tau=0.9"])
 def test_on_a_gpu_without_a_sync(text):
-    method = create_method(Spec.parse(text))
-    call = a_call("cuda", batch=2, q_len=3000, kv_len=3000, dtype=torch.bfloat16)
-    index = method.select(call)
-    expected = reference.attention(call.q, call.k, call.v, scale=call.scale, index=index).out
-    assert relative_error(method.attend(call, index), expected) < 1e-2
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        again = method.select(call)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    index, again = selected_twice_without_a_sync(text)
     assert torch.equal(again.mask(), index.mask())
 
 

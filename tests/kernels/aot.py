@@ -246,11 +246,11 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, me
 if __name__ == "__main__":
     import json
 
-    what, *arguments = sys.argv[1:]
     compilers = {
-        "hopper": compile_hopper,
+        "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "all": compile_all,
     }
-    print(json.dumps(compilers[what](*arguments)))
+    wanted, *arguments = sys.argv[1:]
+    print(json.dumps({what: compilers[what](*arguments) for what in wanted.split(",")}))

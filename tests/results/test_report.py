@@ -21,9 +21,10 @@ def command(label, length):
     return f"fpbench latency --methods {label} --lens {length} --inputs structured --seed 0 --layers 0"
 
 
-@pytest.fixture
-def run(tmp_path):
-    with RecordStore(tmp_path) as store:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    with RecordStore(folder) as store:
         env = store.add_environment({"cpu": "a CPU", "cpu_cores": 2, "gpu": {"name": "NVIDIA H200"}})
         for n in LENGTHS:
             where = {"seq_len": n, "q_len": n, "env": env}
@@ -35,11 +36,17 @@ def run(tmp_path):
         maps = [KeptMap(head, 0.1, np.tril(np.full((64, 64), 255, np.uint8))) for head in (0, 1)]
         store.add_maps(last.cell_key, last.code_version, maps)
         store.append(failed("oom", "needs 1 PiB", label="greedy", method="greedy", env=env))
-    return tmp_path
+    return folder
 
 
-def test_the_report_says_what_matters(run):
-    text = write_report(run).read_text()
+@pytest.fixture(scope="module")
+def report(run):
+    """The report of the run, written once: its plots take seconds."""
+    return write_report(run)
+
+
+def test_the_report_says_what_matters(report):
+    text = report.read_text()
     for part in (
         "NVIDIA H200",
         "At 256K, `flashprefill`",
@@ -51,8 +58,8 @@ def test_the_report_says_what_matters(run):
         assert part in text
 
 
-def test_everything_the_report_links_to_exists(run):
-    text = write_report(run).read_text()
+def test_everything_the_report_links_to_exists(run, report):
+    text = report.read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
     names = ["latency", "speedup", "recall", "stages", "density", "density-by-head", "kept-blocks"]
     assert links == [f"plots/{name}.png" for name in names]
@@ -66,8 +73,7 @@ def test_everything_the_report_links_to_exists(run):
         assert "seq_len" not in rows[0] or {int(row["seq_len"]) for row in rows} == set(LENGTHS)
 
 
-def test_reports_are_made_again_to_the_byte(run):
-    write_report(run)
+def test_reports_are_made_again_to_the_byte(run, report):
     first = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     write_report(run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == first
@@ -124,8 +130,8 @@ def test_published_densities_are_marked_on_structured_inputs_alone(tmp_path):
         assert ("published" in plot.data) == bool(marks)
 
 
-def test_a_table_as_latex(run):
-    text = write_report(run).parent.joinpath("tables", "latency.tex").read_text()
+def test_a_table_as_latex(report):
+    text = report.parent.joinpath("tables", "latency.tex").read_text()
     assert r"\toprule" in text
     assert r"20.0\%" in text
     assert text.count(r" \\") == 1 + 3 * 3 + 1

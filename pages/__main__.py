@@ -1,0 +1,60 @@
+"""Make the marked parts of README and docs again: ``python -m pages``; ``--check`` only says which differ.
+
+A part stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; `PARTS` says what makes it.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from fp_bench.registry import BUILTIN_METHODS
+from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
+from pages.tables import RIVALS, SPEED
+
+ROOT = Path(__file__).parents[1]
+PARTS: dict[str, Callable[[], str]] = {
+    "speed": SPEED.markdown,
+    "rivals": RIVALS.markdown,
+    **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
+    "parameters of suites": suite_parameters,
+    "record": partial(record_fields, Record),
+    "latency record": partial(record_fields, LatencyRecord),
+    "accuracy record": partial(record_fields, AccuracyRecord),
+}
+PAGES = ("README.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
+SCHEMA = "docs/record.schema.json"
+MARKED = re.compile(r"(?<=<!-- made: )(.+?)( -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
+
+
+def made() -> dict[str, str]:
+    """Return every page that has marked parts, and the schema, as they should be."""
+    pages = {page: MARKED.sub(_part, (ROOT / page).read_text()) for page in PAGES}
+    return pages | {SCHEMA: record_schema()}
+
+
+def _part(found: re.Match[str]) -> str:
+    return f"{found[1]}{found[2]}\n{PARTS[found[1]]()}\n\n"
+
+
+def stale() -> list[str]:
+    """Return the files that differ from what they should be."""
+    return [name for name, text in made().items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
+
+
+def main() -> None:
+    """Write the files, or with ``--check`` name those that differ and end with 1."""
+    if sys.argv[1:] == ["--check"]:
+        differing = stale()
+        print(
+            *(f"{name} differs from records and code; make it again: python -m pages" for name in differing), sep="\n"
+        )
+        sys.exit(bool(differing))
+    for name, text in made().items():
+        (ROOT / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

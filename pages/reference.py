@@ -1,0 +1,91 @@
+"""Reference tables as Markdown, made from the models that the code itself checks with."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from fp_bench.registry import BUILTIN_SUITES, methods, suites
+from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from pages.markdown import table
+
+LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+"""JSON Schema's word for a limit -> ours."""
+
+
+def method_parameters(name: str) -> str:
+    """Return the parameters of a method, and its presets below."""
+    method = methods.load(name)
+    rows = [[f"`{field}`", *words] for field, *words in _fields(method.Params)]
+    parameters = table(["parameter", "default", "limits", "what it is"], rows, left=4) if rows else "No parameters."
+    presets = [f"`{preset}` ({_options(values)})" for preset, values in method.presets.items()]
+    return f"{parameters}\n\nPresets: {', '.join(presets)}." if presets else parameters
+
+
+def suite_parameters() -> str:
+    """Return the parameters of all suites that have any."""
+    rows = []
+    for name in BUILTIN_SUITES:
+        fields = list(_fields(suites.load(name).Params))
+        rows += [
+            [f"`{name}`" if not number else "", f"`{field}`", *words] for number, (field, *words) in enumerate(fields)
+        ]
+    return table(["suite", "parameter", "default", "limits", "what it is"], rows, left=5)
+
+
+def record_fields(model: type[Record]) -> str:
+    """Return the fields of a kind of record; of one of its own, without those that every record has."""
+    shared = set() if model is Record else set(Record.model_fields) - {"kind"}
+    schema = model.model_json_schema()
+    rows = []
+    for name, field in schema["properties"].items():
+        if name not in shared:
+            rows.append([f"`{name}`", _type(field), "yes" if name in schema["required"] else "", _text(field)])
+    return table(["field", "type", "always there", "what it is"], rows, left=4)
+
+
+def record_schema() -> str:
+    """Return the JSON Schema of one line of ``records.jsonl``."""
+    line: Any = TypeAdapter(Annotated[LatencyRecord | AccuracyRecord, Field(discriminator="kind")])
+    return json.dumps(line.json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}, indent=1) + "\n"
+
+
+def _fields(model: type[BaseModel]) -> Iterator[list[str]]:
+    """Yield name, default, limits and description of each field."""
+    for name, field in model.model_json_schema().get("properties", {}).items():
+        # Of an optional field the limits are those of what it may hold.
+        known = field | field.get("anyOf", [{}])[0]
+        limits = [words.format(known[word]) for word, words in LIMITS.items() if word in known]
+        limits += [f"`{value}`" for value in known.get("enum", [])]
+        yield [name, _default(field.get("default")), ", ".join(limits), _text(field)]
+
+
+def _default(value: object) -> str:
+    if value in (None, ""):
+        return "none" if value is None else "empty"
+    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+
+
+def _type(field: dict[str, Any]) -> str:
+    kinds = [kind for kind in field.get("anyOf", [field]) if kind.get("type") != "null"]
+    return " or ".join(_kind(kind) for kind in kinds)
+
+
+def _kind(kind: dict[str, Any]) -> str:
+    if "const" in kind or "enum" in kind:
+        return ", ".join(f"`{value}`" for value in kind.get("enum", [kind.get("const")]))
+    return f"list of {_type(kind['items'])}" if kind["type"] == "array" else str(kind["type"])
+
+
+def _text(field: dict[str, Any]) -> str:
+    return " ".join(field.get("description", "").split()).replace("``", "`").replace("|", "\\|")
+
+
+def _options(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())

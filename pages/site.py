@@ -1,0 +1,30 @@
+"""A hook of mkdocs: the site is the repository's own pages, each where it lies, so that links hold here and there."""
+
+import shutil
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+
+ROOT = Path(__file__).parents[1]
+SHOWN = (
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "benchmarks",
+    "docs",
+    "examples",
+    "fp_bench/models/embedded/README.md",
+    "results",
+)
+"""Pages, and folders of pages and of files that they link to."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Point mkdocs at a folder of links to what is shown."""
+    pages = ROOT / "build" / "pages"
+    shutil.rmtree(pages, ignore_errors=True)
+    for name in SHOWN:
+        (pages / name).parent.mkdir(parents=True, exist_ok=True)
+        (pages / name).symlink_to(ROOT / name)
+    config.docs_dir = str(pages)
+    return config

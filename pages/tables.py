@@ -1,0 +1,116 @@
+"""The README's tables of speed, as Markdown, made from published records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import floor, log10
+from pathlib import Path
+
+import pandas as pd
+
+from fp_bench.results.latency_tables import comparison
+from fp_bench.results.record import LatencyRecord
+from fp_bench.results.store import read_run
+from fp_bench.sizes import format_length, parse_length, parse_lengths
+from pages.markdown import table
+
+RESULTS = Path(__file__).parents[1] / "results"
+IMPLEMENTATIONS = {"cudnn": "cuDNN", "fa2": "FlashAttention-2", "fa3": "FlashAttention-3"}
+
+
+@dataclass(frozen=True)
+class ByLength:
+    """A row a length: one method beside dense attention.
+
+    Args:
+        run: folder of the records, below ``results``.
+        lengths: as the command line takes them.
+        method: label of the method, as in the records.
+    """
+
+    run: str
+    lengths: str
+    method: str
+
+    def markdown(self) -> str:
+        """Return the table."""
+        found = measured(self.run)
+        rows = [found.loc[(length, self.method)] for length in parse_lengths(self.lengths)]
+        dense = ", ".join(dict.fromkeys(IMPLEMENTATIONS.get(row["dense"], row["dense"]) for row in rows))
+        head = ["length", "FlashAttention-2", f"fastest dense ({dense})", self.method, "density", "vs FA2"]
+        lines = []
+        for row in rows:
+            times = [f"{number(row[name])} ms" for name in ("fa2_ms", "dense_ms", "ms")]
+            gains = [speed_up(row[name]) for name in ("speedup_fa2", "speedup_dense")]
+            lines.append([format_length(row.name[0]), *times, share(row["density"]), *gains])
+        return table([*head, "vs fastest dense"], lines, left=0)
+
+
+@dataclass(frozen=True)
+class ByMethod:
+    """A row a method: milliseconds by length, and what it keeps at one of them.
+
+    Args:
+        run: folder of the records, below ``results``.
+        lengths: as the command line takes them.
+        kept_at: the length at which density and recall are shown.
+        methods: label of a method, as in the records -> what the row is called.
+    """
+
+    run: str
+    lengths: str
+    kept_at: str
+    methods: Mapping[str, str]
+
+    def markdown(self) -> str:
+        """Return the table."""
+        found = measured(self.run)
+        lengths, at = parse_lengths(self.lengths), parse_length(self.kept_at)
+        head = ["", *map(format_length, lengths), f"kept at {format_length(at)}", "attention mass in it"]
+        lines = []
+        for label, name in self.methods.items():
+            times = [number(found.loc[(length, label)]["ms"]) for length in lengths]
+            kept = found.loc[(at, label)]
+            lines.append([name, *times, share(kept["density"]), share(kept["recall"])])
+        return table(head, lines, left=1)
+
+
+def measured(run: str) -> pd.DataFrame:
+    """Return what a published run measured, by length and label; what failed is not in it."""
+    records = [record for record in read_run(RESULTS / run).records if isinstance(record, LatencyRecord)]
+    found = comparison(records)
+    by_cell = found[found["status"] == "ok"].set_index(["seq_len", "label"])
+    if not by_cell.index.is_unique:
+        raise ValueError(f"{run} has several settings (shapes, inputs); a table is of one")
+    return by_cell
+
+
+def number(value: float) -> str:
+    """Return three significant digits, of thousands all: ``0.499``, ``57.3``, ``1712``."""
+    return f"{value:.{max(0, 2 - floor(log10(value)))}f}"
+
+
+def share(value: float) -> str:
+    """Return a percentage of two significant digits: ``66 %``, ``3.3 %``."""
+    percent = 100 * value
+    return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
+
+
+def speed_up(value: float) -> str:
+    """Return ``1.24x``, ``5.7x`` or ``44x``."""
+    digits = 2 if value < 1.995 else 1 if value < 9.95 else 0
+    return f"{value:.{digits}f}x"
+
+
+SPEED = ByLength("h200/latency-32-8-128", lengths="4k,16k,64k,256k", method="flashprefill")
+RIVALS = ByMethod(
+    "h100/rivals",
+    lengths="16k,64k,128k",
+    kept_at="64k",
+    methods={
+        "dense:impl=fa2": "FlashAttention-2",
+        "dense": "cuDNN",
+        "xattention": "XAttention, stride 8, tau 0.9",
+        "flashprefill": "flashprefill, alpha 0.12",
+        "flexprefill": "FlexPrefill, gamma 0.9",
+    },
+)

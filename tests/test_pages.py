@@ -1,0 +1,48 @@
+"""What of README and docs is made from records and code is what records and code say."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fp_bench.cli import front
+from fp_bench.registry import BUILTIN_METHODS
+from pages.__main__ import MARKED, PARTS, stale
+from pages.tables import RESULTS, number, share, speed_up
+
+ROOT = Path(__file__).parents[1]
+published = pytest.mark.skipif(not RESULTS.is_dir(), reason="published records are in the repository alone")
+
+
+@published
+def test_every_page_is_as_it_is_made():
+    assert stale() == [], "make them again: python -m pages"
+
+
+def test_a_changed_number_is_found():
+    """A part is the whole text between its marks, so that nothing written there by hand stays."""
+    text = "a\n<!-- made: speed -->\n| 1 |\n<!-- end -->\nb\n<!-- made: record -->\n<!-- end -->\n"
+    assert MARKED.sub(lambda found: f"{found[1]}{found[2]}new\n", text) == text.replace("| 1 |", "new").replace(
+        "record -->\n", "record -->\nnew\n"
+    )
+
+
+def test_every_method_has_its_parameters_and_every_part_a_place():
+    pages = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    places = [found[1] for page in pages for found in MARKED.finditer(page)]
+    assert sorted(places) == sorted(PARTS)
+    assert {f"parameters {name}" for name in BUILTIN_METHODS} <= set(places)
+
+
+def test_numbers_keep_their_digits():
+    assert [number(ms) for ms in (0.0499, 0.499, 6.41, 57.29, 100.4, 1712.1)] == [
+        "0.0499", "0.499", "6.41", "57.3", "100", "1712",
+    ]  # fmt: skip
+    assert [share(part) for part in (0.0332, 0.0996, 0.662, 1.0)] == ["3.3 %", "10 %", "66 %", "100 %"]
+    assert [speed_up(gain) for gain in (1.237, 1.999, 8.06, 26.7)] == ["1.24x", "2.0x", "8.1x", "27x"]
+
+
+def test_exit_codes_are_those_of_the_front_door():
+    table = (ROOT / "docs" / "exit-codes.md").read_text()
+    codes = {value for name, value in vars(front).items() if name.startswith("EXIT_")}
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == codes | {0}
