@@ -85,6 +85,19 @@ def test_vertical_slash_compiles_and_fits(chip, tmp_path):
         assert 2 * 128 * attend["registers"] <= 65536
 
 
+def test_paged_kernels_compile_for_hopper_as_the_unpaged_ones_do(tmp_path):
+    reports = {
+        report["kernel"]: report for report in compile_elsewhere("paged", "cuda", "90", "16", "128", cache=tmp_path)
+    }
+    for report in reports.values():
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+        assert report["spill_bytes"] == 0
+    for kernel in ("attend_16", "attend_128"):  # a page number a key, a page number a tile
+        assert reports[kernel]["wgmma"] > 0
+        assert reports[kernel]["async_copies"] > 0  # the next tile is on its way while one is computed
+    assert 3 * reports["discover"]["registers"] * 128 <= 65536  # three programs an SM
+
+
 @pytest.mark.skipif(
     not (3, 6) <= triton_version() < (3, 9), reason="Gluon's warp_specialize compiles on Triton 3.6-3.8"
 )
