@@ -1,6 +1,6 @@
 """FlashPrefill as a fast operator, and an honest benchmark of sparse-prefill attention.
 
-``from fp_bench import flash_prefill`` is the operator alone, ``flash_prefill_paged`` the same over an inference engine's
+``from fp_bench import flash_prefill`` is the operator alone, ``flash_prefill_paged`` the same over an engine's
 pages; the command ``fpbench`` is the benchmark.
 """
 

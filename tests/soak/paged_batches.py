@@ -28,7 +28,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 def by_single_kernels(call: PagedCall) -> Tensor:
     """Each sequence by the portable single-sequence kernels over its gathered keys."""
     out = torch.zeros_like(call.q)
-    for sequence in call.batch.sequences():
+    for sequence in call.batch.sequences:
         q, k, v = call.q[None, sequence.queries], sequence.gather(call.k), sequence.gather(call.v)
         rule = RULE if sequence.last_chunk else replace(RULE, last_full_blocks=0)
         pooled = pool_keys(k, backend="triton")

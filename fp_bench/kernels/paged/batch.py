@@ -1,6 +1,5 @@
 """PagedBatch: which queries and pages belong to which sequence of a packed batch, and what the operators accept."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -131,14 +130,16 @@ class PagedBatch:
         """``last_chunk`` as the kernels read it, ``[sequences]`` int32."""
         return torch.ones_like(self.kv_lens) if self.last_chunk is None else self.last_chunk.int()
 
-    def sequences(self) -> Iterator[PagedSequence]:
-        """Yield the sequences that have queries; reading the lengths waits for the device.
+    @cached_property
+    def sequences(self) -> list[PagedSequence]:
+        """The sequences that have queries; reading the lengths waits for the device, once.
 
         Raises:
             UnsupportedError: lengths that contradict each other or the bounds.
         """
         starts, lens = self.cu_seqlens_q.tolist(), self.kv_lens.tolist()
         last = self.last_chunk.tolist() if self.last_chunk is not None else [True] * len(lens)
+        found = []
         for s, kv_len in enumerate(lens):
             q_len = starts[s + 1] - starts[s]
             if not 0 <= q_len <= self.max_q_len or (q_len and not q_len <= kv_len <= self.max_kv_len):
@@ -147,7 +148,8 @@ class PagedBatch:
                     f"max_q_len {self.max_q_len} and max_kv_len {self.max_kv_len}"
                 )
             if q_len:
-                yield PagedSequence(slice(starts[s], starts[s + 1]), kv_len, self.block_table[s], last[s])
+                found.append(PagedSequence(slice(starts[s], starts[s + 1]), kv_len, self.block_table[s], last[s]))
+        return found
 
 
 def check_paged(q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch) -> None:

@@ -15,7 +15,7 @@ def flash_prefill_paged_torch(
     q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
 ) -> None:
     """Fill ``out`` as `prefill.flash_prefill_paged` does."""
-    for sequence in batch.sequences():
+    for sequence in batch.sequences:
         queries, keys, values = q[None, sequence.queries], sequence.gather(k), sequence.gather(v)
         own = rule if sequence.last_chunk else replace(rule, last_full_blocks=0)
         pooled = pool_keys(keys, backend="torch")

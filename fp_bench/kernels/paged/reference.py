@@ -16,7 +16,7 @@ def flash_prefill_paged(q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule
     Rows of ``q`` that belong to no sequence are 0.
     """
     out = torch.zeros(q.shape, dtype=torch.float32, device=q.device)
-    for sequence in batch.sequences():
+    for sequence in batch.sequences:
         queries, keys, values = q[None, sequence.queries], sequence.gather(k), sequence.gather(v)
         own = rule if sequence.last_chunk else replace(rule, last_full_blocks=0)
         pooled = reference.pool_keys(keys)
