@@ -9,10 +9,14 @@ from torch import Tensor
 from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UsageError
 from fp_bench.flashprefill import FlashPrefill
+from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.paged.prefill import flash_prefill_paged
+from fp_bench.kernels.selection import Selection
 from fp_bench.method import AttentionCall, Method
+from fp_bench.models.attention import selection_recall
+from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.registry import Spec, create_method
 
 VARIABLE = "FPBENCH_METHOD"
@@ -31,18 +35,20 @@ class PagedPrefill:
     Args:
         method: of any kind; dense leaves everything to the engine.
         layers: of the model.
+        measure_selection: keep the density and the recall of each selection, for ``counts``; this selects twice.
 
     Raises:
         UsageError: an option that cannot be had over pages.
     """
 
-    def __init__(self, method: Method, layers: int) -> None:
+    def __init__(self, method: Method, layers: int, *, measure_selection: bool = False) -> None:
         self.method = method
         self.layers = layers
+        self.counts = CallCounts()
+        """What became of the prefill asked for: a call is a sequence of a batch or, of FlashPrefill, a batch."""
+        self._measure_selection = measure_selection
         if isinstance(method, FlashPrefill) and method.params.dense_above < 1:
-            raise UsageError(
-                f"{method.label}: dense_above reads a density back, which an engine's step does not wait for"
-            )
+            raise UsageError(f"{method.label}: dense_above reads a density back, which no step of an engine waits for")
 
     @classmethod
     def from_environment(cls, layers: int) -> "PagedPrefill":
@@ -78,22 +84,13 @@ class PagedPrefill:
             scale: factor on the logits.
             layer: number of this layer.
         """
+        calls = self.counts.layer(layer)
         if isinstance(self.method, FlashPrefill):
-            params = self.method.params
-            flash_prefill_paged(
-                q,
-                k,
-                v,
-                batch,
-                alpha=params.alpha,
-                sink_blocks=params.sink_blocks,
-                window_blocks=params.window_blocks,
-                last_full_blocks=params.last_full_blocks,
-                scale=scale,
-                out=out,
-                backend=self.method.backend,
-            )
-            return
+            self._flash_prefill(self.method.params, q, k, v, batch, out, scale)
+            calls.sparse += 1
+            calls.kernels.add(f"paged {resolve_backend(q, self.method.backend)}")
+            if not self._measure_selection:
+                return
         for sequence in batch.sequences:
             call = AttentionCall(
                 q[None, sequence.queries],
@@ -104,14 +101,49 @@ class PagedPrefill:
                 layers=self.layers,
                 last_chunk=sequence.last_chunk,
             )
-            out[sequence.queries] = self._one(call)[0]
+            if isinstance(self.method, FlashPrefill):
+                self._measure(call, self.method.select(call), calls)
+            else:
+                out[sequence.queries] = self._one(call, calls)[0]
 
-    def _one(self, call: AttentionCall) -> Tensor:
+    def _flash_prefill(
+        self, params: FlashPrefill.Params, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, out: Tensor, scale: float
+    ) -> None:
+        flash_prefill_paged(
+            q,
+            k,
+            v,
+            batch,
+            alpha=params.alpha,
+            sink_blocks=params.sink_blocks,
+            window_blocks=params.window_blocks,
+            last_full_blocks=params.last_full_blocks,
+            scale=scale,
+            out=out,
+            backend=self.method.backend,
+        )
+
+    def _one(self, call: AttentionCall, calls: LayerCalls) -> Tensor:
+        """Compute one sequence by the method, or densely where it does not take it; count it."""
         reason = self.method.unsupported(call)
-        if reason is None:
-            return self.method(call)
-        warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
-        return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
+        if reason is not None:
+            warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
+            calls.dense[reason] += 1
+            return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
+        index = self.method.select(call)
+        out = self.method.attend(call, index)
+        calls.kernels.add(self.method.implementation(call, index))
+        if index is None:
+            calls.dense[f"{self.method.name} ran dense"] += 1
+        else:
+            calls.sparse += 1
+            self._measure(call, index, calls)
+        return out
+
+    def _measure(self, call: AttentionCall, index: Selection | None, calls: LayerCalls) -> None:
+        if self._measure_selection and index is not None:
+            calls.add_density(index)
+            calls.add_recall(selection_recall(call, index))
 
 
 def layer_number(name: str) -> int:

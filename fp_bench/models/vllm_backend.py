@@ -54,7 +54,6 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self._init_reorder_batch_threshold(1, supports_spec_as_decode=True)
-        self._prefill = PagedPrefill.from_environment(_layers(vllm_config))
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
@@ -70,7 +69,7 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
     def _parts(self, whole: FlashAttentionMetadata, common: CommonAttentionMetadata) -> StepParts | None:
         plain = whole.causal is True and whole.mm_prefix_range_tensor is None and whole.rswa_prefix_lens is None
         local = getattr(self.kv_cache_spec, "attention_chunk_size", None) is not None
-        if not plain or local or self.dcp_world_size > 1 or not self._prefill.takes(common.max_seq_len):
+        if not plain or local or self.dcp_world_size > 1:
             return None
         threshold = self.reorder_batch_threshold
         decodes, prefills, decode_tokens, prefill_tokens = split_decodes_and_prefills(common, threshold)
@@ -99,7 +98,8 @@ class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._prefill = PagedPrefill.from_environment(_layers(get_current_vllm_config_or_none()))
+        self.prefill = PagedPrefill.from_environment(_layers(get_current_vllm_config_or_none()))
+        """May be replaced between steps."""
         self._plain = (
             self.attn_type == AttentionType.DECODER
             and self.sliding_window == (-1, -1)
@@ -123,7 +123,8 @@ class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
     ) -> Tensor:
         """Compute attention of a step into ``output``; arguments as vLLM's FlashAttention takes them."""
         parts = None if attn_metadata is None else attn_metadata.parts
-        if parts is None or not self._plain or output_scale is not None or output_block_scale is not None:
+        quantised = output_scale is not None or output_block_scale is not None
+        if parts is None or quantised or not self._plain or not self.prefill.takes(parts.prefills.max_kv_len):
             whole: Tensor = super().forward(
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
@@ -135,7 +136,7 @@ class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
         cache = kv_cache.transpose(1, 2)
         keys, values = cache[..., : self.head_size], cache[..., self.head_size :]
         shape = (-1, self.num_heads, self.head_size)
-        self._prefill.fill(
+        self.prefill.fill(
             query.view(shape), keys, values, parts.prefills, output.view(shape), scale=self.scale,
             layer=layer_number(getattr(layer, "layer_name", "")),
         )  # fmt: skip
