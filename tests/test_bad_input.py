@@ -64,6 +64,8 @@ USAGE = {
     "latency --timeout 9999h": "'9999h'",
     "latency --rouns 3": "--rouns",
     "latency 4k": "4k",
+    "latency --engine vlm --ttft": "unknown engine 'vlm'",
+    "accuracy --engine vlm": "unknown engine 'vlm'",
     # inputs
     "latency --inputs strctured": "did you mean 'structured'",
     "latency --inputs density:0": "density 0",

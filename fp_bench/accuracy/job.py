@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from fp_bench.accuracy.plan import Item, Plan, by_sample
 from fp_bench.accuracy.worker import Answered, Examinee, Stripe
+from fp_bench.accuracy.worker_engine import EngineExaminee
 from fp_bench.errors import UnavailableError
 from fp_bench.failures import Answer, Failure
 from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
@@ -241,7 +242,8 @@ class _Desk:
         for items in self._samples:
             stripes.setdefault(items[0].stripe, []).append(items[0].number)
         make: Callable[..., Worker] = WorkerProcess if self._room.conduct.isolate else LocalWorker
-        return self._place.open(make, Examinee, self._room.plan.setup(stripes, self._place.machine))
+        examinee = EngineExaminee if self._room.plan.request.engine == "vllm" else Examinee
+        return self._place.open(make, examinee, self._room.plan.setup(stripes, self._place.machine))
 
     def _step(self, doing: str, limit: float, name: str, *args: object) -> Answered | Failure | None:
         assert self._worker is not None

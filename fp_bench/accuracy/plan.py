@@ -16,6 +16,7 @@ from fp_bench.kernels.backend import check_backend
 from fp_bench.machine import Machine, parse_dtype
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
 from fp_bench.models.prompting import prompter
+from fp_bench.models.vllm_engine import check_engine
 from fp_bench.registry import Spec, create_suite
 from fp_bench.results.environment import code_version
 from fp_bench.results.record import AccuracyRecord, cell_key
@@ -54,6 +55,8 @@ class Request:
     """Processes; None is one a place."""
     spread: bool = False
     """Whether one copy of the model takes all visible GPUs."""
+    engine: str = "hf"
+    """What runs the model: ``hf`` or ``vllm``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +117,8 @@ class Plan:
             spread=asked.spread,
             threads=max(1, cores // (asked.workers or 1)),
             code_version=code_version(),
+            engine=asked.engine,
+            longest=max(asked.lens),
             stripes=stripes,
         )
 
@@ -149,6 +154,9 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     """
     parse_dtype(request.dtype)
     check_backend(request.backend)
+    check_engine(request.engine, request.dtype)
+    if request.engine != "hf" and (request.dense_layers or request.spread or (request.workers or 1) > 1):
+        raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
     tasks = {name: _tasks(suite, request.tasks, len(suites)) for name, suite in suites.items()}
@@ -207,12 +215,13 @@ def _asked(
     words += ["--methods", method["label"], "--model", model_label(request.model), "--samples", str(number + 1)]
     words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
     words += ["--dense-layers", str(request.dense_layers), "--chat", "on" if chat else "off"]
+    words += ["--engine", request.engine]
     return {
         **method,
         "kind": "accuracy",
         "asked_backend": candidate.method.backend if candidate.method else request.backend,
-        "engine": "hf",
-        "model": model_label(request.model),
+        "engine": request.engine,
+        "model": model_label(request.model, request.engine),
         "dtype": request.dtype,
         "dense_layers": request.dense_layers,
         "chat": chat,

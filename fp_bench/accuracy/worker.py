@@ -13,6 +13,7 @@ from fp_bench.failures import Answer, attempt
 from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import Method
 from fp_bench.models.attention import SparsePrefill
+from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompting import Prompter, prompter
 from fp_bench.registry import Spec, create_method, create_suite
@@ -41,6 +42,10 @@ class Setup:
     spread: bool
     threads: int
     code_version: str
+    engine: str = "hf"
+    """What runs the model."""
+    longest: int = 0
+    """Tokens of the longest prompt with its answer."""
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
     """The numbers of the samples that this worker will be asked for."""
 
@@ -68,6 +73,17 @@ class Answered:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a model gave for one prompt, and what became of its attention calls."""
+
+    counts: CallCounts
+    tokens: list[int] | None = None
+    score: float | None = None
+    """Of a sample without answers, instead of tokens."""
+    kl: float | None = None
+
+
 class Examinee:
     """A model in this process, which answers samples.
 
@@ -86,6 +102,7 @@ class Examinee:
         self._prompter: Prompter | None = None
         self._untemplated: Prompter | None = None
         self._stop: set[int] = set()
+        self._positions: int | None = None
 
     def load(self) -> Answer[None]:
         """Load the model."""
@@ -107,6 +124,10 @@ class Examinee:
         if (here := code_version()) != setup.code_version:
             raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
         use_device(self._device)
+        self._load_model()
+
+    def _load_model(self) -> None:
+        setup = self._setup
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # of loading the weights; this process talks through its parent
@@ -115,6 +136,8 @@ class Examinee:
         )
         self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
         self._stop = stop_tokens(self._model, tokenizer)
+        config = self._model.config.get_text_config()
+        self._positions = getattr(config, "max_position_embeddings", None)
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
         """Return a sample; the methods that answer it after each other share it."""
@@ -164,26 +187,18 @@ class Examinee:
         started = time.perf_counter()
         prompts = self._prompter_of(suite, sample.task)
         prompt = prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix)
-        config = self._model.config.get_text_config()
-        check_length(
-            len(prompt), sample.max_new_tokens, sample.length, getattr(config, "max_position_embeddings", None)
-        )
-        ids = torch.tensor([prompt], device=self._model.device)
+        check_length(len(prompt), sample.max_new_tokens, sample.length, self._positions)
         method = self._method(label)
+        stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
+        reply = self._reply(sample, method, prompt, stop)
+        counts = reply.counts
         found: dict[str, Any]
-        with SparsePrefill(
-            self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
-        ) as prefill:
-            if sample.answers:
-                stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
-                new = greedy(self._model, ids, sample.max_new_tokens, stop, least=1 if sample.stop else 0)
-                prediction = prompts.decode(new)
-                score = self._suite(suite).score(sample, prediction)
-                found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(new)}
-            else:
-                like = likeness(next_token_logits(self._model, ids), self._dense(ids))
-                found = {"score": like.agreement, "kl": like.kl, "prediction": None, "new_tokens": 0}
-        counts = prefill.counts
+        if reply.tokens is None:
+            found = {"score": reply.score, "kl": reply.kl, "prediction": None, "new_tokens": 0}
+        else:
+            prediction = prompts.decode(reply.tokens)
+            score = self._suite(suite).score(sample, prediction)
+            found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(reply.tokens)}
         return Answered(
             **found,
             answers=list(sample.answers),
@@ -200,6 +215,18 @@ class Examinee:
             dense_calls={reason: count for reason, count in counts.dense.items() if reason != "decode"},
             seconds=round(time.perf_counter() - started, 3),
         )
+
+    def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> "Reply":
+        """Return the model's new tokens or, for a sample without answers, how its distributions compare with dense."""
+        ids = torch.tensor([prompt], device=self._model.device)
+        with SparsePrefill(
+            self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
+        ) as prefill:
+            if sample.answers:
+                least = 1 if sample.stop else 0
+                return Reply(prefill.counts, greedy(self._model, ids, sample.max_new_tokens, stop, least=least))
+            like = likeness(next_token_logits(self._model, ids), self._dense(ids))
+        return Reply(prefill.counts, score=like.agreement, kl=like.kl)
 
     def _dense(self, ids: torch.Tensor) -> torch.Tensor:
         """Return dense attention's logits of the current sample, computed once."""

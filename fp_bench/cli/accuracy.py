@@ -47,6 +47,7 @@ def accuracy(
     ] = False,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")] = "bf16",
     backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What runs the model: hf (transformers) or vllm.")] = "hf",
     dense_layers: Annotated[
         int, typer.Option(callback=within(0, 10_000), help="This many first layers run dense.")
     ] = 0,
@@ -94,6 +95,7 @@ def accuracy(
         chat=chat,
         workers=workers,
         spread=spread,
+        engine=engine,
     )
     conduct = Conduct(
         timeout=parse_duration(timeout),

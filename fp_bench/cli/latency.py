@@ -40,6 +40,7 @@ def latency(
         str | None,
         typer.Option(help="For --ttft: embedded (default), a folder, a Hugging Face model, or random:FOLDER."),
     ] = None,
+    engine: Annotated[str, typer.Option(help="What runs the model of --ttft: hf (transformers) or vllm.")] = "hf",
     batch: Annotated[int, typer.Option(callback=within(1, 10_000), help="Sequences in a batch.")] = 1,
     dtype: Annotated[str, typer.Option(help="bf16, fp16 or fp32.")] = "bf16",
     backend: Annotated[str, typer.Option(help="Kernels: auto, hopper, triton or torch.")] = "auto",
@@ -94,6 +95,7 @@ def latency(
         samples=samples,
         layers=numbers(layers, "layers"),
         model=model or ("embedded" if ttft else None),
+        engine=engine,
     )
     conduct = Conduct(
         timeout=parse_duration(timeout) if timeout else None,

@@ -25,26 +25,26 @@ from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.means import BlockMeans
-from fp_bench.kernels.means_triton import kept_bits
+from fp_bench.kernels.means_triton import TILE, kept_bits
 from fp_bench.kernels.online_softmax_triton import fold
 
 ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
 
 
-SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "words", "batch_lists", "lists", "group")
+SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
-    q_len, kv_len, first, rows, key_blocks, words, batch_lists, lists, group,
+    q_len, kv_len, first, rows, key_blocks, batch_lists, lists, group,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
-    stride_mb, stride_mn, stride_mh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
     ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
+    BITS_TILE: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BLOCK // BLOCK_M
     TILES: tl.constexpr = BLOCK // BLOCK_N
@@ -59,7 +59,7 @@ def _block_sparse_kernel(
     part = in_kv_head // group % PARTS
     batch_list = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_list // lists).to(tl.int64)
-    kv_head = batch_list % lists // group
+    head = batch_list % lists
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
@@ -68,18 +68,25 @@ def _block_sparse_kernel(
     # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
     in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
     position = (first + row) * ROW_SIZE + in_row // PACKED
-    batch_head = batch_list * PACKED + in_row % PACKED
-    head = batch_list % lists * PACKED + in_row % PACKED
     query = (position - offset).to(tl.int64)
-    query_valid = (in_row < ROW_SIZE * PACKED) & (query >= 0) & (query < q_len)
+    query_valid = (query >= 0) & (query < q_len)
+    q_rows = query * stride_qn
+    out_rows = query * stride_on
+    lse_rows = query
+    if PACKED > 1:
+        query_valid &= in_row < ROW_SIZE * PACKED
+        q_rows += in_row % PACKED * stride_qh
+        out_rows += in_row % PACKED * stride_oh
+        lse_rows += in_row % PACKED * q_len
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
-        q_ptr + batch * stride_qb + (query * stride_qn + head * stride_qh)[:, None] + dim,
-        mask=query_valid[:, None], other=0.0,
-    )  # fmt: skip
-    k_ptr += batch * stride_kb + kv_head * stride_kh
-    v_ptr += batch * stride_vb + kv_head * stride_vh
+        q_ptr + batch * stride_qb + head * PACKED * stride_qh + q_rows[:, None] + dim,
+        mask=query_valid[:, None],
+        other=0.0,
+    )
+    k_ptr += batch * stride_kb + (head // group) * stride_kh
+    v_ptr += batch * stride_vb + (head // group) * stride_vh
     k_tile = lane[:, None] * stride_kn + dim
     v_tile = lane[:, None] * stride_vn + dim
 
@@ -110,15 +117,17 @@ def _block_sparse_kernel(
     if MEANS:
         # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means.
         past = (first + row) * ROW_SIZE // BLOCK
-        mean_k_ptr += batch * stride_mb + kv_head * stride_mh
-        mean_v_ptr += batch * stride_mb + kv_head * stride_mh
+        kv_heads = lists // group
+        of_head = (batch * key_blocks * kv_heads + head // group) * HEAD_DIM
+        bits_ptr += list_row * (tl.cdiv(key_blocks, BITS_TILE) * (BITS_TILE // 32))
         times = tl.log2(BLOCK * 1.0) / scale_log2
         for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
             block = start + lane
             seen = block < past
-            word = tl.load(bits_ptr + list_row * words + block // 32)
-            k = tl.load(mean_k_ptr + block[:, None] * stride_mn + dim, mask=seen[:, None], other=0.0)
-            v = tl.load(mean_v_ptr + block[:, None] * stride_mn + dim, mask=seen[:, None], other=0.0)
+            word = tl.load(bits_ptr + block // 32)
+            of_block = of_head + block[:, None] * (kv_heads * HEAD_DIM) + dim
+            k = tl.load(mean_k_ptr + of_block, mask=seen[:, None], other=0.0)
+            v = tl.load(mean_v_ptr + of_block, mask=seen[:, None], other=0.0)
             logits = tl.dot(q, k.T, input_precision="ieee")
             hidden = ((word >> block % 32) & 1 != 0) | (block >= past)
             logits = tl.where(hidden[None, :], -1.0e30, logits + times)
@@ -127,10 +136,9 @@ def _block_sparse_kernel(
     # An empty list has read block 0 for nothing: its output is 0.
     out = tl.where(count > 0, acc / denominator[:, None], 0.0)
     lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-    out_ptr += batch * stride_ob
-    out_rows = (query * stride_on + head * stride_oh)[:, None]
-    tl.store(out_ptr + out_rows + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
-    tl.store(lse_ptr + batch_head.to(tl.int64) * q_len + query, lse, mask=query_valid)
+    out_ptr += batch * stride_ob + head * PACKED * stride_oh
+    tl.store(out_ptr + out_rows[:, None] + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
+    tl.store(lse_ptr + (batch_list * PACKED).to(tl.int64) * q_len + lse_rows, lse, mask=query_valid)
 
 
 _attend = CachedKernel(_block_sparse_kernel)
@@ -172,9 +180,9 @@ def block_sparse_attention_triton(
         (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
         (scale * LOG2E,),
         (
-            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks, bits.shape[-1]),
+            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
             *(batch * lists, lists, lists // k.shape[2]),
-            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *mean_k.stride()[:3]),
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
         ),
         {
             "BLOCK": grid.block_size,
@@ -185,6 +193,7 @@ def block_sparse_attention_triton(
             "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "MEANS": means is not None,
+            "BITS_TILE": TILE,
         },
         {"num_warps": config["num_warps"]},
     )

@@ -71,6 +71,48 @@ def score_blocks(
     return tl.max(largest, 0)
 
 
+@triton.jit
+def discover_tile(
+    q_base, pooled, scratch, list_ptr, count_ptr, a, keep_row, scale_log2, log2_alpha, sink, window,
+    q_len, kv_len, stride_qn, stride_pn,
+    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, KEY_TILE: tl.constexpr, STAGES: tl.constexpr, COMPACT: tl.constexpr,
+):  # fmt: skip
+    """List the kept blocks of query block ``a`` of one head of one sequence, all of them where ``keep_row``."""
+    offset = kv_len - q_len
+    dim = tl.arange(0, HEAD_DIM)
+    query = a * BLOCK - offset + tl.arange(0, BLOCK)
+    row_valid = (query >= 0) & (query < q_len)
+    q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
+    complete = (a + 1) * BLOCK <= kv_len
+    if complete & (a * BLOCK >= offset):
+        largest = score_blocks(
+            q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, False, STAGES
+        )
+    else:
+        largest = score_blocks(
+            q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES
+        )
+    # The diagonal block: visible to the last row of a complete block, to none otherwise.
+    last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
+    last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
+    diagonal_key = tl.load(pooled + a * stride_pn + dim)
+    diagonal = tl.sum(last_row.to(tl.float32) * diagonal_key.to(tl.float32), 0) * scale_log2
+    diagonal = tl.where(complete, diagonal, float("-inf"))
+    largest = tl.maximum(largest, diagonal)
+
+    tl.debug_barrier()  # every warp's energies are written before any warp reads them
+    threshold = largest + log2_alpha
+    count = 0
+    for start in range(0, a + 1, COMPACT):
+        c = start + tl.arange(0, COMPACT)
+        energy = tl.load(scratch + c, mask=c < a, other=float("-inf"))
+        energy = tl.where(c == a, diagonal, energy)
+        keep = (energy >= threshold) | (c < sink) | (a - c < window) | keep_row
+        count = append(list_ptr, count, c, keep & (c <= a))
+    tl.store(count_ptr, count)
+    tl.debug_barrier()  # the scratch row is read before the next query block overwrites it
+
+
 @triton.jit(do_not_specialize=SIZES)
 def _discover_kernel(
     q_ptr, pooled_ptr, scratch_ptr, blocks_ptr, counts_ptr,
@@ -81,50 +123,19 @@ def _discover_kernel(
 ):  # fmt: skip
     program = tl.program_id(0)
     scratch = scratch_ptr + program.to(tl.int64) * key_blocks
-    offset = kv_len - q_len
-    dim = tl.arange(0, HEAD_DIM)
-    in_block = tl.arange(0, BLOCK)
     for tile in range(program, rows * batch_heads, tl.num_programs(0)):
         row = rows - 1 - tile // batch_heads
         batch_head = tile % batch_heads
         batch = batch_head // q_heads
         head = batch_head % q_heads
-        a = first + row
-        query = a * BLOCK - offset + in_block
-        row_valid = (query >= 0) & (query < q_len)
-        q_base = q_ptr + batch.to(tl.int64) * stride_qb + head * stride_qh
-        pooled = pooled_ptr + batch * stride_pb + (head // group) * stride_ph
-        q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
-        complete = (a + 1) * BLOCK <= kv_len
-        if complete & (a * BLOCK >= offset):
-            largest = score_blocks(
-                q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, False, STAGES
-            )
-        else:
-            largest = score_blocks(
-                q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES
-            )
-        # The diagonal block: visible to the last row of a complete block, to none otherwise.
-        last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
-        last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
-        diagonal_key = tl.load(pooled + a * stride_pn + dim)
-        diagonal = tl.sum(last_row.to(tl.float32) * diagonal_key.to(tl.float32), 0) * scale_log2
-        diagonal = tl.where(complete, diagonal, float("-inf"))
-        largest = tl.maximum(largest, diagonal)
-
-        tl.debug_barrier()  # every warp's energies are written before any warp reads them
-        threshold = largest + log2_alpha
-        keep_row = a >= first + rows - last_full
         list_row = (batch_head * rows + row).to(tl.int64)
-        count = 0
-        for start in range(0, a + 1, COMPACT):
-            c = start + tl.arange(0, COMPACT)
-            energy = tl.load(scratch + c, mask=c < a, other=float("-inf"))
-            energy = tl.where(c == a, diagonal, energy)
-            keep = (energy >= threshold) | (c < sink) | (a - c < window) | keep_row
-            count = append(blocks_ptr + list_row * key_blocks, count, c, keep & (c <= a))
-        tl.store(counts_ptr + list_row, count)
-        tl.debug_barrier()  # the scratch row is read before the next query block overwrites it
+        discover_tile(
+            q_ptr + batch.to(tl.int64) * stride_qb + head * stride_qh,
+            pooled_ptr + batch * stride_pb + (head // group) * stride_ph,
+            scratch, blocks_ptr + list_row * key_blocks, counts_ptr + list_row,
+            first + row, row >= rows - last_full, scale_log2, log2_alpha, sink, window,
+            q_len, kv_len, stride_qn, stride_pn, BLOCK, HEAD_DIM, KEY_TILE, STAGES, COMPACT,
+        )  # fmt: skip
 
 
 _discover = CachedKernel(_discover_kernel)

@@ -13,6 +13,7 @@ from fp_bench.latency.measure import Timing
 from fp_bench.latency.noise import Watch
 from fp_bench.latency.plan import Cell, Group, Plan
 from fp_bench.latency.ttft import ModelHand, PrefillFound, PrefillTiming
+from fp_bench.latency.ttft_engine import EngineHand
 from fp_bench.latency.worker import Found, Hand, Setup
 
 T = TypeVar("T")
@@ -138,14 +139,27 @@ class Crew:
     def _post(self, cell: Cell) -> _Post:
         label = cell.asked["label"]
         if label not in self._posts:
-            hand = ModelHand if self._plan.request.model else Hand
+            request = self._plan.request
+            hand = (EngineHand if request.engine == "vllm" else ModelHand) if request.model else Hand
             self._posts[label] = _Post(self._make(hand, self._setup(cell)))
         return self._posts[label]
 
     def _setup(self, cell: Cell) -> Setup:
         asked, spec = self._plan.request, cell.candidate.spec
         device, version = str(self._plan.machine.device), cell.asked["code_version"]
-        return Setup(spec, asked.backend, asked.inputs, asked.dtype, asked.seed, device, version, asked.model or "")
+        return Setup(
+            spec,
+            asked.backend,
+            asked.inputs,
+            asked.dtype,
+            asked.seed,
+            device,
+            version,
+            model=asked.model or "",
+            engine=asked.engine,
+            longest=max(asked.lens),
+            share=1 / len(self._plan.groups[0].cells),
+        )
 
     def _end(self, label: str) -> None:
         self._posts.pop(label).worker.close()

@@ -17,6 +17,7 @@ from fp_bench.kernels.backend import check_backend
 from fp_bench.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.machine import Machine, parse_dtype, use_device
 from fp_bench.models.load import model_config, model_label
+from fp_bench.models.vllm_engine import check_engine
 from fp_bench.registry import Spec
 from fp_bench.results.environment import code_version
 from fp_bench.results.record import LatencyRecord, cell_key
@@ -85,6 +86,8 @@ class Request:
     layers: Sequence[int] | None = None
     model: str | None = None
     """A model whose time to first token is measured, instead of one attention call."""
+    engine: str = "hf"
+    """What runs that model: ``hf`` or ``vllm``."""
 
 
 def dense_flop(shape: Shape) -> float:
@@ -200,6 +203,9 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     """
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
+    check_engine(request.engine, request.dtype)
+    if request.engine != "hf" and request.model is None:
+        raise UsageError(f"--engine {request.engine} runs models; give --ttft too")
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or (GPU_METHODS if machine.gpu else CPU_METHODS)
@@ -247,13 +253,13 @@ class _Prefills:
         assert request.model is not None
         self._request = request
         config = model_config(request.model)
-        self.name = f"prompt:{model_label(request.model)}"
+        self.name = f"prompt:{model_label(request.model, request.engine)}"
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.attention_layers = config.num_hidden_layers
         self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
-        self.words = ["--model", request.model]
+        self.words = ["--ttft", "--model", request.model, "--engine", request.engine]
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and max(request.lens) > positions:
             raise UsageError(
@@ -338,7 +344,7 @@ def _asked(
         "head_dim": shape.head_dim,
         "dtype": request.dtype,
         "input": subject.name,
-        "engine": "hf" if request.model else "operator",
+        "engine": request.engine if request.model else "operator",
         "layer": layer,
         "seed": request.seed,
         "code_version": version,

@@ -45,6 +45,12 @@ class Setup:
     """Of the code that planned the run; a process that starts later may find other code on disk."""
     model: str = ""
     """Whose prefill is timed, where it is one."""
+    engine: str = "hf"
+    """What runs that model."""
+    longest: int = 0
+    """Tokens of the longest prompt of the run."""
+    share: float = 1.0
+    """Of the device's memory, for an engine that takes what it is given."""
 
 
 @dataclass(frozen=True)

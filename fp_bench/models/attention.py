@@ -148,7 +148,7 @@ class SparsePrefill:
             calls.sparse += 1
             if self._measure_selection:
                 calls.add_density(index)
-                calls.add_recall(_recall(attention, index))
+                calls.add_recall(selection_recall(attention, index))
         elif method is self.method:
             calls.dense[f"{method.name} ran dense"] += 1
         else:
@@ -177,7 +177,7 @@ class SparsePrefill:
         return positions if self._restarts[1] else None
 
 
-def _recall(call: AttentionCall, index: Selection) -> Tensor:
+def selection_recall(call: AttentionCall, index: Selection) -> Tensor:
     """Return the share of dense attention mass that a selection covers, mean over heads and sampled rows."""
     rows = sample_rows(call.q_len, seed=call.layer, count=RECALL_ROWS)
     dense, kept = (

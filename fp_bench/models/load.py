@@ -24,7 +24,7 @@ def model_config(name: str) -> Any:
     from transformers import AutoConfig
 
     with _or_unavailable(name):
-        config = AutoConfig.from_pretrained(_source(name.removeprefix(RANDOM)), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model_source(name.removeprefix(RANDOM)), trust_remote_code=False)
     return config.get_text_config()
 
 
@@ -49,7 +49,7 @@ def model_facts(name: str) -> ModelFacts:
     if name.startswith(RANDOM):
         raise UsageError(f"model {name!r} has random weights and no answers; give one with weights")
     with _or_unavailable(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model_source(name), trust_remote_code=False)
     config = model_config(name)
     return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
@@ -77,9 +77,9 @@ def load_model(
     if name.startswith(RANDOM):
         return _random_model(name.removeprefix(RANDOM), device, dtype, attention), None
     with _or_unavailable(name):
-        tokenizer = AutoTokenizer.from_pretrained(_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(model_source(name), trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
-            _source(name),
+            model_source(name),
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
@@ -92,14 +92,15 @@ def _random_model(name: str, device: torch.device, dtype: torch.dtype, attention
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with _or_unavailable(name):
-        config = AutoConfig.from_pretrained(_source(name), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(model_source(name), trust_remote_code=False)
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     return model.to(device).eval()
 
 
-def _source(name: str) -> str | Path:
+def model_source(name: str) -> str | Path:
+    """Return the folder or repository that a name stands for."""
     return embedded.path() if name == EMBEDDED else name
 
 
@@ -112,8 +113,13 @@ def _or_unavailable(name: str) -> Iterator[None]:
         raise UnavailableError(f"model {name!r} cannot be loaded: {reason}") from None
 
 
-def model_label(name: str) -> str:
-    """Return the name as records carry it: that of a folder without its path."""
+def model_label(name: str, engine: str = "hf") -> str:
+    """Return the name as records carry it: that of a folder without its path, and an engine that is not transformers.
+
+    Records of two engines are never rows of one table: whatever else the engines do differs too.
+    """
+    if engine != "hf":
+        return f"{model_label(name)}@{engine}"
     if name.startswith(RANDOM):
         return RANDOM + model_label(name.removeprefix(RANDOM))
     folder = Path(name)

@@ -50,7 +50,7 @@ class Record(BaseModel):
     seed: int = 0
     round: int = 0
     engine: str = "operator"
-    """What ran the attention call: ``operator`` alone, or ``hf``, a Hugging Face model."""
+    """What ran the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
     density: float | None = None
     """Kept share of the causal block pairs; 1 for dense."""
     recall: float | None = None
@@ -94,7 +94,7 @@ class LatencyRecord(Record):
     """Of how times are taken: a protocol that changes them raises it, and runs of two are not compared."""
 
     samples_ms: list[float] | None = None
-    """Raw times of the whole operator (of the whole prefill with engine ``hf``) in this round."""
+    """Raw times of the whole operator (of the whole prefill with an engine) in this round."""
     median_ms: float | None = None
     select_ms: float | None = None
     """Median of the selection alone; None for dense."""

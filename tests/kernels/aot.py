@@ -94,7 +94,13 @@ def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, 
                 "attend",
                 block_sparse_triton._block_sparse_kernel,
                 block_sparse_triton.launch_config(head_dim, capability)
-                | {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "ROW_SIZE": BLOCK_SIZE, "PACKED": 1, "MEANS": False},
+                | {
+                    "ROW_GROUP": block_sparse_triton.ROW_GROUP,
+                    "ROW_SIZE": BLOCK_SIZE,
+                    "PACKED": 1,
+                    "MEANS": False,
+                    "BITS_TILE": 128,
+                },
             ),
         ):
             constants = constants | {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
@@ -203,6 +209,38 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
     return reports
 
 
+def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> list[dict[str, object]]:
+    """Compile the kernels of packed batches for one chip, attention at each of the page sizes."""
+    from triton.backends.compiler import GPUTarget
+
+    from fp_bench.kernels import discovery_triton
+    from fp_bench.kernels.block_sparse_triton import ROW_GROUP, launch_config
+    from fp_bench.kernels.layout import BLOCK_SIZE
+    from fp_bench.kernels.paged import attention_triton, pooling_triton
+    from fp_bench.kernels.paged import discovery_triton as paged_discovery
+
+    target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
+    capability = int(arch) if backend == "cuda" else 0
+    discover = discovery_triton.launch_config(128, capability) | {"COMPACT": discovery_triton.COMPACT_TILE}
+    kernels = [("discover", paged_discovery._paged_discover_kernel, discover | {"HEAD_DIM": 128})]
+    for page in map(int, pages):
+        sizes = {"PAGE": page, "HEAD_DIM": 128}
+        kernels.append((f"pool_{page}", pooling_triton._paged_pool_kernel, sizes | {"num_warps": 4}))
+        constants = launch_config(128, capability) | sizes | {"ROW_GROUP": ROW_GROUP}
+        kernels.append((f"attend_{page}", attention_triton._paged_attention_kernel, constants))
+    reports = []
+    for name, kernel, constants in kernels:
+        constants = constants | {"BLOCK": BLOCK_SIZE}
+        options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
+        types = signature(kernel, dtype)
+        integers = ("table_ptr", "cu_ptr", "lens_ptr", "ends_ptr", "sequence_ptr", "block_ptr")
+        types |= {argument: "*i32" for argument in integers if argument in types}
+        compiled = compile_kernel(kernel, types, constants, target=target, options=options)
+        copies = compiled.assembly.count("cp.async.cg")
+        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
+    return reports
+
+
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     import triton
@@ -250,6 +288,7 @@ if __name__ == "__main__":
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
+        "paged": compile_paged,
         "all": compile_all,
     }
     wanted, *arguments = sys.argv[1:]

@@ -99,6 +99,18 @@ def hopper(tmp_path_factory):
     return compile_elsewhere("hopper", "bf16", "fp16", cache=tmp_path_factory.mktemp("triton"))["hopper"]
 
 
+def test_paged_kernels_compile_for_hopper_as_the_unpaged_ones_do(tmp_path):
+    compiled = compile_elsewhere("paged", "cuda", "90", "16", "128", cache=tmp_path)["paged"]
+    reports = {report["kernel"]: report for report in compiled}
+    for report in reports.values():
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+        assert report["spill_bytes"] == 0
+    for kernel in ("attend_16", "attend_128"):  # a page number a key, a page number a tile
+        assert reports[kernel]["wgmma"] > 0
+        assert reports[kernel]["async_copies"] > 0  # the next tile is on its way while one is computed
+    assert 3 * reports["discover"]["registers"] * 128 <= 65536  # three programs an SM
+
+
 @pytest.mark.skipif(
     not (3, 6) <= triton_version() < (3, 9), reason="Gluon's warp_specialize compiles on Triton 3.6-3.8"
 )

@@ -91,12 +91,19 @@ def test_sizes_that_the_kernel_does_not_specialise_share_a_form():
     assert len(fake.compiled) == 3
 
 
-@pytest.mark.parametrize("module", ["block_sparse_hopper", "block_sparse_triton", "discovery_triton", "pooling_triton"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("block_sparse_hopper", "block_sparse_triton", "discovery_triton", "pooling_triton"),
+        *("paged.attention_triton", "paged.discovery_triton", "paged.pooling_triton"),
+    ],
+)
 def test_lengths_never_compile_a_kernel_again(module):
     """Whatever changes with the length of a call is named in SIZES, or the user waits for the compiler."""
     kernels = importlib.import_module(f"fp_bench.kernels.{module}")
     free = set(kernels.SIZES)
-    assert free >= {"q_len", "kv_len", "rows", "first"} & set(kernel_arguments(kernels))
+    sizes = {"q_len", "kv_len", "rows", "first", "tiles", "table_width"}
+    assert free >= sizes & set(kernel_arguments(kernels))
     assert not any(name.startswith("stride_") for name in free)
 
 

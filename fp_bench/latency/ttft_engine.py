@@ -1,0 +1,113 @@
+"""Time to first token in vLLM: what a worker process does that times one method in an engine of its own."""
+
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import TypeVar
+
+import torch
+
+from fp_bench.failures import Answer, attempt, collect_and_free
+from fp_bench.inputs.source import Shape
+from fp_bench.latency.measure import MIN_SAMPLES, Effort, WallClock
+from fp_bench.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming
+from fp_bench.latency.worker import Setup
+from fp_bench.machine import parse_dtype
+from fp_bench.method import Method
+from fp_bench.models.load import RANDOM, model_config, model_facts
+from fp_bench.models.prompt import some_tokens
+from fp_bench.models.vllm_engine import VllmEngine
+from fp_bench.registry import create_method
+from fp_bench.results.environment import code_version
+
+T = TypeVar("T")
+
+
+class EngineHand:
+    """A vLLM engine with its prefill attention swapped for one method, and a prompt.
+
+    Time to first token is from token ids on the host to the first new token there: scheduling, chunks, sampling and
+    whatever else the engine does are in it, a server's network is not.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+        self._engine: VllmEngine | None = None
+        self._ids: list[int] = []
+
+    def load(self) -> Answer[None]:
+        """Build the method."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
+        """Make the prompt and run the prefill once, in an engine started for it the first time."""
+        del layer
+        return self._attempt(partial(self._check, shape.seq_len))
+
+    def measure(self, effort: Effort) -> Answer[PrefillTiming]:
+        """Time one round on the prompt of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    def release(self, everything: bool = True) -> None:
+        """Shut the engine down; the next check starts another. Its memory was set aside, so prompts hold none."""
+        if everything:
+            self._forget()
+            collect_and_free()
+
+    def _load(self) -> None:
+        if (here := code_version()) != self._setup.code_version:
+            raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        self._method = create_method(self._setup.spec, self._setup.backend)
+
+    def _check(self, length: int) -> PrefillFound:
+        setup, method = self._setup, self._method
+        assert method is not None
+        if self._engine is None:
+            self._engine = VllmEngine(
+                setup.model,
+                device=self._device,
+                dtype=parse_dtype(setup.dtype),
+                longest=setup.longest + 1,
+                share=setup.share,
+            )
+        tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
+        vocabulary = model_config(setup.model).vocab_size
+        self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)
+        counts = self._engine.use(method, measure_selection=True)
+        self._first_token()
+        findings = PrefillFindings(
+            backend="+".join(sorted(counts.kernels)) or None,
+            fallback=method.name != "dense" and not counts.sparse,
+            density=(counts.density() or 0.0) if counts.sparse else 1.0,
+            recall=counts.recall() if counts.sparse else 1.0,
+            dense_calls=dict(counts.dense),
+        )
+        self._engine.use(method)
+        return PrefillFound(findings, None, [])
+
+    def _measure(self, effort: Effort) -> PrefillTiming:
+        assert self._engine is not None
+        clock = WallClock()
+        samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
+        return PrefillTiming(
+            timer=clock.clock,
+            cache=clock.cache,
+            samples_ms=[round(sample, 4) for sample in samples],
+            median_ms=median(samples),
+            ttft_ms=median(samples),
+            attention_ms=self._engine.attention_milliseconds(self._first_token),
+        )
+
+    def _first_token(self) -> int:
+        assert self._engine is not None
+        return self._engine.generate(self._ids, 1)[0]
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+    def _forget(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None

@@ -1,0 +1,157 @@
+"""A method inside an inference engine: it fills the prefill rows of a packed batch, straight from the pages."""
+
+import os
+import re
+import warnings
+
+from torch import Tensor
+
+from fp_bench.baselines.dense import Dense
+from fp_bench.errors import UsageError
+from fp_bench.flashprefill import FlashPrefill
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.layout import BLOCK_SIZE
+from fp_bench.kernels.paged.batch import PagedBatch
+from fp_bench.kernels.paged.prefill import flash_prefill_paged
+from fp_bench.kernels.selection import Selection
+from fp_bench.method import AttentionCall, Method
+from fp_bench.models.attention import selection_recall
+from fp_bench.models.calls import CallCounts, LayerCalls
+from fp_bench.registry import Spec, create_method
+
+VARIABLE = "FPBENCH_METHOD"
+"""Environment variable that names the method, as ``--methods`` does: engines hand no options of ours down."""
+DEFAULT = "flashprefill"
+
+
+class PagedPrefill:
+    """Prefill attention of one method over pages.
+
+    FlashPrefill runs as three launches for the whole batch, without a host sync. Any other method takes one sequence
+    after the other, whose keys and values are first copied out of their pages: a read and a write of the context's K
+    and V in every layer and step, its memory, one wait for the lengths a step, and as many launches as there are
+    sequences.
+
+    Args:
+        method: of any kind; dense leaves everything to the engine.
+        layers: of the model.
+        measure_selection: keep the density and the recall of each selection, for ``counts``; this selects twice.
+
+    Raises:
+        UsageError: an option that cannot be had over pages.
+    """
+
+    def __init__(self, method: Method, layers: int, *, measure_selection: bool = False) -> None:
+        self.method = method
+        self.layers = layers
+        self.counts = CallCounts()
+        """What became of the prefill asked for: a call is a sequence of a batch or, of FlashPrefill, a batch."""
+        self._measure_selection = measure_selection
+        if isinstance(method, FlashPrefill):
+            if method.params.dense_above < 1:
+                raise UsageError(
+                    f"{method.label}: dense_above reads a density back, which no step of an engine waits for"
+                )
+            if method.params.rule != "max" or method.params.correction:
+                raise UsageError(f"{method.label}: over pages FlashPrefill has its threshold rule alone, no correction")
+
+    @classmethod
+    def from_environment(cls, layers: int) -> "PagedPrefill":
+        """Build the method that ``FPBENCH_METHOD`` names, FlashPrefill by default.
+
+        Raises:
+            UsageError: an unknown method, or a parameter out of its limits.
+        """
+        return cls(create_method(Spec.parse(os.environ.get(VARIABLE) or DEFAULT)), layers)
+
+    def takes(self, max_kv_len: int) -> bool:
+        """Return whether the method is asked for a batch whose longest sequence has so many tokens.
+
+        FlashPrefill keeps everything of a sequence that its sinks and window cover: dense attention is the same there.
+        """
+        if isinstance(self.method, FlashPrefill):
+            params = self.method.params
+            covered = (params.sink_blocks + params.window_blocks) * BLOCK_SIZE
+            return max_kv_len > max(covered, params.dense_below - 1)
+        return not isinstance(self.method, Dense)
+
+    def fill(
+        self, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, out: Tensor, *, scale: float, layer: int
+    ) -> None:
+        """Write the attention of the batch's queries to their rows of ``out``.
+
+        Args:
+            q: ``[tokens, q_heads, head_dim]``.
+            k: ``[pages, page_size, kv_heads, head_dim]``.
+            v: as ``k``.
+            batch: whose queries and pages these are.
+            out: as ``q``.
+            scale: factor on the logits.
+            layer: number of this layer.
+        """
+        calls = self.counts.layer(layer)
+        if isinstance(self.method, FlashPrefill):
+            self._flash_prefill(self.method.params, q, k, v, batch, out, scale)
+            calls.sparse += 1
+            calls.kernels.add(f"paged {resolve_backend(q, self.method.backend)}")
+            if not self._measure_selection:
+                return
+        for sequence in batch.sequences:
+            call = AttentionCall(
+                q[None, sequence.queries],
+                sequence.gather(k),
+                sequence.gather(v),
+                scale,
+                layer=layer,
+                layers=self.layers,
+                last_chunk=sequence.last_chunk,
+            )
+            if isinstance(self.method, FlashPrefill):
+                self._measure(call, self.method.select(call), calls)
+            else:
+                out[sequence.queries] = self._one(call, calls)[0]
+
+    def _flash_prefill(
+        self, params: FlashPrefill.Params, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, out: Tensor, scale: float
+    ) -> None:
+        flash_prefill_paged(
+            q,
+            k,
+            v,
+            batch,
+            alpha=params.alpha,
+            sink_blocks=params.sink_blocks,
+            window_blocks=params.window_blocks,
+            last_full_blocks=params.last_full_blocks,
+            scale=scale,
+            out=out,
+            backend=self.method.backend,
+        )
+
+    def _one(self, call: AttentionCall, calls: LayerCalls) -> Tensor:
+        """Compute one sequence by the method, or densely where it does not take it; count it."""
+        reason = self.method.unsupported(call)
+        if reason is not None:
+            warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
+            calls.dense[reason] += 1
+            return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
+        index = self.method.select(call)
+        out = self.method.attend(call, index)
+        calls.kernels.add(self.method.implementation(call, index))
+        if index is None:
+            calls.dense[f"{self.method.name} ran dense"] += 1
+        else:
+            calls.sparse += 1
+            self._measure(call, index, calls)
+        return out
+
+    def _measure(self, call: AttentionCall, index: Selection | None, calls: LayerCalls) -> None:
+        if self._measure_selection and index is not None:
+            calls.add_density(index)
+            calls.add_recall(selection_recall(call, index))
+
+
+def layer_number(name: str) -> int:
+    """Return the number in a layer's name, e.g. 3 for ``model.layers.3.self_attn.attn``; 0 where it has none."""
+    found = re.search(r"\.(\d+)(\.|$)", name)
+    return int(found[1]) if found else 0
