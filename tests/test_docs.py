@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 import typer
 import yaml
 from transformers import AutoModelForCausalLM
@@ -184,7 +185,20 @@ def surroundings(tmp_path, monkeypatch):
         "README.md": {"q": q, "k": k, "v": v, "model": model, "prompt": {**model.dummy_inputs, "max_new_tokens": 2}},
         "docs/add-a-method.md": vars(fp_bench_example.sink_and_window) | conformance,
         "docs/add-a-suite.md": vars(fp_bench_example.ledger) | conformance,
+        "docs/serving.md": a_paged_batch(),
     }
+
+
+def a_paged_batch():
+    """Two sequences of 20 and 50 keys, 20 and 10 of them asked now, in pages of 16."""
+    pages = torch.randn((2, 6, 16, 1, 64), generator=torch.Generator().manual_seed(0))
+    return {
+        "q": torch.randn((30, 2, 64)), "k_pages": pages[0], "v_pages": pages[1],
+        "cu_seqlens_q": torch.tensor([0, 20, 30], dtype=torch.int32),
+        "kv_lens": torch.tensor([20, 50], dtype=torch.int32),
+        "block_table": torch.tensor([[1, 0, 0, 0], [2, 3, 4, 5]], dtype=torch.int32),
+        "T": 30, "M": 20, "L": 50,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("block", blocks("python"))
