@@ -32,6 +32,7 @@ def test_list_names_figures_without_records(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.draws
 def test_one_figure_becomes_a_page_with_its_plot(tmp_path, records):
     done = fpbench("reproduce", "v1-speedup", "--records", records, "--out", tmp_path / "out", "--json")
     assert done.exit_code == 0, done.output
