@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 endif
 
-.PHONY: run test lint types unit docs wheel-check clean
+.PHONY: run test lint types unit docs wheel-check slow clean
 
 run: $(READY)
 	$(PY) -m fp_bench latency --lens 4k,16k --out $(OUT)
@@ -54,6 +54,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 $(VENV)/.docs-ready: $(VENV)/.ready
 	$(PY) -m pip install -q -c constraints.txt -e '.[docs]'
 	@touch $@
+
+# What CI has no time for.
+slow: $(READY)
+	$(PY) -m pytest -n 2 -m slow
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -91,7 +91,7 @@ def _answers(
     if possible:
         room = _Room(plan, possible, conduct, limits, places)
         try:
-            yield from merged([desk.answers() for desk in room.desks])
+            yield from room.answers()
         finally:
             room.close()
         room.check_done()
@@ -139,6 +139,13 @@ class _Room:
         samples = list(by_sample(items))
         self.desks = [_Desk(self, places[number % len(places)], samples[number::count]) for number in range(count)]
 
+    def answers(self) -> Iterator["_Found"]:
+        """Answer at all desks; those that run out of samples come back for what one that is lost later has left."""
+        desks = self.desks
+        while desks:
+            yield from merged([desk.answers() for desk in desks])
+            desks = [desk for desk in desks if not desk.lost] if self.left and self.goes_on() else []
+
     def close(self) -> None:
         """End all workers, whatever they are doing."""
         self._stopping.set()
@@ -180,6 +187,8 @@ class _Desk:
         self._samples = deque(samples)
         self._worker: Worker | None = None
         self._loaded = False
+        self.lost = False
+        """Whether its place was lost for good."""
 
     def answers(self) -> Iterator[_Found]:
         """Answer the samples in order, then those that another worker had to leave."""
@@ -188,7 +197,7 @@ class _Desk:
                 try:
                     outcome = self._room.hopeless(item) or self._answer(item)
                 except PlaceLostError as lost:
-                    self._room.lost = lost
+                    self.lost, self._room.lost = True, lost
                     self._room.left += [items[items.index(item) :], *self._samples]
                     return
                 if isinstance(outcome, Failure) and outcome.status == "oom":

@@ -61,7 +61,7 @@ def run(
         return
     work = _Work(plan, store, conduct)
     try:
-        for found in merged([work.at(place) for place in places or [Here.of(plan.machine)]]):
+        for found in work.everywhere(places or [Here.of(plan.machine)]):
             if isinstance(found, _Maps):
                 store.add_maps(found.cell.key, found.cell.asked["code_version"], found.maps)
                 continue
@@ -134,12 +134,20 @@ class _Work:
         )
         self._crews: list[Crew] = []
         self._lost: PlaceLostError | None = None
+        self._gone: list[Place] = []
+        """Places that were lost and not replaced."""
         self._too_long: dict[str, int] = {}
         """Label of a method -> the shortest length at which it ran out of memory."""
         if not conduct.retry_failed:
             for cell in (cell for group in plan.groups for cell in group.cells):
                 if store.status(cell.key, cell.asked["code_version"]) == "oom":
                     self._ran_out(cell)
+
+    def everywhere(self, places: Sequence[Place]) -> Iterator[_Maps | _Measured]:
+        """Measure at all places; those that run out of groups come back for what one that is lost later has left."""
+        while places and self._tasks and not self._out_of_time:
+            yield from merged([self.at(place) for place in places])
+            places = [place for place in places if not any(place is gone for gone in self._gone)]
 
     def at(self, place: Place) -> Iterator[_Maps | _Measured]:
         """Measure one group after the other at a place, until none is left or it is lost and not to be replaced."""
@@ -157,6 +165,7 @@ class _Work:
                     place.replace(lost)
                     crew = self._crew(place)
                 except PlaceLostError:
+                    self._gone.append(place)
                     return
 
     def close(self) -> None:

@@ -32,7 +32,14 @@ RIVALS_ON = ("cuda-89", "cuda-90", "hip-gfx942")
 """Chips that the rivals' kernels are compiled for too."""
 
 
-@pytest.fixture(scope="module", params=LIMIT)
+SLOW_ON = ("cuda-80", "cuda-100")
+"""Chips left to `make slow`: their tiles are those of sm_89, or of sm_90."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(chip, marks=[pytest.mark.slow] if chip in SLOW_ON else []) for chip in LIMIT],
+)
 def compiled(request, tmp_path_factory):
     """Every portable kernel at every head size for one chip: a process a chip, since to import torch takes as long."""
     chip = request.param

@@ -10,6 +10,7 @@ RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "kills"), [("latency", 2), ("accuracy", 1)])
 def test_kills_while_records_are_written_lose_nothing(tmp_path, job, kills):
     run, draw = RUNS[job], random.Random(0)
