@@ -40,7 +40,7 @@ def assert_attends_as_defined(case, share, backend, device="cpu"):
 shares = st.sampled_from([0.0, 0.2, 0.6, 1.0])
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(cases(), shares)
 def test_torch_attends_as_defined(case, share):
     assert_attends_as_defined(case, share, "torch")
