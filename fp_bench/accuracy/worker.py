@@ -17,7 +17,7 @@ from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompting import Prompter, prompter
 from fp_bench.registry import Spec, create_method, create_suite
-from fp_bench.results.environment import code_version
+from fp_bench.results.environment import check_code
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite
 
@@ -121,8 +121,7 @@ class Examinee:
     def _load(self) -> None:
         setup = self._setup
         torch.set_num_threads(setup.threads)
-        if (here := code_version()) != setup.code_version:
-            raise RuntimeError(f"the code changed during the run, from {setup.code_version} to {here}")
+        check_code(setup.code_version)
         use_device(self._device)
         self._load_model()
 

@@ -1,6 +1,8 @@
 """FlashPrefill's discovery: score every key block, keep those near the row's maximum, list them in order."""
 
 import math
+from collections.abc import Iterator
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -59,17 +61,24 @@ def _discover_torch(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
     forced = rule.forced(grid, q.device)
     causal = causal_blocks(grid, q.device)
     group = q.shape[2] // pooled.shape[2]
-    for b in range(q.shape[0]):
-        for head in range(q.shape[2]):
-            keys = pooled[b, :, head // group].float()
-            for row in range(0, grid.rows, ROWS_AT_ONCE):
-                rows = slice(row, min(row + ROWS_AT_ONCE, grid.rows))
-                energy = _log2_energies(q[b, :, head], keys, grid, rows, scale * LOG2E)
-                width = energy.shape[1]
-                kept = energy >= energy.amax(-1, keepdim=True) + rule.log2_alpha
-                kept = (kept | forced[rows, :width]) & causal[rows, :width]
-                index.blocks[b, head, rows, :width] = torch.argsort(~kept, dim=-1, stable=True).to(torch.int16)
-                index.counts[b, head, rows] = kept.sum(-1, dtype=torch.int32)
+    for b, head, rows in few_rows(q.shape[0], q.shape[2], grid):
+        energy = _log2_energies(q[b, :, head], pooled[b, :, head // group].float(), grid, rows, scale * LOG2E)
+        width = energy.shape[1]
+        kept = energy >= energy.amax(-1, keepdim=True) + rule.log2_alpha
+        list_kept(index, b, head, rows, (kept | forced[rows, :width]) & causal[rows, :width])
+
+
+def few_rows(batch: int, lists: int, grid: BlockGrid) -> Iterator[tuple[int, int, slice]]:
+    """Yield (sequence, list, some rows of tiles) until all were: about 2048 rows of Q at a time."""
+    at_once = ROWS_AT_ONCE * grid.block_size // grid.row_size
+    for b, number, row in product(range(batch), range(lists), range(0, grid.rows, at_once)):
+        yield b, number, slice(row, min(row + at_once, grid.rows))
+
+
+def list_kept(index: BlockIndex, b: int, number: int, rows: slice, kept: Tensor) -> None:
+    """Write the lists of some rows: the kept ones of their first key blocks, ``[rows, blocks]`` bool, all causal."""
+    index.blocks[b, number, rows, : kept.shape[1]] = torch.argsort(~kept, dim=-1, stable=True).to(torch.int16)
+    index.counts[b, number, rows] = kept.sum(-1, dtype=torch.int32)
 
 
 def log2_energies_torch(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: float) -> Tensor:
@@ -77,13 +86,9 @@ def log2_energies_torch(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: float
     batch, _, q_heads, _ = q.shape
     energies = q.new_full((batch, q_heads, grid.rows, grid.key_blocks), -math.inf, dtype=torch.float32)
     group = q_heads // pooled.shape[2]
-    for b in range(batch):
-        for head in range(q_heads):
-            keys = pooled[b, :, head // group].float()
-            for row in range(0, grid.rows, ROWS_AT_ONCE):
-                rows = slice(row, min(row + ROWS_AT_ONCE, grid.rows))
-                of_rows = _log2_energies(q[b, :, head], keys, grid, rows, scale * LOG2E)
-                energies[b, head, rows, : of_rows.shape[1]] = of_rows
+    for b, head, rows in few_rows(batch, q_heads, grid):
+        of_rows = _log2_energies(q[b, :, head], pooled[b, :, head // group].float(), grid, rows, scale * LOG2E)
+        energies[b, head, rows, : of_rows.shape[1]] = of_rows
     return energies
 
 

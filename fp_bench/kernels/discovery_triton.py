@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fp_bench.kernels.backend import capability, multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E
 from fp_bench.kernels.rule import KeepRule
 
@@ -72,6 +72,19 @@ def score_blocks(
 
 
 @triton.jit
+def diagonal_energy(
+    q_base, pooled, a, complete, offset, scale_log2, stride_qn, stride_pn, BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr
+):
+    """Return the log2 energy of key block ``a`` for itself: visible to the last row of a complete block alone."""
+    dim = tl.arange(0, HEAD_DIM)
+    last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
+    last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
+    key = tl.load(pooled + a * stride_pn + dim)
+    energy = tl.sum(last_row.to(tl.float32) * key.to(tl.float32), 0) * scale_log2
+    return tl.where(complete, energy, float("-inf"))
+
+
+@triton.jit
 def discover_tile(
     q_base, pooled, scratch, list_ptr, count_ptr, a, keep_row, scale_log2, log2_alpha, sink, window,
     q_len, kv_len, stride_qn, stride_pn,
@@ -92,12 +105,7 @@ def discover_tile(
         largest = score_blocks(
             q, pooled, scratch, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES
         )
-    # The diagonal block: visible to the last row of a complete block, to none otherwise.
-    last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
-    last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
-    diagonal_key = tl.load(pooled + a * stride_pn + dim)
-    diagonal = tl.sum(last_row.to(tl.float32) * diagonal_key.to(tl.float32), 0) * scale_log2
-    diagonal = tl.where(complete, diagonal, float("-inf"))
+    diagonal = diagonal_energy(q_base, pooled, a, complete, offset, scale_log2, stride_qn, stride_pn, BLOCK, HEAD_DIM)
     largest = tl.maximum(largest, diagonal)
 
     tl.debug_barrier()  # every warp's energies are written before any warp reads them
@@ -169,10 +177,7 @@ def discover_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
     batch_heads = batch * q_heads
     count = program_count(q.device, grid.rows * batch_heads)
     scratch = torch.empty((count, grid.key_blocks), dtype=torch.float32, device=q.device)
-    config = launch_config(head_dim, capability(q.device))
-    compiler = ("num_warps", "maxnreg")
-    options = {name: value for name, value in config.items() if name in compiler}
-    tiles = {name: value for name, value in config.items() if name not in compiler}
+    tiles, options = split_options(launch_config(head_dim, capability(q.device)))
     _discover(
         count,
         (q, pooled, scratch, index.blocks, index.counts),

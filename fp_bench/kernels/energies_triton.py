@@ -13,8 +13,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.backend import capability
-from fp_bench.kernels.discovery_triton import launch_config, score_blocks
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.discovery_triton import diagonal_energy, launch_config, score_blocks
+from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E, BlockGrid
 
 SIZES = ("q_len", "kv_len", "first", "rows", "batch_heads", "q_heads", "group")
@@ -43,13 +43,9 @@ def _energies_kernel(
     energies = energies_ptr + (batch_head * rows + row).to(tl.int64) * key_blocks
     q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
     score_blocks(q, pooled, energies, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES)
-    # The diagonal block: visible to the last row of a complete block, to none otherwise.
     complete = (a + 1) * BLOCK <= kv_len
-    last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
-    last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
-    diagonal_key = tl.load(pooled + a * stride_pn + dim)
-    diagonal = tl.sum(last_row.to(tl.float32) * diagonal_key.to(tl.float32), 0) * scale_log2
-    tl.store(energies + a, tl.where(complete, diagonal, float("-inf")))
+    diagonal = diagonal_energy(q_base, pooled, a, complete, offset, scale_log2, stride_qn, stride_pn, BLOCK, HEAD_DIM)
+    tl.store(energies + a, diagonal)
 
 
 _energies = CachedKernel(_energies_kernel)
@@ -60,8 +56,7 @@ def log2_energies_triton(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: floa
     batch, _, q_heads, head_dim = q.shape
     shape = (batch, q_heads, grid.rows, grid.key_blocks)
     energies = torch.full(shape, -math.inf, dtype=torch.float32, device=q.device)
-    config = launch_config(head_dim, capability(q.device))
-    tiles = {name: config[name] for name in ("KEY_TILE", "STAGES")}
+    tiles, options = split_options(launch_config(head_dim, capability(q.device)))
     _energies(
         grid.rows * batch * q_heads,
         (q, pooled, energies),
@@ -72,6 +67,6 @@ def log2_energies_triton(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: floa
             *(*q.stride()[:3], *pooled.stride()[:3]),
         ),
         {"BLOCK": grid.block_size, "HEAD_DIM": head_dim, **tiles},
-        {name: value for name, value in config.items() if name not in tiles},
+        options,
     )
     return energies

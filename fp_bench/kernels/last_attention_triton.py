@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.backend import capability, multiprocessors
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E
 
 SPAN_TILES = 8
@@ -130,13 +130,6 @@ def last_mass_config(rows: int, capability: int) -> dict[str, int]:
     return config | {"maxnreg": REGISTERS} if capability else config
 
 
-def _split(config: dict[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Return a configuration's constants and its compiler options."""
-    compiler = ("num_warps", "maxnreg")
-    options = {name: value for name, value in config.items() if name in compiler}
-    return {name: value for name, value in config.items() if name not in compiler}, options
-
-
 def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
     """Return `last_attention.last_attention`."""
     batch, size, q_heads, head_dim = last.shape
@@ -147,7 +140,7 @@ def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool)
     constants = {"BLOCK": size, "HEAD_DIM": head_dim}
     strides = (*last.stride()[:3], *k.stride()[:3])
     peaks, totals = torch.empty((2, heads, spans, size), dtype=torch.float32, device=device).unbind()
-    tiling, options = _split(last_rows_config(size, head_dim, capability(device)))
+    tiling, options = split_options(last_rows_config(size, head_dim, capability(device)))
     _last_rows(
         spans * heads,
         (last, k, peaks, totals),
@@ -161,7 +154,7 @@ def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool)
     # Diagonals that begin in a tile of keys belong to its columns, those that go on to the columns of the next tile.
     mass = torch.empty((2, batch, q_heads, tiles * size), dtype=torch.float32, device=device)
     below = torch.empty((heads, tiles, size), dtype=torch.float32, device=device)
-    tiling, options = _split(last_mass_config(size, capability(device)))
+    tiling, options = split_options(last_mass_config(size, capability(device)))
     programs = min(tiles * heads, WARPS_PER_SM // options["num_warps"] * multiprocessors(device) if k.is_cuda else 2)
     scratch = torch.empty((programs, size, size), dtype=torch.float32, device=device)
     _last_mass(

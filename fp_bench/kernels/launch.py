@@ -66,6 +66,13 @@ class CachedKernel:
         return None
 
 
+def split_options(config: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return a configuration's constants and its compiler options."""
+    compiler = ("num_warps", "maxnreg")
+    options = {name: value for name, value in config.items() if name in compiler}
+    return {name: value for name, value in config.items() if name not in compiler}, options
+
+
 def _base(argument: Any) -> Tensor:
     """Return the tensor itself, or the one under a TMA descriptor."""
     tensor: Tensor = argument if isinstance(argument, Tensor) else argument.base

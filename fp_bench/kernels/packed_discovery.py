@@ -8,7 +8,7 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
-from fp_bench.kernels.discovery import ROWS_AT_ONCE
+from fp_bench.kernels.discovery import few_rows, list_kept
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, BlockGrid
 from fp_bench.kernels.rule import KeepRule, check_scale
 
@@ -60,18 +60,12 @@ def _discover_torch(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
     """Fill ``index`` a few rows at a time, reading only the key blocks up to their own."""
     grid, packed = index.grid, index.packed
     forced, causal = rule.forced(grid, q.device), causal_blocks(grid, q.device)
-    at_once = ROWS_AT_ONCE * grid.block_size // grid.row_size
-    for b in range(q.shape[0]):
-        for kv_head in range(pooled.shape[2]):
-            queries, keys = q[b, :, kv_head * packed : (kv_head + 1) * packed], pooled[b, :, kv_head].float()
-            for row in range(0, grid.rows, at_once):
-                rows = slice(row, min(row + at_once, grid.rows))
-                energy = _log2_energies(queries, keys, grid, rows, scale * LOG2E)
-                width = energy.shape[1]
-                kept = (energy >= energy.amax(-1, keepdim=True) + rule.log2_alpha) & (energy > -math.inf)
-                kept = (kept | forced[rows, :width]) & causal[rows, :width]
-                index.blocks[b, kv_head, rows, :width] = torch.argsort(~kept, dim=-1, stable=True).to(torch.int16)
-                index.counts[b, kv_head, rows] = kept.sum(-1, dtype=torch.int32)
+    for b, kv_head, rows in few_rows(q.shape[0], pooled.shape[2], grid):
+        queries, keys = q[b, :, kv_head * packed : (kv_head + 1) * packed], pooled[b, :, kv_head].float()
+        energy = _log2_energies(queries, keys, grid, rows, scale * LOG2E)
+        width = energy.shape[1]
+        kept = (energy >= energy.amax(-1, keepdim=True) + rule.log2_alpha) & (energy > -math.inf)
+        list_kept(index, b, kv_head, rows, (kept | forced[rows, :width]) & causal[rows, :width])
 
 
 def _log2_energies(q: Tensor, keys: Tensor, grid: BlockGrid, rows: slice, scale_log2: float) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.discovery_triton import COMPACT_TILE, append, launch_config, program_count, score_blocks
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E
 from fp_bench.kernels.rule import KeepRule
 
@@ -82,10 +82,7 @@ def discover_packed_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: flo
     batch_lists = q.shape[0] * lists
     count = program_count(q.device, grid.rows * batch_lists)
     scratch = torch.empty((count, grid.key_blocks), dtype=torch.float32, device=q.device)
-    config = launch_config(q.shape[3], capability(q.device))
-    compiler = ("num_warps", "maxnreg")
-    options = {name: value for name, value in config.items() if name in compiler}
-    tiles = {name: value for name, value in config.items() if name not in compiler}
+    tiles, options = split_options(launch_config(q.shape[3], capability(q.device)))
     _discover_packed(
         count,
         (q, pooled, scratch, index.blocks, index.counts),

@@ -21,8 +21,8 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class TopK:
-    """Keep this share of a row's causal blocks, those of the largest energies; the count is rounded up.
+class _Share:
+    """A share of something to keep.
 
     Raises:
         UnsupportedError: a share outside 0 to 1.
@@ -31,7 +31,12 @@ class TopK:
     share: float
 
     def __post_init__(self) -> None:
-        _check_share(self.share)
+        if not 0 <= self.share <= 1:
+            raise UnsupportedError(f"share {self.share} of the blocks to keep is out of limits: 0 to 1")
+
+
+class TopK(_Share):
+    """Keep this share of a row's causal blocks, those of the largest energies; the count is rounded up."""
 
     def kept_of_sorted(self, energies: Tensor, grid: BlockGrid) -> Tensor:
         """Return which places of descending log2 energies are kept, ``[..., rows, key_blocks]`` bool."""
@@ -41,18 +46,8 @@ class TopK:
         return kept.expand(energies.shape)
 
 
-@dataclass(frozen=True)
-class TopP:
-    """Keep the fewest blocks of a row that hold this share of its energy.
-
-    Raises:
-        UnsupportedError: a share outside 0 to 1.
-    """
-
-    share: float
-
-    def __post_init__(self) -> None:
-        _check_share(self.share)
+class TopP(_Share):
+    """Keep the fewest blocks of a row that hold this share of its energy."""
 
     def kept_of_sorted(self, energies: Tensor, grid: BlockGrid) -> Tensor:
         """Return which places of descending log2 energies are kept, ``[..., rows, key_blocks]`` bool."""
@@ -119,8 +114,3 @@ def _fill(index: BlockIndex, mask: Tensor) -> None:
     blocks = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int16).expand(mask.shape)
     index.blocks.scatter_(-1, place, blocks)
     index.counts.copy_(count[..., 0])
-
-
-def _check_share(share: float) -> None:
-    if not 0 <= share <= 1:
-        raise UnsupportedError(f"share {share} of the blocks to keep is out of limits: 0 to 1")

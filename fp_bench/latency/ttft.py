@@ -1,7 +1,7 @@
 """Time to first token: what a worker process does that times a model's prefill with one method."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -18,10 +18,11 @@ from fp_bench.latency.worker import Setup
 from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import AttentionCall, Method
 from fp_bench.models.attention import SparsePrefill
+from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompt import some_tokens
 from fp_bench.registry import create_method
-from fp_bench.results.environment import code_version
+from fp_bench.results.environment import check_code
 from fp_bench.results.kept_maps import KeptMap
 from fp_bench.results.record import Cache, Clock
 
@@ -38,6 +39,17 @@ class PrefillFindings:
     recall: float | None
     dense_calls: dict[str, int]
     """Attention calls that went dense whatever the method, by reason."""
+
+    @classmethod
+    def of(cls, method: Method, counts: CallCounts) -> "PrefillFindings":
+        """Return what became of a method's calls in one prefill."""
+        return cls(
+            backend="+".join(sorted(counts.kernels)) or None,
+            fallback=method.name != "dense" and not counts.sparse,
+            density=(counts.density() or 0.0) if counts.sparse else 1.0,
+            recall=counts.recall() if counts.sparse else 1.0,
+            dense_calls=dict(counts.dense),
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,18 @@ class PrefillTiming:
     median_ms: float
     ttft_ms: float
     attention_ms: float
+
+    @classmethod
+    def of(cls, clock: WallClock, samples: Sequence[float], attention_ms: float) -> "PrefillTiming":
+        """Return one round's times, in milliseconds."""
+        return cls(
+            timer=clock.clock,
+            cache=clock.cache,
+            samples_ms=[round(sample, 4) for sample in samples],
+            median_ms=median(samples),
+            ttft_ms=median(samples),
+            attention_ms=attention_ms,
+        )
 
 
 class ModelHand:
@@ -99,8 +123,7 @@ class ModelHand:
         collect_and_free()
 
     def _load(self) -> None:
-        if (here := code_version()) != self._setup.code_version:
-            raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        check_code(self._setup.code_version)
         use_device(self._device)
         self._method = create_method(self._setup.spec, self._setup.backend)
 
@@ -120,15 +143,7 @@ class ModelHand:
             logits = self._prefill()
         if not bool(torch.isfinite(logits).all()):
             raise IncorrectError("the logits of the first token are not all finite")
-        counts = prefill.counts
-        findings = PrefillFindings(
-            backend="+".join(sorted(counts.kernels)) or None,
-            fallback=self._method.name != "dense" and not counts.sparse,
-            density=(counts.density() or 0.0) if counts.sparse else 1.0,
-            recall=counts.recall() if counts.sparse else 1.0,
-            dense_calls=dict(counts.dense),
-        )
-        return PrefillFound(findings, self._peak_bytes(), [])
+        return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])
 
     def _peak_bytes(self) -> int | None:
         """Return the most device memory a prefill holds beyond weights and prompt; None on the CPU."""
@@ -151,14 +166,7 @@ class ModelHand:
         watched = Watched(self._method, self._device)
         with SparsePrefill(self._model, watched):
             self._first_token()
-        return PrefillTiming(
-            timer=clock.clock,
-            cache=clock.cache,
-            samples_ms=[round(sample, 4) for sample in samples],
-            median_ms=median(samples),
-            ttft_ms=median(samples),
-            attention_ms=watched.milliseconds(),
-        )
+        return PrefillTiming.of(clock, samples, watched.milliseconds())
 
     def _first_token(self) -> int:
         return int(self._prefill().argmax())

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from statistics import median
 from typing import TypeVar
 
 import torch
@@ -18,7 +17,7 @@ from fp_bench.models.load import RANDOM, model_config, model_facts
 from fp_bench.models.prompt import some_tokens
 from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.registry import create_method
-from fp_bench.results.environment import code_version
+from fp_bench.results.environment import check_code
 
 T = TypeVar("T")
 
@@ -57,8 +56,7 @@ class EngineHand:
             collect_and_free()
 
     def _load(self) -> None:
-        if (here := code_version()) != self._setup.code_version:
-            raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        check_code(self._setup.code_version)
         self._method = create_method(self._setup.spec, self._setup.backend)
 
     def _check(self, length: int) -> PrefillFound:
@@ -77,13 +75,7 @@ class EngineHand:
         self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)
         counts = self._engine.use(method, measure_selection=True)
         self._first_token()
-        findings = PrefillFindings(
-            backend="+".join(sorted(counts.kernels)) or None,
-            fallback=method.name != "dense" and not counts.sparse,
-            density=(counts.density() or 0.0) if counts.sparse else 1.0,
-            recall=counts.recall() if counts.sparse else 1.0,
-            dense_calls=dict(counts.dense),
-        )
+        findings = PrefillFindings.of(method, counts)
         self._engine.use(method)
         return PrefillFound(findings, None, [])
 
@@ -91,14 +83,7 @@ class EngineHand:
         assert self._engine is not None
         clock = WallClock()
         samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
-        return PrefillTiming(
-            timer=clock.clock,
-            cache=clock.cache,
-            samples_ms=[round(sample, 4) for sample in samples],
-            median_ms=median(samples),
-            ttft_ms=median(samples),
-            attention_ms=self._engine.attention_milliseconds(self._first_token),
-        )
+        return PrefillTiming.of(clock, samples, self._engine.attention_milliseconds(self._first_token))
 
     def _first_token(self) -> int:
         assert self._engine is not None

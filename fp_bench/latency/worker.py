@@ -25,7 +25,7 @@ from fp_bench.latency.measure import (
 from fp_bench.machine import parse_dtype, use_device
 from fp_bench.method import AttentionCall, Method
 from fp_bench.registry import Spec, create_method
-from fp_bench.results.environment import code_version
+from fp_bench.results.environment import check_code
 from fp_bench.results.kept_maps import KeptMap
 
 T = TypeVar("T")
@@ -97,8 +97,7 @@ class Hand:
             collect_and_free()
 
     def _load(self) -> None:
-        if (here := code_version()) != self._setup.code_version:
-            raise RuntimeError(f"the code changed during the run, from {self._setup.code_version} to {here}")
+        check_code(self._setup.code_version)
         use_device(self._device)
         self._method = create_method(self._setup.spec, self._setup.backend)
         self._timer = timer_for(self._device)

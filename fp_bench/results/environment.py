@@ -161,6 +161,16 @@ def code_version() -> str:
     return f"{fp_bench.__version__}+{digest.hexdigest()[:8]}"
 
 
+def check_code(planned: str) -> None:
+    """Refuse to measure with other code than the run was planned with.
+
+    Raises:
+        RuntimeError: the source on disk changed since.
+    """
+    if (here := code_version()) != planned:
+        raise RuntimeError(f"the code changed during the run, from {planned} to {here}")
+
+
 def _git_commit() -> str | None:
     """Return the commit of the repository that tracks this package, ``-dirty`` when changed; never the caller's."""
 

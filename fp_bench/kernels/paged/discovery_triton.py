@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.discovery_triton import COMPACT_TILE, discover_tile, launch_config, program_count
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.rule import KeepRule
@@ -80,10 +80,7 @@ def select_paged_blocks(q: Tensor, pooled: Tensor, batch: PagedBatch, rule: Keep
     counts = torch.empty((tiles, q_heads), dtype=torch.int32, device=q.device)
     count = program_count(q.device, tiles * q_heads)
     scratch = torch.empty((count, batch.key_blocks), dtype=torch.float32, device=q.device)
-    config = launch_config(head_dim, capability(q.device))
-    compiler = ("num_warps", "maxnreg")
-    options = {name: value for name, value in config.items() if name in compiler}
-    sizes = {name: value for name, value in config.items() if name not in compiler}
+    sizes, options = split_options(launch_config(head_dim, capability(q.device)))
     _discover(
         count,
         (q, pooled, scratch, blocks, counts, batch.cu_seqlens_q, batch.kv_lens, batch.ends_prompt, *batch.tiles),
