@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The records that figures of the papers still need, on one GPU: `bash benchmarks/reproduce.sh results/h200/papers`.
-# About six minutes on an H200, the most wanted first. Each step is bounded and leaves its records at once; the same
+# At most 13 minutes, the most wanted first. Each step is bounded and leaves its records at once; the same
 # command goes on where it was cut.
 set -u
 OUT=${1:?folder to write, e.g. results/h200/papers}
