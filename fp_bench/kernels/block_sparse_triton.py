@@ -32,14 +32,14 @@ ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
 
 
-SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "batch_lists", "lists", "group")
+SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "width", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
-    q_len, kv_len, first, rows, key_blocks, batch_lists, lists, group,
+    q_len, kv_len, first, rows, key_blocks, width, batch_lists, lists, group,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
@@ -63,7 +63,7 @@ def _block_sparse_kernel(
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
-    blocks_ptr += list_row * key_blocks
+    blocks_ptr += list_row * width
 
     # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
     in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -180,7 +180,7 @@ def block_sparse_attention_triton(
         (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
         (scale * LOG2E,),
         (
-            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
+            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks, index.blocks.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2]),
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
         ),

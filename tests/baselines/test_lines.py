@@ -11,7 +11,7 @@ from fp_bench.baselines.streaming import Streaming
 from fp_bench.errors import UsageError
 from fp_bench.kernels import reference
 from fp_bench.kernels import reference_vertical_slash as defined
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import AShape, Lines
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method
 from tests.baselines.test_rivals import a_call, selected_twice_without_a_sync
@@ -103,7 +103,7 @@ def test_patterns_written_are_patterns_read(tmp_path):
         ('[{"0": ["a_shape", 1, 2, 1]}]', "unknown kind 'a_shape'"),
         ('[{"0": [["a"], 1, 2, 1]}]', "must be JSON"),
         ('[{"0": []}]', "must be JSON"),
-        ('[{"0": ["block_sparse", 1, 2, 1]}]', "block_sparse heads"),
+        ('[{"0": ["block_sparse", 0, 1, 1]}]', "keeps no blocks"),
         ('[{"0": ["vertical_and_slash", 1.5, 2, 1]}]', "two sizes"),
         ('[{"0": ["vertical_and_slash", 3000000000, 2, 1]}]', "two sizes"),
         ('[{"0": ["stream_llm", 5, 0, 1]}]', "no window"),

@@ -7,7 +7,7 @@ from fp_bench.baselines.minference import MInference
 from fp_bench.baselines.minference_patterns import read_patterns
 from fp_bench.calibration import heads
 from fp_bench.kernels import reference_vertical_slash as defined
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import AShape, Lines
 from fp_bench.method import AttentionCall
 from tests.test_cli import fpbench
 
