@@ -14,7 +14,7 @@ from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.block_sparse import AttentionOut, block_sparse_attention
 from fp_bench.kernels.head_patterns import HeadPatterns
 from fp_bench.kernels.strongest_blocks import select_strongest_blocks
-from fp_bench.kernels.vertical_slash import select_vertical_slash, vertical_slash_attention
+from fp_bench.kernels.vertical_slash import index_of_lines, strongest_lines, vertical_slash_attention
 from fp_bench.kernels.vertical_slash_index import VerticalSlashIndex
 
 
@@ -62,12 +62,20 @@ HeadsIndex = VerticalSlashIndex | BlockIndex | MixedIndex
 
 def select_heads(q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto") -> HeadsIndex:
     """Return what each query head reads: arguments and errors are those of `vertical_slash.select_vertical_slash`."""
+    lines = strongest_lines(q, k, patterns, scale=scale, backend=backend)
+    return index_heads(q, k, patterns, lines, backend=backend)
+
+
+def index_heads(
+    q: Tensor, k: Tensor, patterns: HeadPatterns, lines: tuple[Tensor, Tensor] | None, *, backend: str = "auto"
+) -> HeadsIndex:
+    """Return what each query head reads, given lines from `vertical_slash.strongest_lines`; as `select_heads` else."""
     if patterns.only_blocks:
         return select_strongest_blocks(q, k, patterns, backend=backend)
-    lines = select_vertical_slash(q, k, patterns, scale=scale, backend=backend)
+    of_lines = index_of_lines(lines, patterns, (q.shape[0], k.shape[1]), resolve_backend(q, backend))
     if patterns.most_blocks == 0:
-        return lines
-    return MixedIndex(lines, select_strongest_blocks(q, k, patterns, backend=backend))
+        return of_lines
+    return MixedIndex(of_lines, select_strongest_blocks(q, k, patterns, backend=backend))
 
 
 def attend_heads(

@@ -39,8 +39,7 @@ def select_vertical_slash(
     Raises:
         UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
     """
-    check_prompt(q, k, patterns)
-    lines = None if patterns.most == (0, 0) else strongest_lines(q, k, patterns, scale=scale, backend=backend)
+    lines = strongest_lines(q, k, patterns, scale=scale, backend=backend)
     return index_of_lines(lines, patterns, (q.shape[0], k.shape[1]), resolve_backend(q, backend))
 
 
@@ -62,13 +61,17 @@ def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
 
 def strongest_lines(
     q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    """Return ``(columns, offsets)``, ``[batch, q_heads, most]`` int32 each: how far offsets' keys are before queries.
+) -> tuple[Tensor, Tensor] | None:
+    """Return ``(columns, offsets)``, ``[batch, q_heads, most]`` int32 each; None where no head keeps lines.
 
-    Ascending, as many as each head that keeps lines is to keep, then numbers past every key; undefined for other heads.
-    Arguments are those of `select_vertical_slash`; some head must keep lines.
+    An offset is how far a diagonal's keys are before their queries. Both ascend, as many as the head is to keep, then
+    numbers past every key follow; those of heads that keep no lines are undefined. Arguments and errors are those of
+    `select_vertical_slash`.
     """
+    check_prompt(q, k, patterns)
     check_scale(scale)
+    if patterns.most == (0, 0):
+        return None
     kv_len = k.shape[1]
     mass = last_attention(q[:, -LAST_QUERIES:], k, scale, backend=backend)[..., :kv_len]
     counts = patterns.sizes.clamp_max(kv_len)
