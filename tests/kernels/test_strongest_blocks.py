@@ -8,7 +8,9 @@ from fp_bench.kernels import reference, strongest_blocks
 from fp_bench.kernels import reference_vertical_slash as defined
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.block_sparse import block_sparse_attention
 from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines
+from fp_bench.kernels.means import block_means
 from fp_bench.kernels.mixed_heads import MixedIndex, attend_heads, select_heads
 from fp_bench.kernels.strongest_blocks import select_strongest_blocks
 from fp_bench.kernels.vertical_slash_index import VerticalSlashIndex
@@ -110,6 +112,10 @@ def test_what_is_not_defined_is_refused_in_a_line():
         select_strongest_blocks(q[:, :32], k[:, :32], two)
     with pytest.raises(UnsupportedError, match="3 heads"):
         select_strongest_blocks(q, k[:, :128], HeadPatterns.of([Blocks(1)] * 3))
+    index = select_strongest_blocks(q, k[:, :128], HeadPatterns.of([Blocks(1)] * 2))
+    means = block_means(k[:, :128], k[:, :128], 64)
+    with pytest.raises(UnsupportedError, match="lists of 1 blocks; with means"):
+        block_sparse_attention(q, k[:, :128], k[:, :128], index, scale=1.0, means=means)
 
 
 @pytest.mark.gpu
