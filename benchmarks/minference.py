@@ -1,4 +1,4 @@
-"""Our MInference against the official code: the keys that queries read, outputs, conversion, times."""
+"""Our MInference against the official code: the keys that queries read, blocks, outputs, conversion, times."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,12 @@ from benchmarks.official import OfficialMInference
 from fp_bench.inputs.source import QKV
 from fp_bench.kernels import reference_vertical_slash
 from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.head_patterns import Blocks, HeadPatterns
+from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.mixed_heads import attend_heads
 from fp_bench.kernels.reference import sample_rows
+from fp_bench.kernels.strongest_blocks import select_strongest_blocks
 from fp_bench.kernels.vertical_slash import convert, following_diagonals
 from fp_bench.kernels.vertical_slash_index import OCTET, TILE, VerticalSlashIndex
 from fp_bench.latency.measure import CudaEvents
@@ -20,6 +25,8 @@ from fp_bench.registry import Spec, create_method
 
 LINES = ((1000, 6096), (512, 2048), (100, 800))
 """MInference's columns and diagonals."""
+BLOCKS = 100
+"""Blocks that a block-sparse head keeps in the official code."""
 
 
 def lines_spec(sizes: tuple[int, int]) -> Spec:
@@ -95,6 +102,54 @@ def minference_parity(bench: Bench, official: OfficialMInference, call: Attentio
     bench.row("parity", call.kv_len, str(spec), parity)
     if call.kv_len <= DEFINED_UP_TO:
         bench.row("defined", call.kv_len, str(spec), defined)
+
+
+def official_blocks(lists: Tensor, length: int) -> BlockIndex:
+    """Return the official lists of blocks as an index: of row r at most r + 1, the others are of the future."""
+    index = BlockIndex.empty(*lists.shape[:2], BlockGrid(length, length, TILE), lists.device, width=lists.shape[-1])
+    index.blocks.copy_(lists)
+    index.counts.copy_(torch.arange(1, lists.shape[2] + 1, device=lists.device).clamp_max(lists.shape[-1]))
+    return index
+
+
+def blocks_parity(bench: Bench, official: OfficialMInference, call: AttentionCall) -> None:
+    """Compare the blocks of heads that keep blocks, and outputs over ours and over the official lists."""
+    operands = official.operands(QKV(call.q, call.k, call.v))
+    patterns = HeadPatterns.of([Blocks(BLOCKS)] * call.q_heads, bench.device)
+
+    def parity() -> dict[str, float]:
+        lists = official.blocks(operands, BLOCKS)
+        ours, theirs = select_strongest_blocks(call.q, call.k, patterns), official_blocks(lists, call.kv_len)
+        out = official.attend_blocks(operands, lists).transpose(1, 2)
+        attend = functools.partial(attend_heads, call.q, call.k, call.v, scale=call.scale)
+        kept = ours.mask(), theirs.mask()
+        return {
+            "agree": float((kept[0] & kept[1]).sum() / (kept[0] | kept[1]).sum()),
+            "density": float(ours.density().mean()),
+            "density_official": float(theirs.density().mean()),
+            "out_difference": relative_error(attend(ours).out, out),
+            "out_difference_same_lists": relative_error(attend(theirs).out, out),
+        }
+
+    if call.kv_len % TILE == 0:
+        bench.row("parity", call.kv_len, f"minference blocks={BLOCKS}", parity)
+
+
+def blocks_times(bench: Bench, official: OfficialMInference | None, call: AttentionCall, timer: CudaEvents) -> None:
+    """Time choosing blocks and attending, all heads in one launch, the official with K and V repeated beforehand."""
+    patterns = HeadPatterns.of([Blocks(BLOCKS)] * call.q_heads, bench.device)
+    select = functools.partial(select_strongest_blocks, call.q, call.k, patterns)
+
+    def row(what: str, make: Callable[[], object]) -> None:
+        bench.row("time", call.kv_len, f"minference blocks={BLOCKS} {what}", lambda: timed(make, timer))
+
+    row("select", select)
+    row("attend", functools.partial(attend_heads, call.q, call.k, call.v, select(), scale=call.scale))
+    if official is not None:
+        operands = official.operands(QKV(call.q, call.k, call.v))
+        row("select official", functools.partial(official.blocks, operands, BLOCKS))
+        lists = official.blocks(operands, BLOCKS)
+        row("attend official", functools.partial(official.attend_blocks, operands, lists))
 
 
 def minference_times(bench: Bench, official: OfficialMInference | None, call: AttentionCall, timer: CudaEvents) -> None:

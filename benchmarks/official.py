@@ -171,9 +171,9 @@ class OfficialFlashPrefill:
 
 
 class OfficialMInference:
-    """microsoft/MInference: its choice of lines and its Triton attention.
+    """microsoft/MInference: its choices of lines and of blocks and its Triton attentions.
 
-    Its package needs a CUDA extension and a GPU to import, so the file of the attention is loaded alone, and of the
+    Its package needs a CUDA extension and a GPU to import, so the files of the attentions are loaded alone, and of the
     file of the choice two functions. The extension's conversion is not called: ours makes the lists.
     """
 
@@ -184,6 +184,8 @@ class OfficialMInference:
         path = checkout / "minference/ops/pit_sparse_flash_attention_v2.py"
         with contextlib.redirect_stdout(io.StringIO()):  # it recommends other packages
             self._ops = _load("official_minference.ops.vertical_slash", path)
+        path = checkout / "minference/ops/block_sparse_flash_attention.py"
+        self._blocks = _load("official_minference.ops.block_sparse", path)
         path = checkout / "minference/modules/minference_forward.py"
         wanted = ("sum_all_diagonal_matrix", "gather_last_q_vertical_slash_topk_v4")
         body = [each for each in ast.parse(path.read_text()).body if getattr(each, "name", None) in wanted]
@@ -224,4 +226,20 @@ class OfficialMInference:
         q = operands.q
         lengths = torch.tensor([q.shape[2]], dtype=torch.int32, device=q.device)
         out: Tensor = self._ops._triton_mixed_sparse_attention(*operands, lengths, *lists, q.shape[-1] ** -0.5)
+        return out
+
+    def blocks(self, operands: QKV, count: int) -> Tensor:
+        """Return ``[1, heads, rows, count]`` int32: the blocks of 64 keys of each 64 queries, future ones at the ends.
+
+        Of operands whose length is a multiple of 64, as the official code pads it.
+        """
+        lists: Tensor = self._blocks._build_block_index(operands.q, operands.k, count)
+        return lists
+
+    def attend_blocks(self, operands: QKV, lists: Tensor) -> Tensor:
+        """Return ``[1, heads, n, head_dim]``: the official attention over `blocks`."""
+        operands = QKV(*(x.half() if x.dtype == torch.float32 else x for x in operands))
+        q = operands.q
+        lengths = torch.tensor([q.shape[2]], dtype=torch.int32, device=q.device)
+        out: Tensor = self._blocks._triton_block_sparse_attention(*operands, lengths, lists, q.shape[-1] ** -0.5)
         return out

@@ -21,7 +21,7 @@ import triton
 from torch import Tensor
 
 from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
-from benchmarks.minference import LINES, minference_parity, minference_times
+from benchmarks.minference import LINES, blocks_parity, blocks_times, minference_parity, minference_times
 from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialMInference, OfficialXAttention
 from fp_bench.inputs.source import QKV
 from fp_bench.kernels import reference_antidiagonal, reference_flex
@@ -246,14 +246,18 @@ def main() -> None:
                 flashprefill_parity(bench, checkouts.flashprefill, call)
             for sizes in LINES if checkouts.minference else ():
                 minference_parity(bench, checkouts.minference, call, sizes)
+            if checkouts.minference:
+                blocks_parity(bench, checkouts.minference, call)
         if device.type == "cuda":
             timer = CudaEvents(device)
             for length in parse_lengths(options.time_lens) if options.time_lens else []:
                 times(bench, checkouts, bench.call(length), timer)
                 minference_times(bench, checkouts.minference, bench.call(length), timer)
+                blocks_times(bench, checkouts.minference, bench.call(length), timer)
             for length in parse_lengths(options.ours_lens) if options.ours_lens else []:
                 times(bench, Checkouts(), bench.call(length), timer)
                 minference_times(bench, None, bench.call(length), timer)
+                blocks_times(bench, None, bench.call(length), timer)
     print(f"{time.perf_counter() - started:.0f} s; {bench.file}")
 
 

@@ -22,6 +22,7 @@ BUILTIN_METHODS = {
     "flashprefill_v2": "fp_bench.baselines.flashprefill_v2:FlashPrefillV2",
     "flexprefill": "fp_bench.baselines.flexprefill:FlexPrefill",
     "minference": "fp_bench.baselines.minference:MInference",
+    "minference_official": "fp_bench.baselines.minference_official:MInferenceOfficial",
     "streaming": "fp_bench.baselines.streaming:Streaming",
     "xattention": "fp_bench.baselines.xattention:XAttention",
 }

@@ -120,6 +120,7 @@ UNAVAILABLE = {
     RUN + "--inputs captured:{tmp}/not_safetensors": "cannot be read",
     RUN + "--inputs captured:{tmp}/missing": "lacks len256_layer0.safetensors",
     RUN + "--methods dense:impl=fa3": "dense:impl=fa3",
+    RUN + "--methods minference_official": "minference_official",
     "capture --model /no/such/model --lens 256 --out {tmp}/new": "/no/such/model",
 }
 

@@ -7,12 +7,12 @@ from pydantic import Field
 
 from fp_bench.baselines.lines_method import LinesMethod
 from fp_bench.baselines.minference_patterns import DEFAULT, MOST, read_patterns
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import Lines, Pattern
 from fp_bench.method import AttentionCall, MethodParams
 
 
 class MInference(LinesMethod):
-    """Each head keeps the columns and diagonals that the last 64 queries read most, or first tokens and a window."""
+    """Each head keeps the columns and diagonals its last queries read most, or sinks and a window, or key blocks."""
 
     name = "minference"
 
@@ -46,7 +46,7 @@ class MInference(LinesMethod):
                 return f"{self.params.config} names head {max(self._layers[call.layer])} of {call.q_heads} heads"
         return super().unsupported(call)
 
-    def heads(self, call: AttentionCall) -> list[Lines | AShape]:
+    def heads(self, call: AttentionCall) -> list[Pattern]:
         """Return each query head's pattern: the file's, or the sizes given."""
         named = {} if self._layers is None else self._layers[call.layer]
         other = Lines(self.params.columns, self.params.diagonals)

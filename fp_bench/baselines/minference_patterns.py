@@ -1,6 +1,8 @@
 """MInference's patterns in a file: a list over layers of ``{head: [kind, size, size, score]}``, as its authors publish.
 
-The sizes of ``vertical_and_slash`` are columns and diagonals, those of ``stream_llm`` first tokens and a window.
+The sizes of ``vertical_and_slash`` are columns and diagonals, those of ``stream_llm`` first tokens and a window; of
+``block_sparse`` the first is how many blocks of 64 keys, the second says nothing. Of these the authors' code reads
+neither and keeps 100 blocks; none of their files has such heads.
 """
 
 import json
@@ -8,15 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import AShape, Blocks, Lines, Pattern
 
 DEFAULT = Lines(1000, 6096)
 """Of a head that a file does not name, and of every head without a file."""
 MOST = 2**31 - 1
 """Largest size: kernels count in int32."""
-KINDS: dict[object, type[Lines] | type[AShape]] = {"vertical_and_slash": Lines, "stream_llm": AShape}
+KINDS = ("vertical_and_slash", "stream_llm", "block_sparse")
 
-Layer = dict[int, Lines | AShape]
+Layer = dict[int, Pattern]
 
 
 def read_patterns(path: Path) -> list[Layer]:
@@ -36,21 +38,26 @@ def read_patterns(path: Path) -> list[Layer]:
     return found
 
 
-def _pattern(entry: Sequence[object]) -> Lines | AShape:
+def _pattern(entry: Sequence[object]) -> Pattern:
     kind, *sizes = entry[:3]
-    if kind == "block_sparse":
-        raise ValueError("block_sparse heads, which no published file has, are not supported")
     if kind not in KINDS:
-        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(map(str, KINDS))}")
+        raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
     whole = [size for size in sizes if isinstance(size, int) and 0 <= size <= MOST]
     if len(whole) != 2:
         raise ValueError(f"{entry!r} needs two sizes from 0 to {MOST}")
-    if kind == "stream_llm" and whole[1] == 0:
-        raise ValueError(f"{entry!r} has no window; its second size must be at least 1")
-    return KINDS[kind](*whole)
+    first, second = whole
+    if kind == "vertical_and_slash":
+        return Lines(first, second)
+    if kind == "stream_llm":
+        if second == 0:
+            raise ValueError(f"{entry!r} has no window; its second size must be at least 1")
+        return AShape(first, second)
+    if first == 0:
+        raise ValueError(f"{entry!r} keeps no blocks; its first size must be at least 1")
+    return Blocks(first)
 
 
-def write_patterns(path: Path, layers: Sequence[Sequence[tuple[Lines | AShape, float]]]) -> None:
+def write_patterns(path: Path, layers: Sequence[Sequence[tuple[Pattern, float]]]) -> None:
     """Write each layer's patterns of all heads, with their scores.
 
     Raises:
@@ -64,7 +71,11 @@ def write_patterns(path: Path, layers: Sequence[Sequence[tuple[Lines | AShape, f
         raise UnavailableError(f"cannot write {path}: {error.strerror}; give another --out") from None
 
 
-def _entry(pattern: Lines | AShape, score: float) -> list[object]:
-    if isinstance(pattern, AShape):
-        return ["stream_llm", pattern.sink, pattern.local, score]
-    return ["vertical_and_slash", pattern.columns, pattern.diagonals, score]
+def _entry(pattern: Pattern, score: float) -> list[object]:
+    match pattern:
+        case Lines():
+            return ["vertical_and_slash", pattern.columns, pattern.diagonals, score]
+        case AShape():
+            return ["stream_llm", pattern.sink, pattern.local, score]
+        case Blocks():
+            return ["block_sparse", pattern.count, 1, score]

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from fp_bench.baselines.lines_method import LinesMethod
 from fp_bench.baselines.minference_patterns import MOST
-from fp_bench.kernels.vertical_slash import AShape
+from fp_bench.kernels.head_patterns import AShape
 from fp_bench.method import AttentionCall, MethodParams
 
 

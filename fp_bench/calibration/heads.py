@@ -1,7 +1,7 @@
 """MInference's pattern for each layer and head of a model, by the search that its authors ship.
 
-Each candidate's columns and diagonals are chosen as MInference chooses them, from the last 64 queries; its score is the
-exact attention mass that they hold, mean over queries. The best one is the head's, written as what it is.
+Each candidate's lines or blocks are chosen as MInference chooses them; its score is the exact attention mass that they
+hold, mean over queries. The best one is the head's, written as what it is.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,18 @@ from fp_bench.baselines.minference_patterns import write_patterns
 from fp_bench.calibration.captured import captured_calls, captured_model
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
+from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines, Pattern
 from fp_bench.kernels.last_attention import last_attention
-from fp_bench.kernels.vertical_slash import LAST_QUERIES, SINK_COLUMNS, AShape, Lines
+from fp_bench.kernels.strongest_blocks import select_strongest_blocks
+from fp_bench.kernels.vertical_slash import LAST_QUERIES, SINK_COLUMNS
 from fp_bench.machine import parse_dtype
 from fp_bench.method import AttentionCall
 from fp_bench.results.table import Table
 
-CANDIDATES: tuple[Lines | AShape, ...] = (
-    AShape(100, 800), Lines(30, 800), Lines(100, 750), Lines(500, 700), Lines(3500, 100),
+CANDIDATES: tuple[Pattern, ...] = (
+    AShape(100, 800), Lines(30, 800), Lines(100, 750), Lines(500, 700), Lines(3500, 100), Blocks(58),
 )  # fmt: skip
-"""Those of the authors' search but for its block-sparse one, which they write as vertical-slash too."""
+"""Those of the authors' search, whose blocks are of 32 keys, an eighth of those of its 30000 tokens: as many keys."""
 NEAR_DIAGONALS = 30
 """Diagonals that come before all others while searching; 100 in the method."""
 FIRST_QUERY = 2500
@@ -36,7 +38,7 @@ QUERIES_AT_ONCE = 256
 class HeadSearch:
     """Each layer's pattern and score of every query head."""
 
-    layers: list[list[tuple[Lines | AShape, float]]]
+    layers: list[list[tuple[Pattern, float]]]
 
     @property
     def mean(self) -> float:
@@ -64,9 +66,14 @@ class HeadSearch:
         write_patterns(path, self.layers)
 
 
-def _name(pattern: Lines | AShape) -> str:
-    kind = "A-shape" if isinstance(pattern, AShape) else "lines"
-    return f"{kind} {'/'.join(map(str, pattern.sizes))}"
+def _name(pattern: Pattern) -> str:
+    match pattern:
+        case Lines():
+            return f"lines {pattern.columns}/{pattern.diagonals}"
+        case AShape():
+            return f"A-shape {pattern.sink}/{pattern.local}"
+        case Blocks():
+            return f"blocks {pattern.count}"
 
 
 def search_model(
@@ -117,16 +124,30 @@ def mass_held(call: AttentionCall) -> Tensor:
     key = torch.arange(n, device=call.q.device)
     held = torch.zeros((len(CANDIDATES), call.q_heads), device=call.q.device)
     first = min(FIRST_QUERY, n // 2)
+    of_blocks = {
+        pattern: select_strongest_blocks(call.q, call.k, HeadPatterns.of([pattern] * call.q_heads, call.q.device))
+        for pattern in CANDIDATES
+        if isinstance(pattern, Blocks)
+    }
     for batch in range(call.batch):
         for head in range(call.q_heads):
-            lines = [kept_lines(pattern, *by_line[:, batch, head]) for pattern in CANDIDATES]
+            of_lines = {
+                pattern: kept_lines(pattern, *by_line[:, batch, head])
+                for pattern in CANDIDATES
+                if not isinstance(pattern, Blocks)
+            }
             keys = call.k[batch, :, head // group].float()
             for start in range(first, n, QUERIES_AT_ONCE):
-                distance = torch.arange(start, min(start + QUERIES_AT_ONCE, n), device=key.device)[:, None] - key
+                query = torch.arange(start, min(start + QUERIES_AT_ONCE, n), device=key.device)
+                distance = query[:, None] - key
                 logits = call.q[batch, start : start + QUERIES_AT_ONCE, head].float() @ keys.T * call.scale
                 weights = logits.masked_fill_(distance < 0, -torch.inf).softmax(-1)
-                for number, (columns, diagonals) in enumerate(lines):
-                    kept = columns | diagonals[distance.clamp_min(0)]
+                for number, pattern in enumerate(CANDIDATES):
+                    if isinstance(pattern, Blocks):
+                        kept = of_blocks[pattern].keys_read(batch, head, query)
+                    else:
+                        columns, diagonals = of_lines[pattern]
+                        kept = columns | diagonals[distance.clamp_min(0)]
                     held[number, head] += torch.where(kept, weights, 0.0).sum()
     return held / (call.batch * (n - first))
 

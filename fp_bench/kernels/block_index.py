@@ -16,8 +16,9 @@ class BlockIndex:
     """Lists of ascending key blocks, one list a row of tiles: a query block of a query head, or packed rows.
 
     Args:
-        blocks: ``[batch, q_heads / packed, rows, key_blocks]`` int16; entries from ``counts`` on are undefined.
-            Ascending, so the diagonal block, when listed, is the last entry.
+        blocks: ``[batch, q_heads / packed, rows, width]`` int16; entries from ``counts`` on are undefined. Ascending,
+            so the diagonal block, when listed, is the last entry. ``width`` is the number of key blocks, or less where
+            lists are known to be shorter.
         counts: ``[batch, q_heads / packed, rows]`` int32; 0 is an empty list, whose output is 0.
         q_len: queries of the call.
         kv_len: keys of the call.
@@ -33,8 +34,12 @@ class BlockIndex:
     packed: int = 1
 
     @classmethod
-    def empty(cls, batch: int, lists: int, grid: BlockGrid, device: torch.device | str = "cpu") -> "BlockIndex":
+    def empty(
+        cls, batch: int, lists: int, grid: BlockGrid, device: torch.device | str = "cpu", width: int | None = None
+    ) -> "BlockIndex":
         """Allocate an index whose lists a kernel will fill, ``lists`` of them a row.
+
+        Lists have room for ``width`` blocks, by default for all.
 
         Raises:
             UnsupportedError: more key blocks than the int16 lists can name.
@@ -43,7 +48,8 @@ class BlockIndex:
             raise UnsupportedError(
                 f"kv_len {grid.kv_len} has {grid.key_blocks} blocks of {grid.block_size}; the limit is {MAX_KEY_BLOCKS}"
             )
-        blocks = torch.empty((batch, lists, grid.rows, grid.key_blocks), dtype=torch.int16, device=device)
+        room = grid.key_blocks if width is None else width
+        blocks = torch.empty((batch, lists, grid.rows, room), dtype=torch.int16, device=device)
         counts = torch.empty((batch, lists, grid.rows), dtype=torch.int32, device=device)
         return cls(blocks, counts, grid.q_len, grid.kv_len, grid.block_size, grid.packed)
 
@@ -81,12 +87,11 @@ class BlockIndex:
 
     def mask(self) -> Tensor:
         """Return the lists as a boolean mask ``[batch, q_heads / packed, rows, key_blocks]``."""
-        width = self.blocks.shape[-1]
-        listed = torch.arange(width, device=self.blocks.device) < self.counts[..., None]
         # Undefined entries point at one more column, which is cut off.
-        target = torch.where(listed, self.blocks.long(), width)
-        mask = torch.zeros((*self.counts.shape, width + 1), dtype=torch.bool, device=self.blocks.device)
-        return mask.scatter_(-1, target, True)[..., :width]
+        target = self._listed(self.blocks, self.counts)
+        shape = (*self.counts.shape, self.grid.key_blocks + 1)
+        mask = torch.zeros(shape, dtype=torch.bool, device=self.blocks.device)
+        return mask.scatter_(-1, target, True)[..., :-1]
 
     def density(self) -> Tensor:
         """Return the kept share of the causal block pairs, ``[batch, q_heads]`` float64."""
@@ -113,8 +118,7 @@ class BlockIndex:
         grid = self.grid
         row = position // grid.row_size - grid.first
         lists = head // self.packed
-        listed = torch.arange(grid.key_blocks, device=position.device) < self.counts[batch, lists, row, None]
-        blocks = torch.where(listed, self.blocks[batch, lists, row].long(), grid.key_blocks)
+        blocks = self._listed(self.blocks[batch, lists, row], self.counts[batch, lists, row])
         by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
         by_block.scatter_(1, blocks, True)
         return by_block[:, :-1].repeat_interleave(grid.block_size, dim=1)[:, : self.kv_len]
@@ -132,6 +136,11 @@ class BlockIndex:
         kept = torch.zeros((int(query_block[-1]) + 1, grid.key_blocks), device=self.counts.device)
         kept.index_add_(0, query_block, alone.mask()[0, 0].float())
         return kept / torch.bincount(query_block)[:, None]
+
+    def _listed(self, blocks: Tensor, counts: Tensor) -> Tensor:
+        """Return lists as int64, with the number of key blocks where an entry is undefined."""
+        listed = torch.arange(blocks.shape[-1], device=blocks.device) < counts[..., None]
+        return torch.where(listed, blocks.long(), self.grid.key_blocks)
 
     def _by_head(self, by_list: Tensor) -> Tensor:
         return by_list.repeat_interleave(self.packed, dim=1)

@@ -73,6 +73,10 @@ def block_sparse_attention(
         raise UnsupportedError(f"{index.packed} heads share a list; it must be 1 or all of a KV head's")
     if index.packed > index.block_size:
         raise UnsupportedError(f"{index.packed} heads of a KV head do not fit a row of {index.block_size}")
+    if means is not None and index.blocks.shape[-1] != index.grid.key_blocks:
+        raise UnsupportedError(
+            f"lists of {index.blocks.shape[-1]} blocks; with means they need room for all key blocks"
+        )
     kernel = implementation(q, k, v, backend, index.block_size, index.packed)
     if kernel == "hopper":
         from fp_bench.kernels.block_sparse_hopper import block_sparse_attention_hopper as attend

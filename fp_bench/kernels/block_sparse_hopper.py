@@ -67,7 +67,7 @@ def launch_config(head_dim: int) -> dict[str, int]:
     return {"TILE": 128, "STAGES": 2 if head_dim == 128 else 4, "Q_BUFFERS": 2}
 
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "key_blocks", "words", "batch_lists", "lists", "group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
@@ -121,7 +121,7 @@ def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_fu
 @gluon.jit
 def _produce(
     q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, rows, first, offset, key_blocks, batch_lists, lists, group,
+    tiles, rows, first, offset, width, batch_lists, lists, group,
     q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
@@ -137,7 +137,7 @@ def _produce(
             kv_head = batch_list % lists // group
             list_row = batch_list.to(gl.int64) * rows + row
             count = gl.load(counts_ptr + list_row)
-            list_ptr = blocks_ptr + list_row * key_blocks
+            list_ptr = blocks_ptr + list_row * width
             last = gl.load(list_ptr + gl.maximum(count - 1, 0), mask=count > 0, other=0).to(gl.int32)
             slot = turn % Q_BUFFERS
             for part in gl.static_range(CONSUMERS):
@@ -227,7 +227,7 @@ def _next_tile(mailbox, slot, MAIL: gl.constexpr):
 @gluon.jit
 def _consume(
     out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
-    q_len, rows, first, offset, key_blocks, words, batch_lists, lists, group,
+    q_len, rows, first, offset, width, words, batch_lists, lists, group,
     q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     HEAD_DIM: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
@@ -257,7 +257,7 @@ def _consume(
         row, batch_list = _locate(tile, rows, batch_lists, group, ROW_GROUP)
         list_row = batch_list.to(gl.int64) * rows + row
         count = gl.load(counts_ptr + list_row)
-        last = gl.load(blocks_ptr + list_row * key_blocks + gl.maximum(count - 1, 0), mask=count > 0, other=0)
+        last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
         slot = turn % Q_BUFFERS
         q_part = q_smem.index(slot * CONSUMERS + PART)
         q = q_part.reshape([BLOCK_M, HEAD_DIM])
@@ -353,7 +353,7 @@ def _consume(
 def _block_sparse_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr,
     counter_ptr, scale_log2,
-    tiles, q_len, rows, first, offset, key_blocks, words, batch_lists, lists, group,
+    tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
     CONSUMERS: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
     MEANS: gl.constexpr,
@@ -384,19 +384,19 @@ def _block_sparse_hopper_kernel(
     gl.warp_specialize([
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
-            q_len, rows, first, offset, key_blocks, words, batch_lists, lists, group,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group,
             q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 0,
         )),
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
-            q_len, rows, first, offset, key_blocks, words, batch_lists, lists, group,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group,
             q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 1,
         )),
         (_produce, (
             q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
-            tiles, rows, first, offset, key_blocks, batch_lists, lists, group,
+            tiles, rows, first, offset, width, batch_lists, lists, group,
             q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, ROW_SIZE, PACKED, MEANS,
         )),
@@ -494,7 +494,7 @@ def block_sparse_attention_hopper(
         ),
         (scale * LOG2E,),
         (
-            *(tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks, bits.shape[-1]),
+            *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2]),
         ),
         {

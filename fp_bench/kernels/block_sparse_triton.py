@@ -23,7 +23,7 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E, empty_outputs
+from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, empty_outputs
 from fp_bench.kernels.means import BlockMeans
 from fp_bench.kernels.means_triton import TILE, kept_bits
 from fp_bench.kernels.online_softmax_triton import fold
@@ -32,14 +32,14 @@ ROW_GROUP = 16
 """Neighbouring query blocks that run KV head by KV head."""
 
 
-SIZES = ("q_len", "kv_len", "first", "rows", "key_blocks", "batch_lists", "lists", "group")
+SIZES = ("q_len", "kv_len", "first", "rows", "width", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
 @triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
-    q_len, kv_len, first, rows, key_blocks, batch_lists, lists, group,
+    q_len, kv_len, first, rows, width, batch_lists, lists, group,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
@@ -63,7 +63,7 @@ def _block_sparse_kernel(
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
-    blocks_ptr += list_row * key_blocks
+    blocks_ptr += list_row * width
 
     # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
     in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -115,11 +115,12 @@ def _block_sparse_kernel(
         acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     if MEANS:
-        # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means.
+        # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means. Lists have
+        # room for all blocks here: width is their number.
         past = (first + row) * ROW_SIZE // BLOCK
         kv_heads = lists // group
-        of_head = (batch * key_blocks * kv_heads + head // group) * HEAD_DIM
-        bits_ptr += list_row * (tl.cdiv(key_blocks, BITS_TILE) * (BITS_TILE // 32))
+        of_head = (batch * width * kv_heads + head // group) * HEAD_DIM
+        bits_ptr += list_row * (tl.cdiv(width, BITS_TILE) * (BITS_TILE // 32))
         times = tl.log2(BLOCK * 1.0) / scale_log2
         for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
             block = start + lane
@@ -144,14 +145,18 @@ def _block_sparse_kernel(
 _attend = CachedKernel(_block_sparse_kernel)
 
 
-def launch_config(head_dim: int, capability: int) -> dict[str, int]:
-    """Return tile sizes, stages and warps for a chip.
+def launch_config(head_dim: int, capability: int, block_size: int = BLOCK_SIZE) -> dict[str, int]:
+    """Return tile sizes, stages and warps for a chip; a tile larger than a block is cut to it.
 
     Args:
         head_dim: 64, 128 or 256.
         capability: ten times the CUDA compute capability (90 for an H200); 0 for AMD.
+        block_size: tokens of a block.
     """
     if capability in (90, 100, 103):  # 227 KB of shared memory
+        if block_size == 64 and head_dim <= 128:
+            # One warpgroup: no two share a row and its sums. Two programs an SM at 128; not timed beside others.
+            return {"BLOCK_M": 64, "BLOCK_N": 64, "STAGES": 2, "num_warps": 4}
         return {"BLOCK_M": 128, "BLOCK_N": 32 if head_dim == 256 else 128, "STAGES": 2, "num_warps": 8}
     if capability == 0:  # 64 KB
         return {"BLOCK_M": 64 if head_dim == 256 else 128, "BLOCK_N": 32, "STAGES": 1, "num_warps": 4}
@@ -167,7 +172,7 @@ def block_sparse_attention_triton(
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
     out, lse = empty_outputs(q)
-    config = launch_config(head_dim, capability(q.device))
+    config = launch_config(head_dim, capability(q.device), grid.block_size)
     config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
     config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
     lists = q_heads // grid.packed
@@ -180,7 +185,7 @@ def block_sparse_attention_triton(
         (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
         (scale * LOG2E,),
         (
-            *(q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
+            *(q_len, grid.kv_len, grid.first, grid.rows, index.blocks.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2]),
             *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
         ),

@@ -1,4 +1,4 @@
-"""MInference's selection and conversion in plain torch and Python: what `vertical_slash` is tested against.
+"""MInference's selection and conversion in plain torch and Python: what its kernels are tested against.
 
 arXiv 2407.02490 and the code of its authors; sizes are tokens. One head at a time, nothing is skipped or merged.
 """
@@ -90,3 +90,26 @@ def a_shape_mask(kv_len: int, sink: int, local: int) -> Tensor:
     """Return ``[kv_len, kv_len]`` bool: query i reads key j <= i when i - j < local or j < sink (A-shape)."""
     j = torch.arange(kv_len)
     return ((j[:, None] - j < local) | (j < sink)).tril()
+
+
+def strongest_blocks(q: Tensor, k: Tensor, count: int) -> Tensor:
+    """Return ``[batch, q_heads, rows, key_blocks]`` bool: the ``count`` largest products of mean query and mean key.
+
+    Blocks are of 64 tokens, the last filled up with zeros, and so are the means; a row of fewer past and present blocks
+    than ``count`` keeps all of them. The block of the queries themselves is not forced.
+
+    Args:
+        q: ``[batch, kv_len, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``.
+        count: blocks to keep.
+    """
+    rows = -(-k.shape[1] // BLOCK)
+    keys = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
+    filled = (torch.nn.functional.pad(tensor.float(), (0, 0, 0, 0, 0, -k.shape[1] % BLOCK)) for tensor in (q, keys))
+    mean_q, mean_k = (tensor.reshape(len(q), rows, BLOCK, *q.shape[2:]).mean(2) for tensor in filled)
+    products = torch.einsum("bihd,bjhd->bhij", mean_q, mean_k)
+    kept = torch.zeros_like(products, dtype=torch.bool)
+    for row in range(rows):
+        largest = products[:, :, row, : row + 1].argsort(dim=-1, descending=True, stable=True)[..., :count]
+        kept[:, :, row].scatter_(-1, largest, True)
+    return kept

@@ -4,15 +4,13 @@ What the last 64 queries attend to decides which columns and diagonals a head ke
 diagonals become tiles of 64 keys, and the columns outside the tiles stay single keys.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_sparse import AttentionOut, check_call
+from fp_bench.kernels.head_patterns import HeadPatterns
 from fp_bench.kernels.last_attention import last_attention
 from fp_bench.kernels.rule import check_scale
 from fp_bench.kernels.vertical_slash_index import OCTET, STOP, TILE, VerticalSlashIndex
@@ -21,70 +19,6 @@ LAST_QUERIES = 64
 """Queries whose attention decides."""
 SINK_COLUMNS, NEAR_DIAGONALS = 30, 100
 """Columns at the start, and diagonals beside the main one, that are kept before any other."""
-LEAST = (30, 50)
-"""Fewest columns and diagonals that a head keeps, whatever is asked for."""
-
-
-@dataclass(frozen=True)
-class Lines:
-    """A head that keeps its strongest lines.
-
-    Args:
-        columns: how many columns; fewer than 30 count as 30.
-        diagonals: how many diagonals; fewer than 50 count as 50.
-    """
-
-    columns: int
-    diagonals: int
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Columns and diagonals that are kept of a prompt that is long enough."""
-        return max(self.columns, LEAST[0]), max(self.diagonals, LEAST[1])
-
-
-@dataclass(frozen=True)
-class AShape:
-    """A head whose query i reads key j <= i when ``i - j < local`` or ``j < sink``; (0, 0) reads nothing."""
-
-    sink: int
-    local: int
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Sink and local."""
-        return self.sink, self.local
-
-
-@dataclass(frozen=True)
-class HeadPatterns:
-    """What each query head keeps, on the device of the calls: made once, so that selecting waits for nothing.
-
-    Args:
-        sizes: ``[q_heads, 2]`` int32: columns and diagonals, or sink and local.
-        fixed: ``[q_heads]`` bool: A-shape heads.
-        most: the largest sizes of the heads that keep lines; (0, 0) where there are none.
-        most_sinks: the largest sink of A-shape heads.
-    """
-
-    sizes: Tensor
-    fixed: Tensor
-    most: tuple[int, int]
-    most_sinks: int
-
-    @classmethod
-    def of(cls, heads: Sequence[Lines | AShape], device: torch.device | str = "cpu") -> "HeadPatterns":
-        """Gather the patterns of all query heads."""
-        fixed = [isinstance(head, AShape) for head in heads]
-        sizes = [head.sizes for head in heads]
-        lines = [size for size, is_fixed in zip(sizes, fixed, strict=True) if not is_fixed]
-        columns, diagonals = (max(size) for size in zip(*lines, strict=True)) if lines else (0, 0)
-        return cls(
-            torch.tensor(sizes, dtype=torch.int32, device=device),
-            torch.tensor(fixed, device=device),
-            (columns, diagonals),
-            max((head.sink for head in heads if isinstance(head, AShape)), default=0),
-        )
 
 
 def select_vertical_slash(
@@ -98,35 +32,81 @@ def select_vertical_slash(
     Args:
         q: ``[batch, kv_len, q_heads, head_dim]``.
         k: ``[batch, kv_len, kv_heads, head_dim]``, at least 64 keys.
-        patterns: what each query head keeps.
+        patterns: what each query head keeps; heads that keep blocks read nothing here.
         scale: factor on the logits, positive.
         backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
 
     Raises:
         UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
     """
+    lines = strongest_lines(q, k, patterns, scale=scale, backend=backend)
+    return index_of_lines(lines, patterns, (q.shape[0], k.shape[1]), resolve_backend(q, backend))
+
+
+def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
+    """Refuse what patterns are not defined for.
+
+    Raises:
+        UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
+    """
+    if q.shape[1] != k.shape[1]:
+        raise UnsupportedError(
+            f"q_len {q.shape[1]} is not kv_len {k.shape[1]}; columns and diagonals are of whole prompts"
+        )
+    if k.shape[1] < TILE:
+        raise UnsupportedError(f"kv_len {k.shape[1]} is less than one tile of {TILE}; use dense attention")
+    if len(patterns.sizes) != q.shape[2]:
+        raise UnsupportedError(f"patterns are of {len(patterns.sizes)} heads, q has {q.shape[2]}")
+
+
+def strongest_lines(
+    q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto"
+) -> tuple[Tensor, Tensor] | None:
+    """Return ``(columns, offsets)``, ``[batch, q_heads, most]`` int32 each; None where no head keeps lines.
+
+    An offset is how far a diagonal's keys are before their queries. Both ascend, as many as the head is to keep, then
+    numbers past every key follow; those of heads that keep no lines are undefined. Arguments and errors are those of
+    `select_vertical_slash`.
+    """
+    check_prompt(q, k, patterns)
     check_scale(scale)
-    batch, q_len, q_heads, _ = q.shape
+    if patterns.most == (0, 0):
+        return None
     kv_len = k.shape[1]
-    if q_len != kv_len:
-        raise UnsupportedError(f"q_len {q_len} is not kv_len {kv_len}; columns and diagonals are of whole prompts")
-    if kv_len < TILE:
-        raise UnsupportedError(f"kv_len {kv_len} is less than one tile of {TILE}; use dense attention")
-    if len(patterns.sizes) != q_heads:
-        raise UnsupportedError(f"patterns are of {len(patterns.sizes)} heads, q has {q_heads}")
+    mass = last_attention(q[:, -LAST_QUERIES:], k, scale, backend=backend)[..., :kv_len]
+    counts = patterns.sizes.clamp_max(kv_len)
+    columns = _largest(mass[0], counts[:, 0], SINK_COLUMNS, min(patterns.most[0], kv_len))
+    offsets = _largest(mass[1].flip(-1), counts[:, 1], NEAR_DIAGONALS, min(patterns.most[1], kv_len))
+    return columns, offsets
+
+
+def index_of_lines(
+    lines: tuple[Tensor, Tensor] | None, patterns: HeadPatterns, lengths: tuple[int, int], backend: str
+) -> VerticalSlashIndex:
+    """Return the tiles and columns of chosen lines, and of A-shape heads, converted on ``triton`` or ``torch``.
+
+    Args:
+        lines: from `strongest_lines`; None where no head keeps lines.
+        patterns: what each query head keeps.
+        lengths: batch and kv_len.
+        backend: ``triton`` or ``torch``.
+    """
+    batch, kv_len = lengths
     columns, following = _fixed_lines(patterns, kv_len)
-    if patterns.most != (0, 0):
-        chosen = _strongest_lines(q, k, patterns, columns.shape[-1], scale, backend)
+    if lines is not None:
+        chosen, offsets = lines
+        chosen = torch.nn.functional.pad(chosen, (0, columns.shape[-1] - chosen.shape[-1]), value=_past(kv_len))
         fixed = patterns.fixed[:, None]
-        columns, following = torch.where(fixed, columns, chosen[0]), torch.where(fixed, following, chosen[1])
-    shape = (batch, q_heads, -1)
+        columns = torch.where(fixed, columns, chosen)
+        following = torch.where(fixed, following, following_diagonals(offsets, kv_len))
+    shape = (batch, len(patterns.sizes), -1)
     everything = torch.zeros_like(patterns.sizes)
     everything[:, 1] = kv_len
     windows = torch.where(patterns.fixed[:, None], patterns.sizes, everything)
     index = VerticalSlashIndex.empty(
         following.expand(shape).contiguous(), columns.expand(shape).contiguous(), windows, kv_len
     )
-    convert(index, resolve_backend(q, backend))
+    convert(index, backend)
     return index
 
 
@@ -154,19 +134,6 @@ def _fixed_lines(patterns: HeadPatterns, kv_len: int) -> tuple[Tensor, Tensor]:
     distance = torch.arange(past + 1, dtype=torch.int32, device=device)
     following = (distance - TILE).minimum(local[:, None] - 1)
     return columns, following.masked_fill_((distance == 0) | (local[:, None] == 0), STOP)
-
-
-def _strongest_lines(
-    q: Tensor, k: Tensor, patterns: HeadPatterns, width: int, scale: float, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Return ``(columns [batch, q_heads, width], following [batch, q_heads, 64 * rows + 1])``, int32."""
-    kv_len = k.shape[1]
-    mass = last_attention(q[:, -LAST_QUERIES:], k, scale, backend=backend)[..., :kv_len]
-    counts = patterns.sizes.clamp_max(kv_len)
-    columns = _largest(mass[0], counts[:, 0], SINK_COLUMNS, min(patterns.most[0], kv_len))
-    offsets = _largest(mass[1].flip(-1), counts[:, 1], NEAR_DIAGONALS, min(patterns.most[1], kv_len))
-    columns = torch.nn.functional.pad(columns, (0, width - columns.shape[-1]), value=_past(kv_len))
-    return columns, following_diagonals(offsets, kv_len)
 
 
 def following_diagonals(offsets: Tensor, kv_len: int) -> Tensor:

@@ -26,6 +26,7 @@ COLOURS = {
     "flexprefill": "#2a78d6",
     "xattention": "#1a9a6c",
     "minference": "#7d57c2",
+    "minference_official": "#b39ad9",
     "streaming": "#a0703c",
 }
 """A method has the same colour in every plot."""

@@ -13,7 +13,16 @@ import pynvml
 
 import fp_bench
 
-PACKAGES = ("torch", "triton", "transformers", "flash-attn", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+PACKAGES = (
+    "torch",
+    "triton",
+    "transformers",
+    "flash-attn",
+    "minference",
+    "numpy",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
 PACKAGE_ROOT = Path(fp_bench.__file__).parent
 
 THROTTLE_REASONS = {

@@ -11,7 +11,7 @@ from fp_bench.baselines.streaming import Streaming
 from fp_bench.errors import UsageError
 from fp_bench.kernels import reference
 from fp_bench.kernels import reference_vertical_slash as defined
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import AShape, Blocks, Lines
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method
 from tests.baselines.test_rivals import a_call, selected_twice_without_a_sync
@@ -85,8 +85,34 @@ def test_patterns_of_layers_and_heads_from_a_file(tmp_path):
     assert "head 4 of 4 heads" in other.unsupported(in_layer(call, 0))
 
 
+def test_heads_of_all_kinds_from_a_file(tmp_path):
+    path = tmp_path / "patterns.json"
+    kinds = [["block_sparse", 5, 1, 1], ["vertical_and_slash", 40, 110, 1], ["stream_llm", 10, 300, 1]]
+    path.write_text(json.dumps([{str(head): kind for head, kind in enumerate(kinds)}]))
+    method, call = MInference.from_options({"config": str(path)}), a_call(batch=2)
+    index = method.select(call)
+    exact = reference.attention(call.q, call.k, call.v, scale=call.scale, index=index).out
+    assert relative_error(method(call), exact) < 1e-5
+    assert method.implementation(call, index) == "torch"
+    blocks = defined.strongest_blocks(call.q, call.k, 5)[1, 0].repeat_interleave(64, 0).repeat_interleave(64, 1)
+    assert torch.equal(index.keys_read(1, 0, torch.arange(1100)).tril(), blocks[:1100, :1100].tril())
+    assert torch.equal(index.keys_read(1, 2, torch.arange(1100)).tril(), defined.a_shape_mask(1100, 10, 300))
+    density = index.density()[0]
+    assert 0 < density[:3].min() <= density[:3].max() < density[3] == 1
+
+
+def test_a_file_of_block_sparse_heads_alone_selects_blocks(tmp_path):
+    path = tmp_path / "patterns.json"
+    path.write_text(json.dumps([{str(head): ["block_sparse", head + 1, 1, 1] for head in range(4)}]))
+    method, call = MInference.from_options({"config": str(path)}), a_call()
+    index = method.select(call)
+    assert index.counts[0, :, -1].tolist() == [1, 2, 3, 4]
+    exact = reference.attention(call.q, call.k, call.v, scale=call.scale, index=index).out
+    assert relative_error(method(call), exact) < 1e-5
+
+
 def test_patterns_written_are_patterns_read(tmp_path):
-    layers = [[(Lines(30, 800), 0.5), (AShape(100, 800), 1.0)], [(Lines(3500, 100), 0.25), (Lines(1, 2), 0.0)]]
+    layers = [[(Lines(30, 800), 0.5), (AShape(100, 800), 1.0)], [(Lines(3500, 100), 0.25), (Blocks(58), 0.0)]]
     write_patterns(tmp_path / "out" / "patterns.json", layers)
     read = read_patterns(tmp_path / "out" / "patterns.json")
     assert read == [{head: pattern for head, (pattern, _) in enumerate(layer)} for layer in layers]
@@ -103,7 +129,7 @@ def test_patterns_written_are_patterns_read(tmp_path):
         ('[{"0": ["a_shape", 1, 2, 1]}]', "unknown kind 'a_shape'"),
         ('[{"0": [["a"], 1, 2, 1]}]', "must be JSON"),
         ('[{"0": []}]', "must be JSON"),
-        ('[{"0": ["block_sparse", 1, 2, 1]}]', "block_sparse heads"),
+        ('[{"0": ["block_sparse", 0, 1, 1]}]', "keeps no blocks"),
         ('[{"0": ["vertical_and_slash", 1.5, 2, 1]}]', "two sizes"),
         ('[{"0": ["vertical_and_slash", 3000000000, 2, 1]}]', "two sizes"),
         ('[{"0": ["stream_llm", 5, 0, 1]}]', "no window"),

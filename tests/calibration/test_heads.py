@@ -7,11 +7,11 @@ from fp_bench.baselines.minference import MInference
 from fp_bench.baselines.minference_patterns import read_patterns
 from fp_bench.calibration import heads
 from fp_bench.kernels import reference_vertical_slash as defined
-from fp_bench.kernels.vertical_slash import AShape, Lines
+from fp_bench.kernels.head_patterns import AShape, Blocks, Lines
 from fp_bench.method import AttentionCall
 from tests.test_cli import fpbench
 
-CANDIDATES = (AShape(10, 60), Lines(30, 50), Lines(200, 55))
+CANDIDATES = (AShape(10, 60), Lines(30, 50), Lines(200, 55), Blocks(2))
 
 
 def a_call(n=300):
@@ -34,6 +34,9 @@ def test_mass_held_is_that_of_exact_attention_under_each_candidates_mask(monkeyp
             for batch in range(2):
                 if isinstance(candidate, AShape):
                     mask = defined.a_shape_mask(n, candidate.sink, candidate.local)
+                elif isinstance(candidate, Blocks):
+                    blocks = defined.strongest_blocks(call.q, call.k, candidate.count)[batch, head]
+                    mask = blocks.repeat_interleave(64, 0).repeat_interleave(64, 1)[:n, :n]
                 else:
                     sizes = candidate.columns, candidate.diagonals
                     columns, offsets = defined.strongest_lines(
@@ -60,3 +63,20 @@ def test_too_short_a_text_is_one_line():
     done = fpbench("search-heads", "--lens", "32")
     assert done.exit_code == 2
     assert "--lens 32 is less than the 64 queries" in done.output
+
+
+def test_a_head_that_reads_a_far_block_is_found_and_written_as_one_that_keeps_blocks(monkeypatch, tmp_path):
+    """Queries of each stretch of 64 read one earlier stretch, another each: no columns and no diagonals hold them."""
+    monkeypatch.setattr(heads, "CANDIDATES", (AShape(10, 60), Lines(30, 50), Blocks(2)))
+    direction = 20 * torch.eye(64)[:16].repeat_interleave(64, 0)
+    read = torch.tensor([0, 0, 1, 0, 3, 1, 4, 2, 0, 7, 3, 9, 5, 1, 11, 6]).repeat_interleave(64)
+    k = direction[None, :, None]
+    call = AttentionCall(direction[64 * read][None, :, None], k, k, scale=0.125)
+    monkeypatch.setattr(heads, "captured_calls", lambda *_: [call])
+    found = heads.search(None, device=torch.device("cpu"), dtype=torch.float32)
+    ((pattern, score),) = found.layers[0]
+    assert pattern == Blocks(2)
+    assert score > 0.99
+    assert found.table().rows == [["0", "1", f"{score:.1%}"]]
+    found.save(tmp_path / "patterns.json")
+    assert read_patterns(tmp_path / "patterns.json") == [{0: Blocks(2)}]

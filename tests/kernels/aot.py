@@ -162,10 +162,10 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
 
 
 def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, object]]:
-    """Compile the vertical-slash kernels, and the attention of the last 64 queries, for one chip."""
+    """Compile what MInference's heads take for one chip: lines, windows, blocks, attention of last queries."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import last_attention_triton, vertical_slash_triton
+    from fp_bench.kernels import block_sparse_triton, last_attention_triton, vertical_slash_triton
     from fp_bench.kernels.vertical_slash_index import OCTET, TILE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
@@ -193,15 +193,21 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         constants = vertical_slash_triton.launch_config(head_dim, capability) | lists
         constants |= {"HEAD_DIM": head_dim, "ROW_GROUP": vertical_slash_triton.ROW_GROUP}
         kernels.append((f"attend_{head_dim}", vertical_slash_triton._vertical_slash_kernel, constants))
+    blocks = {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "PACKED": 1, "MEANS": False, "BITS_TILE": 128}
+    blocks |= {"BLOCK": TILE, "ROW_SIZE": TILE, "HEAD_DIM": 128}
+    blocks |= block_sparse_triton.launch_config(128, capability, TILE)
+    blocks |= {tile: min(blocks[tile], TILE) for tile in ("BLOCK_M", "BLOCK_N")}
+    kernels.append(("attend_blocks", block_sparse_triton._block_sparse_kernel, blocks))
     reports = []
     for name, kernel, constants in kernels:
         options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
         types = {argument: "*i32" if argument.endswith("_ptr") else "i32" for argument in kernel.arg_names}
         types |= dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{dtype}")
-        types |= {"scale_log2": "fp32", "lse_ptr": "*fp32"}
+        types |= {"scale_log2": "fp32", "lse_ptr": "*fp32", "blocks_ptr": "*i16"}
         if name.startswith("last"):
             floats = ("peaks", "totals", "columns", "above", "below", "scratch")
             types |= {f"{argument}_ptr": "*fp32" for argument in floats}
+        types |= dict.fromkeys(("mean_k_ptr", "mean_v_ptr"), f"*{dtype}")
         types = {argument: types[argument] for argument in kernel.arg_names}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
         copies = compiled.assembly.count("cp.async.cg")

@@ -1,4 +1,4 @@
-"""Vertical-slash selection, conversion and attention: torch and Triton against the definition."""
+"""What heads of MInference keep, conversion and attention: torch and Triton against the definition."""
 
 import pytest
 import torch
@@ -9,10 +9,9 @@ from fp_bench.errors import UnsupportedError
 from fp_bench.kernels import reference
 from fp_bench.kernels import reference_vertical_slash as defined
 from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines
+from fp_bench.kernels.mixed_heads import attend_heads, select_heads
 from fp_bench.kernels.vertical_slash import (
-    AShape,
-    HeadPatterns,
-    Lines,
     convert,
     following_diagonals,
     select_vertical_slash,
@@ -26,6 +25,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=needs_interpreter)]
 patterns = st.one_of(
     st.builds(Lines, st.integers(1, 400), st.integers(1, 400)),
     st.builds(AShape, st.integers(0, 150), st.integers(1, 400)),
+    st.builds(Blocks, st.integers(1, 12)),
 )
 
 
@@ -124,26 +124,37 @@ def prompts(draw, max_len):
     return case, [draw(patterns) for _ in range(case.q_heads)]
 
 
+def k_of(case, k, head):
+    """The keys that a query head reads, as the one KV head."""
+    kv_head = head // (case.q_heads // case.kv_heads)
+    return k[:, :, kv_head : kv_head + 1]
+
+
 def assert_as_defined(case, heads, backend, device="cpu", tolerance=1e-5):
     q, k, v = case.tensors(device, contrast=1.0)
-    index = select_vertical_slash(q, k, HeadPatterns.of(heads, device), scale=case.scale, backend=backend)
-    out, lse = vertical_slash_attention(q, k, v, index, scale=case.scale, backend=backend)
+    index = select_heads(q, k, HeadPatterns.of(heads, device), scale=case.scale, backend=backend)
+    out, lse = attend_heads(q, k, v, index, scale=case.scale, backend=backend)
     exact = reference.attention(q, k, v, scale=case.scale, index=index)
     assert relative_error(out, exact.out) < tolerance
     torch.testing.assert_close(lse, exact.lse, atol=10 * tolerance, rtol=10 * tolerance)
     by_key, by_offset = defined.line_masses(q, k, scale=case.scale)
+    length = case.kv_len
     for batch in range(case.batch):
         for number, head in enumerate(heads):
             if isinstance(head, AShape):
-                mask = defined.a_shape_mask(case.kv_len, head.sink, head.local)
+                mask = defined.a_shape_mask(length, head.sink, head.local)
+            elif isinstance(head, Blocks):
+                blocks = defined.strongest_blocks(q[:, :, number : number + 1], k_of(case, k, number), head.count)
+                blocks = blocks[batch, 0].cpu().repeat_interleave(TILE, 0).repeat_interleave(TILE, 1)
+                mask = blocks[:length, :length].tril()
             else:
                 chosen = defined.strongest_lines(
                     by_key[batch, number].cpu(), by_offset[batch, number].cpu(), head.columns, head.diagonals
                 )
-                mask = defined.lines_mask(defined.convert(*chosen, case.kv_len), case.kv_len)
-            read = index.keys_read(batch, number, torch.arange(case.kv_len, device=device)).tril().cpu()
-            # A tie in float32 may fall either way.
-            assert (read & mask).sum() / (read | mask).sum() > 0.98
+                mask = defined.lines_mask(defined.convert(*chosen, length), length)
+            read = index.keys_read(batch, number, torch.arange(length, device=device)).tril().cpu()
+            # A tie in float32 may fall either way, and means are rounded to the dtype of their tokens.
+            assert (read & mask).sum() / (read | mask).sum() > (0.95 if isinstance(head, Blocks) else 0.98)
             if isinstance(head, AShape):
                 assert torch.equal(read, mask)
             assert index.entries()[batch, number] == read.sum()
@@ -213,6 +224,6 @@ def test_what_is_not_defined_is_refused_in_a_line():
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("length", [64, 1000, 5001])
 def test_on_a_gpu(head_dim, length):
-    heads = [Lines(200, 300), AShape(128, 1000), Lines(1000, 2000), AShape(64, 100)]
-    case = Case(batch=2, q_len=length, kv_len=length, q_heads=4, kv_heads=2, head_dim=head_dim, dtype=torch.bfloat16)
+    heads = [Lines(200, 300), AShape(128, 1000), Lines(1000, 2000), AShape(64, 100), Blocks(9), Blocks(30)]
+    case = Case(batch=2, q_len=length, kv_len=length, q_heads=6, kv_heads=2, head_dim=head_dim, dtype=torch.bfloat16)
     assert_as_defined(case, heads, "triton", device="cuda", tolerance=1e-2)
