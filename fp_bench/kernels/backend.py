@@ -45,6 +45,13 @@ def triton_version() -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def gluon_missing() -> str | None:
+    """Return why the Triton at hand does not compile the Hopper kernels, or None."""
+    if (3, 6) <= triton_version() < (3, 9):
+        return None
+    return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.8, which compile it"
+
+
 def interpreted() -> bool:
     """Return whether Triton's interpreter is asked for (it runs kernels on CPU tensors, for tests)."""
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -54,7 +61,7 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     """Return ``triton`` or ``torch`` for operands like ``tensor``.
 
     ``auto`` takes Triton for float16 and bfloat16 on a GPU and torch for everything else. An operator that also has a
-    Hopper kernel takes that one instead of Triton where it fits (see block_sparse.py).
+    Hopper kernel takes that one instead of Triton where it fits (see block_sparse.py, paged/prefill.py).
 
     Raises:
         UsageError: an unknown name.

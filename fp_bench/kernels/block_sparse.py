@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fp_bench.errors import UnavailableError, UnsupportedError
-from fp_bench.kernels.backend import resolve_backend, triton_version
+from fp_bench.kernels.backend import gluon_missing, resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE, check_layout, check_no_grad, head_dim_problem
 from fp_bench.kernels.means import BlockMeans
@@ -106,8 +106,8 @@ def implementation(
 
 def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE, packed: int = 1) -> str | None:
     """Return why the Hopper kernel does not take this call, or None."""
-    if not (3, 6) <= triton_version() < (3, 9):
-        return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.8, which compile it"
+    if (reason := gluon_missing()) is not None:
+        return reason
     from fp_bench.kernels.block_sparse_hopper import missing
 
     return missing(q, k, v, block_size, packed)

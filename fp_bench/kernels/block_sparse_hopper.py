@@ -32,54 +32,39 @@ spills.
 """
 
 import functools
-import warnings
 
 import torch
 from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import (
-    fence_async_shared,
-    mbarrier,
-    tma,
-    warpgroup_mma,
-    warpgroup_mma_wait,
-)
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from fp_bench.kernels.backend import capability, multiprocessors
+from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.hopper_parts import (
+    BLOCK,
+    CONSUMERS,
+    ROW_GROUP,
+    close_row,
+    counter,
+    descriptor,
+    disagreement,
+    issue,
+    launch_config,
+    locate,
+    open_row,
+    read_mail,
+    settle,
+    softmax,
+    unfit,
+)
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import HEAD_DIMS, LOG2E, empty_outputs
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.means import BlockMeans
 from fp_bench.kernels.means_triton import kept_bits
 
-BLOCK = 128
-CONSUMERS = 2
-ROW_GROUP = 32
-"""Neighbouring query blocks handed out KV head by KV head, so that one wave reads the same K and V out of L2."""
-
-
-def launch_config(head_dim: int) -> dict[str, int]:
-    """Return the keys of a tile, the stages of K and V, and the buffers of Q, by head_dim alone."""
-    if head_dim == 256:
-        return {"TILE": 64, "STAGES": 2, "Q_BUFFERS": 1}
-    return {"TILE": 128, "STAGES": 2 if head_dim == 128 else 4, "Q_BUFFERS": 2}
-
-
 SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
-
-
-@gluon.jit
-def _locate(tile, rows, batch_lists, group, ROW_GROUP: gl.constexpr):
-    """Return (row, batch * lists + list) of a tile: row groups longest first; inside by KV head, row, list."""
-    per_kv_head = ROW_GROUP * group
-    per_row_group = ROW_GROUP * batch_lists
-    in_row_group = tile % per_row_group
-    in_kv_head = in_row_group % per_kv_head
-    row = rows - 1 - tile // per_row_group * ROW_GROUP - in_kv_head // group
-    return row, in_row_group // per_kv_head * group + in_kv_head % group
 
 
 @gluon.jit
@@ -131,7 +116,7 @@ def _produce(
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
     while tile < tiles:
-        row, batch_list = _locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
         if row >= 0:
             batch = batch_list // lists
             kv_head = batch_list % lists // group
@@ -179,52 +164,6 @@ def _produce(
 
 
 @gluon.jit
-def _softmax(logits, highest, denominator, scale_log2, LOG2_TIMES: gl.constexpr = 0):
-    """Return (weights, factor on what was summed before, running maximum, running denominator).
-
-    Every key counts ``2 ** LOG2_TIMES`` times.
-    """
-    new_highest = gl.maximum(highest, gl.max(logits, 1) * scale_log2 + LOG2_TIMES)
-    weights = gl.exp2(logits * scale_log2 - (new_highest - LOG2_TIMES)[:, None])
-    shrink = gl.exp2(highest - new_highest)
-    return weights, shrink, new_highest, denominator * shrink + gl.sum(weights, 1)
-
-
-@gluon.jit
-def _issue(q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full,
-           STAGES: gl.constexpr, TILE: gl.constexpr, HEAD_DIM: gl.constexpr):  # fmt: skip
-    """Issue S of a tile, then O += P V of the one before; return S when it is there, and O on its way."""
-    stage = step % STAGES
-    before = (step - 1) % STAGES
-    mbarrier.wait(k_full.index(stage), step // STAGES & 1)
-    k = k_smem.index(stage).reshape([TILE, HEAD_DIM]).permute((1, 0))
-    next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
-    mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
-    v = v_smem.index(before).reshape([TILE, HEAD_DIM])
-    next_acc = warpgroup_mma(weights, v, acc, is_async=True)
-    logits = warpgroup_mma_wait(1, deps=[next_logits])
-    mbarrier.arrive(k_empty.index(stage), count=1)
-    return logits, next_acc
-
-
-@gluon.jit
-def _settle(logits, next_acc, highest, denominator, scale_log2, step, v_empty,
-            STAGES: gl.constexpr, P_LAYOUT: gl.constexpr, ROW_O: gl.constexpr, dtype: gl.constexpr,
-            LOG2_TIMES: gl.constexpr = 0):  # fmt: skip
-    """Run the softmax of S while O is on its way; return O scaled to it, and the weights P."""
-    p, shrink, highest, denominator = _softmax(logits, highest, denominator, scale_log2, LOG2_TIMES)
-    acc = warpgroup_mma_wait(0, deps=[next_acc])
-    mbarrier.arrive(v_empty.index((step - 1) % STAGES), count=1)
-    acc = acc * gl.convert_layout(shrink, ROW_O)[:, None]
-    return acc, gl.convert_layout(p.to(dtype), P_LAYOUT), highest, denominator
-
-
-@gluon.jit
-def _next_tile(mailbox, slot, MAIL: gl.constexpr):
-    return gl.max(mailbox.index(slot).load(MAIL), 0)
-
-
-@gluon.jit
 def _consume(
     out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
     q_len, rows, first, offset, width, words, batch_lists, lists, group,
@@ -252,9 +191,9 @@ def _consume(
     step = 0
     turn = 0
     mbarrier.wait(q_full.index(PART), 0)
-    tile = _next_tile(mailbox, 0, MAIL)
+    tile = read_mail(mailbox, 0, MAIL)
     while tile >= 0:
-        row, batch_list = _locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
         list_row = batch_list.to(gl.int64) * rows + row
         count = gl.load(counts_ptr + list_row)
         last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
@@ -269,30 +208,27 @@ def _consume(
         position = offset + start + in_part // PACKED
 
         # The first tile of the last listed block, masked.
-        stage = step % STAGES
-        mbarrier.wait(k_full.index(stage), step // STAGES & 1)
-        k = k_smem.index(stage).reshape([TILE, HEAD_DIM]).permute((1, 0))
-        logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
+        logits = open_row(q, zero, step, k_smem, k_full, STAGES, TILE, HEAD_DIM)
         if Q_BUFFERS == 2:
             # The previous row's output has left while this product runs: its Q buffer is free.
             tma.store_wait(0)
             mbarrier.arrive(q_empty.index((1 - slot) * CONSUMERS + PART), count=1, pred=turn > 0)
         logits = warpgroup_mma_wait(0, deps=[logits])
-        mbarrier.arrive(k_empty.index(stage), count=1)
+        mbarrier.arrive(k_empty.index(step % STAGES), count=1)
         key = last.to(gl.int32) * BLOCK + in_tile
         logits = gl.where(position[:, None] >= key[None, :], logits, -1.0e30)
-        weights, _, highest, denominator = _softmax(logits, highest, denominator, scale_log2)
+        weights, _, highest, denominator = softmax(logits, highest, denominator, scale_log2)
         weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
         step += 1
 
         for i in range(1, gl.maximum(count, 1) * TILES):
-            logits, next_acc = _issue(
+            logits, next_acc = issue(
                 q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
             )
             if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
                 if i < TILES:  # the rest of the last listed block
                     logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
-            acc, weights, highest, denominator = _settle(
+            acc, weights, highest, denominator = settle(
                 logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
             )
             step += 1
@@ -302,22 +238,17 @@ def _consume(
             past = (first + row) * ROW_SIZE // BLOCK
             for i in range(_mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
                 hidden = _hidden(bits_row, i, past, in_tile, TILE)
-                logits, next_acc = _issue(
+                logits, next_acc = issue(
                     q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
                 )
                 logits = gl.where(hidden[None, :], -1.0e30, logits)
-                acc, weights, highest, denominator = _settle(
+                acc, weights, highest, denominator = settle(
                     logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype,
                     LOG2_BLOCK,
                 )  # fmt: skip
                 step += 1
 
-        before = (step - 1) % STAGES
-        mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
-        v = v_smem.index(before).reshape([TILE, HEAD_DIM])
-        acc = warpgroup_mma(weights, v, acc, is_async=True)
-        acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(v_empty.index(before), count=1)
+        acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
 
         # An empty list has read block 0 for nothing: its output is 0.
         share = gl.where(count > 0, 1.0 / denominator, 0.0)
@@ -345,7 +276,7 @@ def _consume(
         turn += 1
         slot = turn % Q_BUFFERS
         mbarrier.wait(q_full.index(slot * CONSUMERS + PART), turn // Q_BUFFERS & 1)
-        tile = _next_tile(mailbox, slot, MAIL)
+        tile = read_mail(mailbox, slot, MAIL)
     tma.store_wait(0)
 
 
@@ -408,16 +339,11 @@ _attend = CachedKernel(_block_sparse_hopper_kernel)
 
 def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> str | None:
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
-    if (capable := capability(q.device)) != 90:
-        return f"the GPU has compute capability {capable / 10}; this kernel is for 9.0"
-    if q.dtype not in _GLUON_DTYPES or q.shape[3] not in HEAD_DIMS or block_size != BLOCK:
-        return f"{q.dtype}, head_dim {q.shape[3]}, blocks of {block_size}: it takes half precision, {HEAD_DIMS} and 128"
+    if block_size != BLOCK:
+        return f"blocks of {block_size}: it takes {BLOCK}"
     if packed not in (1, 2, 4, 8, 16, 32, 64):
         return f"{packed} heads share a list: a box of TMA takes a power of two up to 64"
-    for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if tensor.data_ptr() % 16 or any(stride % 8 for stride in tensor.stride()[:3]):
-            return f"{name} is not aligned to 16 bytes in every dimension, which TMA asks for"
-    return _self_test(q.device, q.shape[3])
+    return unfit(q, k=k, v=v) or _self_test(q.device, q.shape[3])
 
 
 @functools.cache
@@ -428,46 +354,10 @@ def _self_test(device: torch.device, head_dim: int) -> str | None:
     draw = torch.Generator(device).manual_seed(0)  # the user's own random numbers stay as they are
     q, k, v = torch.randn((3, 1, 300, 2, head_dim), generator=draw, device=device, dtype=torch.bfloat16)
     index = BlockIndex.from_mask(torch.ones((1, 2, 3, 3), dtype=torch.bool, device=device), 300, 300)
-    try:
-        ours, _ = block_sparse_attention_hopper(q, k, v, index, 0.1)
-        portable, _ = block_sparse_attention_triton(q, k, v, index, 0.1)
-        error = float((ours - portable).float().norm() / portable.float().norm())
-    except Exception as failure:  # whatever Gluon's compiler raises, the portable kernel still runs
-        reason = f"self-test raised {type(failure).__name__}: {str(failure).splitlines()[0]}"
-    else:
-        if error < 1e-2:
-            return None
-        reason = f"self-test differs from the portable kernel by {error:.1e}"
-    warnings.warn(f"the Hopper kernel is not used: {reason}", stacklevel=2)
-    return reason
-
-
-_GLUON_DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
-
-
-@functools.cache
-def _box_layout(rows: int, heads: int, head_dim: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout.get_default_for([1, rows, heads, head_dim], _GLUON_DTYPES[dtype])
-
-
-def _descriptor(tensor: Tensor, rows: int, heads: int = 1) -> TensorDescriptor:
-    """Return a TMA descriptor of ``[batch, length, heads, head_dim]`` whose box is ``rows x heads``."""
-    # Made without TensorDescriptor's own checks, a fifth of a launch's Python: `missing` has made them.
-    descriptor = TensorDescriptor.__new__(TensorDescriptor)
-    descriptor.base = tensor
-    descriptor.shape = tensor.shape
-    descriptor.strides = tensor.stride()
-    descriptor.block_shape = [1, rows, heads, tensor.shape[3]]
-    descriptor.layout = _box_layout(rows, heads, tensor.shape[3], tensor.dtype)
-    descriptor.padding = "zero"
-    return descriptor
-
-
-@functools.lru_cache(maxsize=64)
-def _counter(device: torch.device, stream: int) -> Tensor:
-    """Return the tile counter of one stream; every launch finds it 0 and leaves it 0."""
-    del stream
-    return torch.zeros(1, dtype=torch.int32, device=device)
+    return disagreement(
+        lambda: block_sparse_attention_hopper(q, k, v, index, 0.1)[0],
+        lambda: block_sparse_attention_triton(q, k, v, index, 0.1)[0],
+    )
 
 
 def block_sparse_attention_hopper(
@@ -481,16 +371,15 @@ def block_sparse_attention_hopper(
     lists = q_heads // grid.packed
     row_group = ROW_GROUP * BLOCK // grid.row_size
     tiles = -(-grid.rows // row_group) * row_group * batch * lists
-    counter = _counter(q.device, torch.cuda.current_stream(q.device).cuda_stream)
     part = (grid.row_size // CONSUMERS, grid.packed)
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
     _attend(
         multiprocessors(q.device),
         (
-            *(_descriptor(q, *part), _descriptor(k, config["TILE"]), _descriptor(v, config["TILE"])),
-            *(_descriptor(out, *part), _descriptor(mean_k, config["TILE"]), _descriptor(mean_v, config["TILE"])),
-            *(out, lse, index.blocks, index.counts, bits, counter),
+            *(descriptor(q, *part), descriptor(k, config["TILE"]), descriptor(v, config["TILE"])),
+            *(descriptor(out, *part), descriptor(mean_k, config["TILE"]), descriptor(mean_v, config["TILE"])),
+            *(out, lse, index.blocks, index.counts, bits, counter(q.device)),
         ),
         (scale * LOG2E,),
         (

@@ -9,10 +9,9 @@ from torch import Tensor
 from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UsageError
 from fp_bench.flashprefill import FlashPrefill
-from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.prefill import flash_prefill_paged
+from fp_bench.kernels.paged.prefill import flash_prefill_paged, implementation
 from fp_bench.kernels.selection import Selection
 from fp_bench.method import AttentionCall, Method
 from fp_bench.models.attention import selection_recall
@@ -93,7 +92,7 @@ class PagedPrefill:
         if isinstance(self.method, FlashPrefill):
             self._flash_prefill(self.method.params, q, k, v, batch, out, scale)
             calls.sparse += 1
-            calls.kernels.add(f"paged {resolve_backend(q, self.method.backend)}")
+            calls.kernels.add(f"paged {implementation(q, k, v, out, self.method.backend)}")
             if not self._measure_selection:
                 return
         for sequence in batch.sequences:

@@ -63,6 +63,8 @@ def _resource_usage(cubin: bytes) -> tuple[int, int]:
 
 SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32", "bits_ptr": "*i32"}
 FLOAT32 = ("lse_ptr", "scratch_ptr")
+PAGED_INTEGERS = ("table_ptr", "cu_ptr", "lens_ptr", "ends_ptr", "sequence_ptr", "block_ptr")
+"""Int32 tensors that a packed batch adds to a kernel's arguments."""
 
 
 def signature(kernel, dtype: str) -> dict[str, str]:
@@ -239,8 +241,7 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
         constants = constants | {"BLOCK": BLOCK_SIZE}
         options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
         types = signature(kernel, dtype)
-        integers = ("table_ptr", "cu_ptr", "lens_ptr", "ends_ptr", "sequence_ptr", "block_ptr")
-        types |= {argument: "*i32" for argument in integers if argument in types}
+        types |= {argument: "*i32" for argument in PAGED_INTEGERS if argument in types}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
         copies = compiled.assembly.count("cp.async.cg")
         reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
@@ -249,35 +250,53 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
 
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
+    from fp_bench.kernels import hopper_parts as parts
+    from fp_bench.kernels.block_sparse_hopper import _block_sparse_hopper_kernel as kernel
+
+    head_dim, packed, means = int(head_dim), int(packed), int(means)
+    row_size = parts.BLOCK // packed
+    rows, keys = (row_size // 2, packed), (parts.launch_config(head_dim)["TILE"], 1)
+    boxes = dict.fromkeys(("q_desc", "out_desc"), rows)
+    boxes |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), keys)
+    constants = {
+        "ROW_GROUP": parts.ROW_GROUP * packed,
+        "ROW_SIZE": row_size,
+        "PACKED": packed,
+        "MEANS": bool(means),
+    }
+    return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
+
+
+def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf16") -> dict[str, object]:
+    """Compile the warp-specialised Gluon kernel over pages for sm_90."""
+    from fp_bench.kernels import hopper_parts as parts
+    from fp_bench.kernels.paged.attention_hopper import _paged_hopper_kernel as kernel
+
+    rows, keys = (parts.BLOCK // 2, 1), (min(page, parts.launch_config(head_dim)["TILE"]), 1)
+    boxes = dict.fromkeys(("q_desc", "out_desc"), rows) | dict.fromkeys(("k_desc", "v_desc"), keys)
+    constants = {"ROW_GROUP": parts.ROW_GROUP, "PAGE": page, "BOX": keys[0]}
+    return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
+
+
+def _compile_gluon(
+    kernel, dtype: str, head_dim: int, boxes: dict[str, tuple[int, int]], constants: dict[str, object]
+) -> dict[str, object]:
+    """Compile an attention kernel for sm_90; ``boxes`` are rows and heads of each TMA descriptor."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
     from triton.experimental.gluon._runtime import GluonASTSource
 
-    from fp_bench.kernels import block_sparse_hopper as hopper
+    from fp_bench.kernels import hopper_parts as parts
 
-    kernel = hopper._block_sparse_hopper_kernel
-    element = {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype]
-    head_dim, packed, means = int(head_dim), int(packed), int(means)
-    config = hopper.launch_config(head_dim)
-
-    def descriptor(rows: int, heads: int = 1) -> str:
+    types = signature(kernel, dtype) | {"counter_ptr": "*i32"}
+    types |= {name: "*i32" for name in PAGED_INTEGERS if name in types}
+    for name, (rows, heads) in boxes.items():
         box = [1, rows, heads, head_dim]
-        return f"tensordesc<{dtype}{box},{gl.NVMMASharedLayout.get_default_for(box, element)!r}>"
-
-    row_size = hopper.BLOCK // packed
-    types = signature(kernel, dtype) | dict.fromkeys(("q_desc", "out_desc"), descriptor(row_size // 2, packed))
-    types |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), descriptor(config["TILE"]))
-    types |= {"counter_ptr": "*i32", "bits_ptr": "*i32"}
-    constants = config | {
-        "BLOCK": hopper.BLOCK,
-        "HEAD_DIM": head_dim,
-        "CONSUMERS": hopper.CONSUMERS,
-        "ROW_GROUP": hopper.ROW_GROUP * packed,
-        "ROW_SIZE": row_size,
-        "PACKED": packed,
-        "MEANS": bool(means),
-    }
+        layout = gl.NVMMASharedLayout.get_default_for(box, {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype])
+        types[name] = f"tensordesc<{dtype}{box},{layout!r}>"
+    constants = constants | parts.launch_config(head_dim)
+    constants |= {"BLOCK": parts.BLOCK, "HEAD_DIM": head_dim, "CONSUMERS": parts.CONSUMERS}
     names = list(kernel.arg_names)
     types |= dict.fromkeys(constants, "constexpr")
     constexprs = {(names.index(name),): value for name, value in constants.items()}
@@ -292,6 +311,7 @@ if __name__ == "__main__":
 
     compilers = {
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
+        "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fp_bench.kernels.paged.batch import PagedBatch
+from fp_bench.kernels.paged.discovery_triton import PagedLists
 from tests.kernels.calls import Case
 
 
@@ -33,7 +34,7 @@ class PagedCall:
 
 
 def spread(sequences: list[Sequence], page_size: int, seed: int = 0, layout: str = "packed", device="cpu") -> PagedCall:
-    """Lay sequences out in shuffled pages among others that hold huge values, with rows of no sequence around q.
+    """Lay sequences out in shuffled pages among others, with rows of no sequence around q. Unused slots hold nan.
 
     Args:
         sequences: queries are the last of their keys; ``q_len`` 0 is allowed.
@@ -52,7 +53,7 @@ def spread(sequences: list[Sequence], page_size: int, seed: int = 0, layout: str
         "packed": (count, heads, page_size, 2 * dim),
         "stacked": (count, 2, page_size, heads, dim),
     }[layout]
-    cache = torch.full(shape, 60000.0, dtype=dtype)
+    cache = torch.full(shape, float("nan"), dtype=dtype)
     if layout == "apart":
         k, v = cache
     elif layout == "packed":
@@ -90,6 +91,17 @@ def spread(sequences: list[Sequence], page_size: int, seed: int = 0, layout: str
     else:
         k, v = cache_there.unbind(1)
     return PagedCall(q.to(device), k, v, batch, sequences)
+
+
+def random_lists(batch: PagedBatch, q_heads: int, share: float, seed: int = 0) -> PagedLists:
+    """Keep each block that a tile sees with a chance of ``share``: some lists are empty, some without the diagonal."""
+    draw = torch.Generator(batch.kv_lens.device).manual_seed(seed)
+    block = batch.tiles.block
+    score = torch.rand((len(block), q_heads, batch.key_blocks), generator=draw, device=block.device)
+    seen = torch.arange(batch.key_blocks, device=block.device) <= block[:, None, None]
+    keep = (score < share) & seen
+    order = keep.int().sort(dim=-1, descending=True, stable=True).indices
+    return PagedLists(order.to(torch.int16), keep.sum(-1).int())
 
 
 def random_call(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fp_bench.kernels.backend import triton_version
+from fp_bench.kernels.backend import gluon_missing
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 ROOT = Path(__file__).parents[2]
@@ -118,9 +118,10 @@ def test_paged_kernels_compile_for_hopper_as_the_unpaged_ones_do(tmp_path):
     assert 3 * reports["discover"]["registers"] * 128 <= 65536  # three programs an SM
 
 
-@pytest.mark.skipif(
-    not (3, 6) <= triton_version() < (3, 9), reason="Gluon's warp_specialize compiles on Triton 3.6-3.8"
-)
+needs_gluon = pytest.mark.skipif(gluon_missing() is not None, reason=str(gluon_missing()))
+
+
+@needs_gluon
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, hopper):
     report = hopper[dtype]
@@ -129,3 +130,15 @@ def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, hoppe
     assert report["spill_bytes"] == 0
     assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
     assert report["registers"] == 168  # what setmaxnreg 240 / 240 / 24 starts from
+
+
+@needs_gluon
+def test_the_hopper_kernel_over_pages_is_the_unpaged_one_but_for_look_ups(tmp_path):
+    cases = ("64x128", "128x16", "128x64", "128x128", "256x64", "256x128")
+    reports = compile_elsewhere("paged_hopper", *cases, cache=tmp_path)["paged_hopper"]
+    for case, report in reports.items():
+        assert report["wgmma_waits"] == [0, 1]
+        # Scalars that a row of tiles needs once; the loops over blocks touch no stack.
+        assert report["spill_bytes"] <= (80 if case.startswith("256") else 32)
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+        assert report["registers"] == 168

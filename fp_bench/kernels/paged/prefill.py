@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from fp_bench.errors import UnsupportedError
-from fp_bench.kernels.backend import resolve_backend
+from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.kernels.backend import gluon_missing, resolve_backend
 from fp_bench.kernels.paged.batch import PagedBatch, check_paged
 from fp_bench.kernels.rule import KeepRule, check_scale
 
@@ -43,9 +43,10 @@ def flash_prefill_paged(
         scale: factor on the logits; None is ``head_dim ** -0.5``.
         out: shaped and typed as ``q``, head_dim contiguous; rows of no sequence are left as they are. None allocates
             zeros.
-        backend: ``auto``, ``triton`` (float16, bfloat16 on a GPU) or ``torch``.
+        backend: ``auto``, ``hopper`` (sm_90), ``triton`` (float16, bfloat16 on a GPU) or ``torch``.
 
     Raises:
+        UnavailableError: the backend asked for by name cannot run here or does not take these tensors.
         UnsupportedError: anything the kernels do not define, and inputs that require grad.
     """
     check_paged(q, k, v, batch)
@@ -56,9 +57,35 @@ def flash_prefill_paged(
         out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     elif out.shape != q.shape or out.dtype != q.dtype or out.device != q.device or out.stride(2) != 1:
         raise UnsupportedError(f"out is {out.dtype} {list(out.shape)}; it must be as q, {q.dtype} {list(q.shape)}")
-    if resolve_backend(q, backend) == "triton":
-        from fp_bench.kernels.paged.prefill_triton import flash_prefill_paged_triton as fill
-    else:
+    kernel = implementation(q, k, v, out, backend)
+    if kernel == "torch":
         from fp_bench.kernels.paged.prefill_torch import flash_prefill_paged_torch as fill
+    elif kernel == "hopper":
+        from fp_bench.kernels.paged.prefill_triton import flash_prefill_paged_hopper as fill
+    else:
+        from fp_bench.kernels.paged.prefill_triton import flash_prefill_paged_triton as fill
     fill(q, k, v, batch, rule, scale, out)
     return out
+
+
+def implementation(q: Tensor, k: Tensor, v: Tensor, out: Tensor, backend: str = "auto") -> str:
+    """Name what attends in this call: ``hopper``, ``triton`` or ``torch``; arguments as `flash_prefill_paged`.
+
+    Raises:
+        UnavailableError: the backend asked for by name cannot run here or does not take these tensors.
+    """
+    kernel = resolve_backend(q, backend)
+    if kernel == "torch" or backend == "triton" or not q.is_cuda:
+        return kernel
+    reason = _hopper_missing(q, k, v, out)
+    if reason is not None and backend == "hopper":
+        raise UnavailableError(f"backend hopper: {reason}")
+    return "hopper" if reason is None else "triton"
+
+
+def _hopper_missing(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> str | None:
+    if (reason := gluon_missing()) is not None:
+        return reason
+    from fp_bench.kernels.paged.attention_hopper import missing
+
+    return missing(q, k, v, out)

@@ -1,10 +1,10 @@
-"""Paged prefill in Triton: three launches for a whole batch."""
+"""Paged prefill in Triton, or with attention in Gluon: three launches for a whole batch."""
 
 from torch import Tensor
 
-from fp_bench.kernels.paged.attention_triton import attend_paged
+from fp_bench.kernels.paged import attention_triton
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.discovery_triton import select_paged_blocks
+from fp_bench.kernels.paged.discovery_triton import PagedLists, select_paged_blocks
 from fp_bench.kernels.paged.pooling_triton import pool_paged_keys
 from fp_bench.kernels.rule import KeepRule
 
@@ -13,5 +13,17 @@ def flash_prefill_paged_triton(
     q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
 ) -> None:
     """Fill ``out`` as `prefill.flash_prefill_paged` does."""
-    lists = select_paged_blocks(q, pool_paged_keys(k, batch), batch, rule, scale)
-    attend_paged(q, k, v, batch, lists, scale, out)
+    attention_triton.attend_paged(q, k, v, batch, _select(q, k, batch, rule, scale), scale, out)
+
+
+def flash_prefill_paged_hopper(
+    q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
+) -> None:
+    """Fill ``out`` as `prefill.flash_prefill_paged` does."""
+    from fp_bench.kernels.paged import attention_hopper  # Gluon, which not every Triton has
+
+    attention_hopper.attend_paged(q, k, v, batch, _select(q, k, batch, rule, scale), scale, out)
+
+
+def _select(q: Tensor, k: Tensor, batch: PagedBatch, rule: KeepRule, scale: float) -> PagedLists:
+    return select_paged_blocks(q, pool_paged_keys(k, batch), batch, rule, scale)

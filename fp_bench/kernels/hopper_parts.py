@@ -1,0 +1,168 @@
+"""What the Hopper attention kernels share: a row of tiles as a consumer warpgroup computes it, and their launch.
+
+See block_sparse_hopper.py for the design. A consumer opens a row with S of its first tile, takes a step a tile
+(`issue`, `settle`) and closes it with the last product of P and V. A stage of K or V is ``[1, TILE, 1, HEAD_DIM]``.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from fp_bench.kernels.backend import capability
+from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
+
+GLUON_DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
+BLOCK = BLOCK_SIZE
+CONSUMERS = 2
+ROW_GROUP = 32
+"""Neighbouring query blocks handed out KV head by KV head, so that one wave reads the same K and V out of L2."""
+
+
+def launch_config(head_dim: int) -> dict[str, int]:
+    """Return the keys of a tile, the stages of K and V, and the buffers of Q, by head_dim alone."""
+    if head_dim == 256:
+        return {"TILE": 64, "STAGES": 2, "Q_BUFFERS": 1}
+    return {"TILE": 128, "STAGES": 2 if head_dim == 128 else 4, "Q_BUFFERS": 2}
+
+
+@gluon.jit
+def locate(tile, rows, batch_lists, group, ROW_GROUP: gl.constexpr):
+    """Return (row, batch * lists + list) of a tile: row groups longest first; inside by KV head, row, list."""
+    per_kv_head = ROW_GROUP * group
+    per_row_group = ROW_GROUP * batch_lists
+    in_row_group = tile % per_row_group
+    in_kv_head = in_row_group % per_kv_head
+    row = rows - 1 - tile // per_row_group * ROW_GROUP - in_kv_head // group
+    return row, in_row_group // per_kv_head * group + in_kv_head % group
+
+
+@gluon.jit
+def softmax(logits, highest, denominator, scale_log2, LOG2_TIMES: gl.constexpr = 0):
+    """Return (weights, factor on what was summed before, running maximum, running denominator).
+
+    Every key counts ``2 ** LOG2_TIMES`` times.
+    """
+    new_highest = gl.maximum(highest, gl.max(logits, 1) * scale_log2 + LOG2_TIMES)
+    weights = gl.exp2(logits * scale_log2 - (new_highest - LOG2_TIMES)[:, None])
+    shrink = gl.exp2(highest - new_highest)
+    return weights, shrink, new_highest, denominator * shrink + gl.sum(weights, 1)
+
+
+@gluon.jit
+def open_row(q, zero, step, k_smem, k_full, STAGES: gl.constexpr, TILE: gl.constexpr, HEAD_DIM: gl.constexpr):
+    """Issue S of a row's first tile."""
+    stage = step % STAGES
+    mbarrier.wait(k_full.index(stage), step // STAGES & 1)
+    k = k_smem.index(stage).reshape([TILE, HEAD_DIM]).permute((1, 0))
+    return warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def issue(q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full,
+          STAGES: gl.constexpr, TILE: gl.constexpr, HEAD_DIM: gl.constexpr):  # fmt: skip
+    """Issue S of a tile, then O += P V of the one before; return S when it is there, and O on its way."""
+    stage = step % STAGES
+    before = (step - 1) % STAGES
+    mbarrier.wait(k_full.index(stage), step // STAGES & 1)
+    k = k_smem.index(stage).reshape([TILE, HEAD_DIM]).permute((1, 0))
+    next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
+    mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+    v = v_smem.index(before).reshape([TILE, HEAD_DIM])
+    next_acc = warpgroup_mma(weights, v, acc, is_async=True)
+    logits = warpgroup_mma_wait(1, deps=[next_logits])
+    mbarrier.arrive(k_empty.index(stage), count=1)
+    return logits, next_acc
+
+
+@gluon.jit
+def settle(logits, next_acc, highest, denominator, scale_log2, step, v_empty,
+           STAGES: gl.constexpr, P_LAYOUT: gl.constexpr, ROW_O: gl.constexpr, dtype: gl.constexpr,
+           LOG2_TIMES: gl.constexpr = 0):  # fmt: skip
+    """Run the softmax of S while O is on its way; return O scaled to it, and the weights P."""
+    p, shrink, highest, denominator = softmax(logits, highest, denominator, scale_log2, LOG2_TIMES)
+    acc = warpgroup_mma_wait(0, deps=[next_acc])
+    mbarrier.arrive(v_empty.index((step - 1) % STAGES), count=1)
+    acc = acc * gl.convert_layout(shrink, ROW_O)[:, None]
+    return acc, gl.convert_layout(p.to(dtype), P_LAYOUT), highest, denominator
+
+
+@gluon.jit
+def close_row(weights, acc, step, v_smem, v_full, v_empty,
+              STAGES: gl.constexpr, TILE: gl.constexpr, HEAD_DIM: gl.constexpr):  # fmt: skip
+    """Return O with the product of the last tile added; ``step`` is the one after it."""
+    before = (step - 1) % STAGES
+    mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+    v = v_smem.index(before).reshape([TILE, HEAD_DIM])
+    acc = warpgroup_mma(weights, v, acc, is_async=True)
+    acc = warpgroup_mma_wait(0, deps=[acc])
+    mbarrier.arrive(v_empty.index(before), count=1)
+    return acc
+
+
+@gluon.jit
+def read_mail(mailbox, slot, MAIL: gl.constexpr):
+    """Return the number in one slot of the mailbox."""
+    return gl.max(mailbox.index(slot).load(MAIL), 0)
+
+
+def unfit(q: Tensor, **tensors: Tensor) -> str | None:
+    """Return why no Hopper kernel takes these tensors (all on a GPU, head_dim contiguous), or None."""
+    if (capable := capability(q.device)) != 90:
+        return f"the GPU has compute capability {capable / 10}; this kernel is for 9.0"
+    if q.dtype not in GLUON_DTYPES or q.shape[-1] not in HEAD_DIMS:
+        return f"{q.dtype}, head_dim {q.shape[-1]}: it takes half precision and {HEAD_DIMS}"
+    for name, tensor in {"q": q, **tensors}.items():
+        if tensor.data_ptr() % 16 or any(stride % 8 for stride in tensor.stride()[:-1]):
+            return f"{name} is not aligned to 16 bytes in every dimension, which TMA asks for"
+    return None
+
+
+def disagreement(ours: Callable[[], Tensor], portable: Callable[[], Tensor]) -> str | None:
+    """Compare a kernel with the portable one on a small call; return what went wrong, and warn of it, or None."""
+    try:
+        expected = portable()
+        error = float((ours() - expected).float().norm() / expected.float().norm())
+    except Exception as failure:  # whatever Gluon's compiler raises, the portable kernel still runs
+        reason = f"self-test raised {type(failure).__name__}: {str(failure).splitlines()[0]}"
+    else:
+        if error < 1e-2:
+            return None
+        reason = f"self-test differs from the portable kernel by {error:.1e}"
+    warnings.warn(f"the Hopper kernel is not used: {reason}", stacklevel=3)
+    return reason
+
+
+@functools.cache
+def _box_layout(rows: int, heads: int, head_dim: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for([1, rows, heads, head_dim], GLUON_DTYPES[dtype])
+
+
+def descriptor(tensor: Tensor, rows: int, heads: int = 1) -> TensorDescriptor:
+    """Return a TMA descriptor of ``[batch, length, heads, head_dim]`` whose box is ``rows x heads``."""
+    # Made without TensorDescriptor's own checks, a fifth of a launch's Python: `unfit` has made them.
+    made = TensorDescriptor.__new__(TensorDescriptor)
+    made.base = tensor
+    made.shape = tensor.shape
+    made.strides = tensor.stride()
+    made.block_shape = [1, rows, heads, tensor.shape[3]]
+    made.layout = _box_layout(rows, heads, tensor.shape[3], tensor.dtype)
+    made.padding = "zero"
+    return made
+
+
+def counter(device: torch.device) -> Tensor:
+    """Return the tile counter of the current stream; every launch finds it 0 and leaves it 0."""
+    return _counter(device, torch.cuda.current_stream(device).cuda_stream)
+
+
+@functools.lru_cache(maxsize=64)
+def _counter(device: torch.device, stream: int) -> Tensor:
+    del stream
+    return torch.zeros(1, dtype=torch.int32, device=device)
