@@ -41,9 +41,11 @@ def test_the_hopper_kernel_is_what_auto_runs_and_it_passes_its_own_test():
     q, k, v = Case(q_len=300, kv_len=300, head_dim=128, dtype=torch.bfloat16).tensors("cuda")
     assert implementation(q, k, v) == "hopper"
     assert implementation(q, k, v, "triton") == "triton"
-    assert implementation(q[..., :64], k[..., :64], v[..., :64]) == "triton"
-    with pytest.raises(UnavailableError, match="head_dim 64"):
-        implementation(q[..., :64], k[..., :64], v[..., :64], "hopper")
+    assert implementation(q[..., :64], k[..., :64], v[..., :64]) == "hopper"
+    single = [tensor.float() for tensor in (q, k, v)]
+    assert implementation(*single) != "hopper"
+    with pytest.raises(UnavailableError, match="float32"):
+        implementation(*single, "hopper")
 
 
 @needs_hopper

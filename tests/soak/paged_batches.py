@@ -1,4 +1,4 @@
-"""Random packed batches over pages against their sequences alone: ``python -m tests.soak.paged_batches [COUNT]``.
+"""Random packed batches over pages against their sequences alone: ``python -m tests.soak.paged_batches [COUNT [FIRST]]``.
 
 On the CPU the torch backend against the float32 definition; on a GPU the kernels (portable and, on Hopper, Gluon), in
 bfloat16 and float16, against the single-sequence kernels over gathered keys and, where the batch is small, the
@@ -60,12 +60,13 @@ def compare(seed: int, device: str) -> dict[str, float]:
 
 
 def main() -> None:
-    """Compare COUNT batches (default 200); exit 1 where one differs."""
+    """Compare COUNT batches (default 200) from seed FIRST (default 0) on; exit 1 where one differs."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    first = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     device = "cuda" if torch.cuda.is_available() else "cpu"
     worst: dict[str, float] = {}
     compared = ties = wrong = 0
-    for seed in range(count):
+    for seed in range(first, first + count):
         errors = compare(seed, device)
         ties += not errors
         compared += len(errors)
