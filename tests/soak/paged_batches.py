@@ -1,4 +1,4 @@
-"""Random packed batches over pages against their sequences alone: ``python -m tests.soak.paged_batches [COUNT [FIRST]]``.
+"""Packed batches over pages against their sequences alone: ``python -m tests.soak.paged_batches [COUNT [FIRST]]``.
 
 On the CPU the torch backend against the float32 definition; on a GPU the kernels (portable and, on Hopper, Gluon), in
 bfloat16 and float16, against the single-sequence kernels over gathered keys and, where the batch is small, the
