@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench import flash_prefill
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnsupportedError
 from fp_bench.kernels import reference
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
@@ -44,7 +44,7 @@ def test_the_hopper_kernel_is_what_auto_runs_and_it_passes_its_own_test():
     assert implementation(q[..., :64], k[..., :64], v[..., :64]) == "hopper"
     single = [tensor.float() for tensor in (q, k, v)]
     assert implementation(*single) != "hopper"
-    with pytest.raises(UnavailableError, match="float32"):
+    with pytest.raises(UnsupportedError, match="float32"):
         implementation(*single, "hopper")
 
 
