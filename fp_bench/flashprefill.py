@@ -6,13 +6,18 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from torch import Tensor
 
 from fp_bench.baselines.block_method import BlockMethod
+from fp_bench.errors import UnavailableError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.discovery import select_blocks
+from fp_bench.kernels.fp8 import HEAD_DIM, Fp8KV, block_sparse_attention_fp8, fp8_missing, quantise_kv
 from fp_bench.kernels.means import BlockMeans, block_means
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.ranked import TopK, TopP, select_ranked
 from fp_bench.kernels.rule import KeepRule
 from fp_bench.method import AttentionCall, MethodParams
+
+FP8_TOLERANCE = 0.1
+"""Largest relative error of a head in FP8, to attention over the same blocks."""
 
 
 class FlashPrefill(BlockMethod):
@@ -43,12 +48,16 @@ class FlashPrefill(BlockMethod):
         """For rule=topk: share of a row's causal blocks."""
         mass: float = Field(0.9, ge=0, le=1)
         """For rule=topp: share of a row's energy."""
+        precision: Literal["input", "fp8"] = "input"
+        """input: products in the tensors' own type; fp8: attention in e4m3, some per cent off, on Hopper alone."""
 
         @model_validator(mode="after")
-        def _belongs_to_its_rule(self) -> Self:
+        def _go_together(self) -> Self:
             for name, rule in (("keep", "topk"), ("mass", "topp")):
                 if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(f"{name} is a parameter of rule={rule}, and the rule is {self.rule}")
+            if self.precision == "fp8" and self.correction:
+                raise ValueError("precision=fp8 has no correction")
             return self
 
         @model_serializer(mode="wrap")
@@ -56,6 +65,7 @@ class FlashPrefill(BlockMethod):
             found: dict[str, Any] = dump(self)
             later = {"rule", "keep", "mass"} if self.rule == "max" else set()
             later |= set() if self.correction else {"correction"}
+            later |= set() if self.precision == "fp8" else {"precision"}
             return {name: value for name, value in found.items() if name not in later}
 
     params: Params
@@ -66,26 +76,66 @@ class FlashPrefill(BlockMethod):
         "embedded": {"alpha": 0.18},
     }
 
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Return the reason when no kernel takes the call's head_dim, or none the precision on this backend."""
+        if self.params.precision == "fp8":
+            if call.head_dim != HEAD_DIM:
+                return f"precision=fp8 takes head_dim {HEAD_DIM}, not {call.head_dim}"
+            if self.backend not in ("auto", "hopper"):
+                return f"precision=fp8 runs on backend hopper, not {self.backend}"
+        return super().unsupported(call)
+
+    def tolerance(self) -> float | None:
+        """Return what e4m3 costs at most in a head, where that is the precision."""
+        return FP8_TOLERANCE if self.params.precision == "fp8" else None
+
     def select(self, call: AttentionCall) -> BlockIndex | None:
         """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
         if call.kv_len < self.params.dense_below:
             return None
+        return self._select(call, pool_keys(call.k, backend=self.backend))
+
+    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
+        """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
+        if index is None or self.params.precision == "input":
+            return super().attend(call, index)
+        return self._attend_fp8(call, index, None)
+
+    def __call__(self, call: AttentionCall) -> Tensor:
+        """Return the whole operator's output; in FP8 the pass that rounds K also pools it."""
+        if self.params.precision == "input" or call.kv_len < self.params.dense_below:
+            return super().__call__(call)
+        if (reason := self.unsupported(call) or fp8_missing(call.q, call.k, call.v)) is not None:
+            raise UnavailableError(reason)
+        rounded = quantise_kv(call.k, call.v)
+        index = self._select(call, rounded.pooled)
+        return super().attend(call, None) if index is None else self._attend_fp8(call, index, rounded)
+
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+        """Name the kernel that attends over blocks, or the dense one."""
+        if index is None or self.params.precision == "input":
+            return super().implementation(call, index)
+        return "hopper_fp8"
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the means of the key blocks, where those that are not kept are to count."""
+        return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None
+
+    def _attend_fp8(self, call: AttentionCall, index: BlockIndex, rounded: Fp8KV | None) -> Tensor:
+        return block_sparse_attention_fp8(call.q, call.k, call.v, index, scale=call.scale, rounded=rounded).out
+
+    def _select(self, call: AttentionCall, pooled: Tensor) -> BlockIndex | None:
         rule = KeepRule(
             alpha=self.params.alpha,
             sink_blocks=self.params.sink_blocks,
             window_blocks=self.params.window_blocks,
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
         )
-        pooled = pool_keys(call.k, backend=self.backend)
-        index = self._select(call, pooled, rule)
+        index = self._ranked(call, pooled, rule)
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
 
-    def means(self, call: AttentionCall) -> BlockMeans | None:
-        """Return the means of the key blocks, where those that are not kept are to count."""
-        return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None
-
-    def _select(self, call: AttentionCall, pooled: Tensor, rule: KeepRule) -> BlockIndex:
+    def _ranked(self, call: AttentionCall, pooled: Tensor, rule: KeepRule) -> BlockIndex:
         if self.params.rule == "max":
             return select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
         ranking = TopK(self.params.keep) if self.params.rule == "topk" else TopP(self.params.mass)

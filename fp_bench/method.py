@@ -147,6 +147,13 @@ class Method(ABC):
         del call
         return None
 
+    def tolerance(self) -> float | None:
+        """Return the relative error of a head that the method declares, or None for what its tensors' type allows.
+
+        For arithmetic below that type: an output further from attention over the selection than this is wrong.
+        """
+        return None
+
     @abstractmethod
     def select(self, call: AttentionCall) -> Selection | None:
         """Decide which keys each query reads, as a BlockIndex for most methods; None means all of them (dense)."""

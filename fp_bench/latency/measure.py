@@ -240,7 +240,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         covered, means = over_index(), method.means(call)
         defined = covered if means is None else over_index(means=means)
         density = index.density()
-    kernel_err = _check_output(found, defined.out, TOLERANCE[out.dtype])
+    kernel_err = _check_output(found, defined.out, method.tolerance() or TOLERANCE[out.dtype])
     recall = (covered.lse - truth.dense.lse).double().exp().mean(-1)
     rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
     return Findings(

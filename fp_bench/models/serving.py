@@ -51,8 +51,10 @@ class PagedPrefill:
                 raise UsageError(
                     f"{method.label}: dense_above reads a density back, which no step of an engine waits for"
                 )
-            if method.params.rule != "max" or method.params.correction:
-                raise UsageError(f"{method.label}: over pages FlashPrefill has its threshold rule alone, no correction")
+            if method.params.rule != "max" or method.params.correction or method.params.precision != "input":
+                raise UsageError(
+                    f"{method.label}: over pages FlashPrefill has its threshold rule alone, no correction, no FP8"
+                )
 
     @classmethod
     def from_environment(cls, layers: int) -> "PagedPrefill":

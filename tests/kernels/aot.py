@@ -248,6 +248,47 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
     return reports
 
 
+def compile_fp8() -> list[dict[str, object]]:
+    """Compile the pass that rounds K and V, and the warp-specialised Gluon kernel, for sm_90."""
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon import language as gl
+
+    from fp_bench.kernels import block_sparse_fp8, fp8, fp8_triton
+
+    target = GPUTarget("cuda", 90, 32)
+    kernel = fp8_triton._quantise_kernel
+    types = signature(kernel, "bf16") | {"k8_ptr": "*fp8e4nv", "v8_ptr": "*fp8e4nv", "scales_ptr": "*fp32"}
+    constants = {"BLOCK": 128, "HEAD_DIM": 128, "LARGEST": fp8.LARGEST, "SMALLEST_PEAK": fp8.SMALLEST_PEAK}
+    quantise = compile_kernel(kernel, types, constants, target=target, options={"num_warps": 8})
+
+    kernel = block_sparse_fp8._block_sparse_fp8_kernel
+
+    def descriptor(name: str, box: list[int], element) -> str:
+        return f"tensordesc<{name}{box},{gl.NVMMASharedLayout.get_default_for(box, element)!r}>"
+
+    types = signature(kernel, "bf16") | {"counter_ptr": "*i32"}
+    types |= dict.fromkeys(("q_desc", "out_desc"), descriptor("bf16", [1, 64, 1, 128], gl.bfloat16))
+    types["k_desc"] = descriptor("fp8e4nv", [1, 128, 1, 128], gl.float8e4nv)
+    types["vt_desc"] = descriptor("fp8e4nv", [1, 1, 128, 128], gl.float8e4nv)
+    types["scales_desc"] = descriptor("fp32", [1, 1, 1, 4], gl.float32)
+    attend = _compiled(kernel, types, block_sparse_fp8.constants())
+    products = set(re.findall(r"wgmma\.mma_async\.sync\.aligned\.(\S+)", attend.assembly))
+    counts = {"products": sorted(products), "exchanged": _exchanged_in_loops(attend.assembly)}
+    return [
+        {"kernel": "quantise", **quantise.summary()},
+        {"kernel": "attend", **attend.summary(), **counts},
+    ]
+
+
+def _exchanged_in_loops(ptx: str) -> list[dict[str, int]]:
+    """Count what moves numbers between threads or bytes, and exponentials, in each softmax under a product."""
+    found = []
+    for part in re.findall(r"wgmma.wait_group.sync.aligned\s+1;(.*?)wgmma.wait_group.sync.aligned\s+0;", ptx, re.S):
+        operations = ("shfl.sync", "st.shared", "ld.shared", "prmt", "ex2.approx")
+        found.append({operation: part.count(operation) for operation in operations})
+    return found
+
+
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     from fp_bench.kernels import hopper_parts as parts
@@ -282,10 +323,7 @@ def _compile_gluon(
     kernel, dtype: str, head_dim: int, boxes: dict[str, tuple[int, int]], constants: dict[str, object]
 ) -> dict[str, object]:
     """Compile an attention kernel for sm_90; ``boxes`` are rows and heads of each TMA descriptor."""
-    import triton
-    from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
-    from triton.experimental.gluon._runtime import GluonASTSource
 
     from fp_bench.kernels import hopper_parts as parts
 
@@ -297,13 +335,21 @@ def _compile_gluon(
         types[name] = f"tensordesc<{dtype}{box},{layout!r}>"
     constants = constants | parts.launch_config(head_dim)
     constants |= {"BLOCK": parts.BLOCK, "HEAD_DIM": head_dim, "CONSUMERS": parts.CONSUMERS}
+    return _compiled(kernel, types, constants).summary()
+
+
+def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Compiled:
+    """Compile a warp-specialised Gluon kernel for sm_90."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.experimental.gluon._runtime import GluonASTSource
+
     names = list(kernel.arg_names)
-    types |= dict.fromkeys(constants, "constexpr")
     constexprs = {(names.index(name),): value for name, value in constants.items()}
-    source = GluonASTSource(kernel, types, constexprs=constexprs, attrs={})
+    source = GluonASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constexprs, attrs={})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     registers, spills = _resource_usage(compiled.asm["cubin"])
-    return Compiled(compiled.metadata.shared, registers, spills, compiled.asm["ptx"]).summary()
+    return Compiled(compiled.metadata.shared, registers, spills, compiled.asm["ptx"])
 
 
 if __name__ == "__main__":
@@ -312,6 +358,7 @@ if __name__ == "__main__":
     compilers = {
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
+        "fp8": compile_fp8,
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,

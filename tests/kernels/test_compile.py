@@ -142,3 +142,20 @@ def test_the_hopper_kernel_over_pages_is_the_unpaged_one_but_for_look_ups(tmp_pa
         assert report["spill_bytes"] <= (80 if case.startswith("256") else 32)
         assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
         assert report["registers"] == 168
+
+
+@needs_gluon
+def test_the_fp8_kernels_use_8_bit_products_and_exchange_nothing_but_row_sums(tmp_path):
+    quantise, attend = compile_elsewhere("fp8", cache=tmp_path)["fp8"]
+    assert quantise["spill_bytes"] == 0
+    assert 4 * (quantise["shared_bytes"] + KIB) <= 228 * KIB  # four programs an SM
+    assert attend["products"] == ["m64n128k32.f32.e4m3.e4m3"]
+    assert attend["wgmma_waits"] == [0, 1]
+    assert attend["registers"] == 168
+    assert attend["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+    assert attend["spill_bytes"] <= 64  # scalars, out of the inner loop
+    for softmax in attend["exchanged"]:  # one a consumer: S to P, 64 numbers a thread
+        assert softmax["ex2.approx"] == 64 + 2
+        assert softmax["shfl.sync"] == 2 * 2 * 2  # maximum and sum of two rows over four threads
+        assert softmax["st.shared"] == softmax["prmt"] == 0
+    assert len(attend["exchanged"]) == 2

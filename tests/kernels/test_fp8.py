@@ -1,0 +1,136 @@
+"""FP8: rounding, the order of keys, and the definition of attention; the kernel itself runs on a Hopper GPU alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.kernels import reference, reference_fp8
+from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.fp8 import SMALLEST_PEAK, block_sparse_attention_fp8, key_order, quantise_kv
+from fp_bench.kernels.pooling import pool_keys
+from tests.kernels.calls import Case, cases, relative_error
+from tests.kernels.test_block_sparse import random_index, shares
+
+needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
+fp8_cases = cases(max_len=500, dtypes=(torch.float32, torch.float16), head_dims=(128,))
+
+
+def test_v_comes_in_the_order_in_which_a_thread_holds_p():
+    # PTX ISA: the float32 accumulator of wgmma, and its 8-bit A operand, of one row of 32 columns and thread t of four.
+    column = torch.arange(32)
+    held_by = column % 8 // 2
+    wanted_by = column % 16 // 4
+    order = key_order()[:32]
+    assert torch.equal(held_by[order], wanted_by)
+    for t in range(4):
+        held = column[held_by == t]  # ascending: the order of the accumulator's registers
+        assert torch.equal(order[wanted_by == t], held)
+
+
+def test_the_order_names_each_key_of_a_block_once_and_changes_no_product():
+    order = key_order()
+    assert torch.equal(order.sort().values, torch.arange(128))
+    p, v = torch.randn(3, 128, dtype=torch.float64), torch.randn(128, 5, dtype=torch.float64)
+    torch.testing.assert_close(p[:, order] @ v[order], p @ v)
+
+
+@settings(max_examples=30)
+@given(fp8_cases)
+def test_rounding_keeps_three_bits_of_what_is_near_the_blocks_largest(case):
+    _, k, v = case.tensors()
+    rounded = reference_fp8.quantise_kv(k, v)
+    blocks = -(-case.kv_len // 128)
+    assert rounded.v.shape == (case.batch, case.kv_heads, 128, 128 * blocks)
+    assert torch.equal(rounded.pooled, reference.pool_keys(k))
+    for exact, found, which in zip((k, v), reference_fp8.dequantised(rounded), (0, 1), strict=True):
+        scale = rounded.scales[..., which].repeat_interleave(128, 2)[:, :, : case.kv_len, None].transpose(1, 2)
+        allowed = torch.maximum(exact.float().abs() * 2**-4, scale * 2**-10) * (1 + 1e-5)
+        assert ((found - exact.float()).abs() <= allowed).all()
+
+
+def assert_rounds_as_defined(k, v, found, *, interpreted=False):
+    defined = reference_fp8.quantise_kv(k, v)
+    torch.testing.assert_close(found.scales, defined.scales, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found.pooled.float(), pool_keys(k).float(), rtol=1e-2, atol=1e-3)
+    for ours, exact in ((found.k, defined.k), (found.v, defined.v)):
+        assert (ours.dtype, ours.shape) == (exact.dtype, exact.shape)
+        assert ours.is_contiguous()
+        ours, exact = ours.float(), exact.float()
+        good = ours == exact
+        if interpreted:  # it rounds ties up, loses the carry into the exponent, and bits of subnormal numbers
+            neighbours = (ours - exact).abs() <= torch.maximum(exact.abs() / 8, torch.tensor(2.0**-6))
+            good |= neighbours | (2 * ours == exact)
+        assert good.all()
+
+
+@needs_interpreter
+@settings(max_examples=10)
+@given(fp8_cases)
+def test_triton_rounds_as_defined(case):
+    _, k, v = case.tensors()
+    assert_rounds_as_defined(k, v, quantise_kv(k, v, backend="triton"), interpreted=True)
+
+
+@needs_interpreter
+def test_triton_rounds_heads_that_lie_apart():
+    fused = torch.randn(2, 200, 5, 128, generator=torch.Generator().manual_seed(0))
+    k, v = fused[:, :, 1:3], fused[:, :, 3:]
+    assert_rounds_as_defined(k, v, quantise_kv(k, v, backend="triton"), interpreted=True)
+
+
+def attended(q, k, v, index, scale):
+    return reference_fp8.attention(q, reference_fp8.quantise_kv(k, v), index, scale=scale)
+
+
+@settings(max_examples=20)
+@given(fp8_cases, shares)
+def test_the_definition_is_attention_but_for_rounding(case, share):
+    q, k, v = case.tensors(contrast=1.0)
+    q = q / 3  # logits of about 1: their rounding is not amplified
+    index = random_index(case, share)
+    out, lse = attended(q, k, v, index, case.scale)
+    exact = reference.attention(q, k, v, scale=case.scale, index=index)
+    assert relative_error(out, exact.out) < 0.08
+    torch.testing.assert_close(lse, exact.lse, atol=0.3, rtol=0)
+    assert torch.equal(lse.isinf(), exact.lse.isinf())
+
+
+def test_inputs_that_e4m3_holds_are_off_by_the_rounding_of_weights_alone():
+    case = Case(q_len=300, kv_len=300, head_dim=128)
+    q, k, v = (tensor.sign() for tensor in case.tensors())
+    index = random_index(case, 1.0)
+    out, lse = attended(q, k, v, index, case.scale)
+    exact = reference.attention(q, k, v, scale=case.scale, index=index)
+    torch.testing.assert_close(lse, exact.lse, atol=1e-4, rtol=1e-5)
+    assert 0 < relative_error(out, exact.out) < 0.03
+
+
+def test_blocks_of_zeros_and_of_tiny_and_huge_values_mix():
+    case = Case(q_len=640, kv_len=640, head_dim=128)
+    q, k, v = case.tensors(contrast=0.0)
+    for block, factor in enumerate((1.0, 0.0, 1e-9, 1e4, 1.0)):
+        v[:, 128 * block : 128 * (block + 1)] *= factor
+        k[:, 128 * block : 128 * (block + 1)] *= min(factor, 1.0)
+    rounded = reference_fp8.quantise_kv(k, v)
+    assert rounded.scales.isfinite().all()
+    assert rounded.scales[..., :2].amin() == SMALLEST_PEAK / 448
+    out = reference_fp8.attention(q, rounded, random_index(case, 1.0), scale=case.scale).out
+    exact = reference.attention(q, k, v, scale=case.scale).out
+    assert out.isfinite().all()
+    assert relative_error(out, exact) < 0.1
+    assert relative_error(out[:, :384], exact[:, :384]) < 0.1
+
+
+def test_without_a_hopper_gpu_it_says_so_in_one_line():
+    case = Case(head_dim=128)
+    q, k, v = case.tensors()
+    with pytest.raises(UnavailableError, match="runs on Hopper GPUs") as caught:
+        block_sparse_attention_fp8(q, k, v, random_index(case, 1.0), scale=case.scale)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_head_sizes_are_refused():
+    _, k, v = Case(head_dim=64).tensors()
+    with pytest.raises(UnsupportedError, match="head_dim 64: FP8 attention takes 128"):
+        quantise_kv(k, v)
