@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.kernels import reference
 from fp_bench.kernels.prefill import flash_prefill
@@ -95,3 +95,35 @@ def test_sizes_of_another_rule_are_refused(options):
     with pytest.raises(UsageError, match=r"^flashprefill: (keep|mass)") as caught:
         FlashPrefill.from_options(options)
     assert "\n" not in str(caught.value)
+
+
+def test_fp8_says_in_one_line_where_it_does_not_run():
+    fp8 = FlashPrefill.from_options({"precision": "fp8"})
+    assert fp8.label == "flashprefill:precision=fp8"
+    call = call_of(Case(q_len=300, kv_len=300, head_dim=128))
+    with pytest.raises(UnavailableError, match="runs on Hopper GPUs") as caught:
+        fp8(call)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UnavailableError, match="runs on Hopper GPUs"):
+        fp8.attend(call, fp8.select(call))
+    assert "head_dim 128, not 64" in fp8.unsupported(call_of(Case()))
+    portable = FlashPrefill.from_options({"precision": "fp8", "backend": "triton"})
+    assert "backend hopper, not triton" in portable.unsupported(call)
+    with pytest.raises(UsageError, match="precision=fp8 has no correction"):
+        FlashPrefill.from_options({"precision": "fp8", "correction": "true"})
+
+
+def test_fp8_selects_what_the_input_precision_selects_and_hashes_apart():
+    call = call_of(Case(q_len=900, kv_len=900, head_dim=128))
+    fp8, half = FlashPrefill.from_options({"precision": "fp8"}), FlashPrefill()
+    assert torch.equal(fp8.select(call).mask(), half.select(call).mask())
+    assert fp8.method_hash != half.method_hash
+    assert "precision" not in half.params.model_dump()
+    assert (fp8.tolerance(), half.tolerance()) == (0.1, None)
+
+
+def test_fp8_runs_dense_where_it_is_told_to():
+    call = call_of(Case(q_len=300, kv_len=300, head_dim=128))
+    method = FlashPrefill.from_options({"precision": "fp8", "dense_below": 1000})
+    dense = reference.attention(call.q, call.k, call.v, scale=call.scale).out
+    assert relative_error(method(call), dense) < 1e-5

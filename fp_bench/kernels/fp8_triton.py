@@ -76,13 +76,13 @@ def _quantise_kernel(
 _quantise = CachedKernel(_quantise_kernel)
 
 
-def quantise_kv_triton(k: Tensor, v: Tensor) -> Fp8KV:
-    """Return `fp8.quantise_kv` computed by one kernel on K's device."""
+def quantise_kv_triton(k: Tensor, v: Tensor, dtype: torch.dtype = E4M3) -> Fp8KV:
+    """Return `fp8.quantise_kv` computed by one kernel on K's device, rounded to ``dtype``."""
     batch, kv_len, kv_heads, head_dim = k.shape
     key_blocks = triton.cdiv(kv_len, BLOCK_SIZE)
     rounded = Fp8KV(
-        k=torch.empty(k.shape, dtype=E4M3, device=k.device),
-        v=torch.empty((batch, kv_heads, head_dim, key_blocks * BLOCK_SIZE), dtype=E4M3, device=k.device),
+        k=torch.empty(k.shape, dtype=dtype, device=k.device),
+        v=torch.empty((batch, kv_heads, head_dim, key_blocks * BLOCK_SIZE), dtype=dtype, device=k.device),
         scales=torch.empty((batch, kv_heads, key_blocks, 4), dtype=torch.float32, device=k.device),
         pooled=torch.empty((batch, key_blocks, kv_heads, head_dim), dtype=k.dtype, device=k.device),
     )

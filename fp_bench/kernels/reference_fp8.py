@@ -56,7 +56,7 @@ def attention(q: Tensor, rounded: Fp8KV, index: BlockIndex, *, scale: float) -> 
     group = q_heads // rounded.k.shape[2]
     k, v = dequantised(rounded)
     peak = q.float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK)
-    queries = (q.float() * (LARGEST / peak)).to(E4M3).float() * (peak / LARGEST)
+    queries = (q.float() * (torch.full_like(peak, LARGEST) / peak)).to(E4M3).float() * (peak / LARGEST)
     out = torch.zeros((batch, q_len, q_heads, head_dim), dtype=torch.float32, device=q.device)
     lse = torch.full((batch, q_heads, q_len), -math.inf, dtype=torch.float32, device=q.device)
     for b, head, row in torch.cartesian_prod(*map(torch.arange, index.counts.shape)).tolist():
@@ -94,4 +94,6 @@ def _blocks(x: Tensor) -> Tensor:
 def _rounded(blocks: Tensor) -> tuple[Tensor, Tensor]:
     """Return e4m3 blocks and their scales ``[batch, kv_heads, key_blocks]``."""
     peak = blocks.abs().amax((3, 4)).clamp_min(SMALLEST_PEAK)
-    return (blocks * (LARGEST / peak)[..., None, None]).to(E4M3), peak / LARGEST
+    # Not LARGEST / peak, which PyTorch rounds twice.
+    factor = torch.full_like(peak, LARGEST) / peak
+    return (blocks * factor[..., None, None]).to(E4M3), peak / LARGEST

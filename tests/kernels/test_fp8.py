@@ -8,9 +8,11 @@ from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.kernels import reference, reference_fp8
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.fp8 import SMALLEST_PEAK, block_sparse_attention_fp8, key_order, quantise_kv
-from fp_bench.kernels.pooling import pool_keys
 from tests.kernels.calls import Case, cases, relative_error
 from tests.kernels.test_block_sparse import random_index, shares
+
+if triton_missing() is None:
+    from fp_bench.kernels.fp8_triton import quantise_kv_triton
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
 fp8_cases = cases(max_len=500, dtypes=(torch.float32, torch.float16), head_dims=(128,))
@@ -49,34 +51,32 @@ def test_rounding_keeps_three_bits_of_what_is_near_the_blocks_largest(case):
         assert ((found - exact.float()).abs() <= allowed).all()
 
 
-def assert_rounds_as_defined(k, v, found, *, interpreted=False):
+def assert_scales_and_places_as_defined(k, v):
+    """Triton's interpreter rounds e4m3 wrongly (ties, carries, subnormal numbers), so it writes float16 here."""
+    found = quantise_kv_triton(k, v, dtype=torch.float16)
     defined = reference_fp8.quantise_kv(k, v)
     torch.testing.assert_close(found.scales, defined.scales, rtol=1e-6, atol=0)
-    torch.testing.assert_close(found.pooled.float(), pool_keys(k).float(), rtol=1e-2, atol=1e-3)
-    for ours, exact in ((found.k, defined.k), (found.v, defined.v)):
-        assert (ours.dtype, ours.shape) == (exact.dtype, exact.shape)
-        assert ours.is_contiguous()
-        ours, exact = ours.float(), exact.float()
-        good = ours == exact
-        if interpreted:  # it rounds ties up, loses the carry into the exponent, and bits of subnormal numbers
-            neighbours = (ours - exact).abs() <= torch.maximum(exact.abs() / 8, torch.tensor(2.0**-6))
-            good |= neighbours | (2 * ours == exact)
-        assert good.all()
+    torch.testing.assert_close(found.pooled, defined.pooled, rtol=1e-2, atol=1e-3)
+    assert found.k.shape == defined.k.shape
+    assert found.v.shape == defined.v.shape
+    for ours, exact in zip(reference_fp8.dequantised(found), (k, v), strict=True):
+        torch.testing.assert_close(ours, exact.float(), rtol=1e-3, atol=1e-6)
+    past = key_order() >= (k.shape[1] - 1) % 128 + 1
+    assert not found.v[..., -128:][..., past].any()
 
 
 @needs_interpreter
 @settings(max_examples=10)
 @given(fp8_cases)
-def test_triton_rounds_as_defined(case):
+def test_triton_scales_and_places_as_defined(case):
     _, k, v = case.tensors()
-    assert_rounds_as_defined(k, v, quantise_kv(k, v, backend="triton"), interpreted=True)
+    assert_scales_and_places_as_defined(k, v)
 
 
 @needs_interpreter
-def test_triton_rounds_heads_that_lie_apart():
+def test_triton_reads_heads_that_lie_apart():
     fused = torch.randn(2, 200, 5, 128, generator=torch.Generator().manual_seed(0))
-    k, v = fused[:, :, 1:3], fused[:, :, 3:]
-    assert_rounds_as_defined(k, v, quantise_kv(k, v, backend="triton"), interpreted=True)
+    assert_scales_and_places_as_defined(fused[:, :, 1:3], fused[:, :, 3:])
 
 
 def attended(q, k, v, index, scale):

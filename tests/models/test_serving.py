@@ -78,7 +78,7 @@ def test_the_environment_names_the_method(monkeypatch):
         PagedPrefill.from_environment(1)
     with pytest.raises(UsageError, match="dense_above"):
         served("flashprefill:dense_above=0.5")
-    for other in ("flashprefill:rule=topk", "flashprefill:correction=true"):
+    for other in ("flashprefill:rule=topk", "flashprefill:correction=true", "flashprefill:precision=fp8"):
         with pytest.raises(UsageError, match="threshold rule alone"):
             served(other)
 
