@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.failures import IncorrectError, failure
 from fp_bench.kernels.block_index import BlockIndex
@@ -69,6 +70,24 @@ def test_recall_is_the_share_of_dense_mass_and_the_error_is_against_dense(odd_me
 def test_a_wrong_output_is_never_timed(odd_methods, name):
     with pytest.raises(IncorrectError, match="relative error to the float32 definition"):
         checked(name)
+
+
+class FivePerCentOff(Dense):
+    def attend(self, call, index):
+        return 1.05 * super().attend(call, index)
+
+
+class AndSaysSo(FivePerCentOff):
+    def tolerance(self):
+        return 0.06
+
+
+def test_a_method_may_declare_arithmetic_below_its_tensors_type():
+    call = make_call()
+    truth = dense_truth(call, seed=0)
+    with pytest.raises(IncorrectError, match=r"error to the float32 definition is 0.05; the limit is 0.0001"):
+        check(FivePerCentOff(), call, truth, WallClock())
+    assert check(AndSaysSo(), call, truth, WallClock()).findings.kernel_err == pytest.approx(0.05, rel=1e-3)
 
 
 def test_a_chunk_of_a_prompt_is_measured_too(odd_methods):
