@@ -54,6 +54,7 @@ STAGES = 4
 SUM_TILES = 16
 """Tiles that tensor cores sum before O is added to the float32 total."""
 SOFTMAX_UNDER_PRODUCT = True
+"""Whether V is waited for between softmax and product's end, or before the product. `benchmarks.fp8` times both."""
 ALIGNED = 8
 """Boxes of scales between two stages: TMA writes to multiples of 128 bytes, and a box is 16."""
 
