@@ -17,9 +17,8 @@ from torch import Tensor
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.kernels import block_sparse_fp8
 from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.fp8 import fp8_missing, quantise_kv
+from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.reference import attention_rows
 from fp_bench.latency.measure import CudaEvents, computed_entries
@@ -28,12 +27,9 @@ from fp_bench.method import AttentionCall
 Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LENGTHS = (16384, 32768, 65536, 131072, 262144)
 SAMPLES, ROWS = 10, 32
-NEVER = 1 << 20
-VARIANTS = ((16, True), (4, True), (NEVER, True), (16, False))
-"""Tiles summed by tensor cores, and whether the softmax runs under the product: the first is the default."""
 COLUMNS = (
-    "length", "density", "sum_tiles", "under", "bf16_ms", "fp8_ms", "round_ms", "pool_ms", "select_ms", "gain",
-    "gain_operator", "bf16_tflops", "fp8_tflops", "bf16_err", "fp8_err", "fp8_err_last", "fp8_err_worst_row", "failed",
+    "length", "density", "bf16_ms", "fp8_ms", "round_ms", "pool_ms", "select_ms", "gain",
+    "gain_operator", "bf16_tflops", "fp8_tflops", "bf16_err", "fp8_err", "fp8_err_last", "fp8_err_worst_row",
 )  # fmt: skip
 
 
@@ -56,8 +52,8 @@ def error(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected).norm() / expected.norm())
 
 
-def measured(length: int, timer: CudaEvents, write: Callable[[dict[str, object]], None]) -> None:
-    """Write one row a variant."""
+def measured(length: int, timer: CudaEvents) -> dict[str, float]:
+    """Return one row."""
     call = structured_call(length)
     method = FlashPrefill()
     q, k, v, scale = call.q, call.k, call.v, call.scale
@@ -82,51 +78,33 @@ def measured(length: int, timer: CudaEvents, write: Callable[[dict[str, object]]
         "select_ms": (select_ms := milliseconds(lambda: method.select(call), timer) - pool_ms),
     }
     rounded = quantise_kv(k, v)
-    for sum_tiles, under in VARIANTS:
-        row: dict[str, object] = {**base, "sum_tiles": sum_tiles, "under": under}
-        block_sparse_fp8.SUM_TILES, block_sparse_fp8.SOFTMAX_UNDER_PRODUCT = sum_tiles, under
 
-        def eight() -> Tensor:
-            return block_sparse_fp8.block_sparse_attention_fp8_hopper(q, rounded, index, scale)[0]
+    def eight() -> Tensor:
+        return block_sparse_attention_fp8(q, k, v, index, scale=scale, rounded=rounded).out
 
-        try:
-            found = eight()[:, rows].float()
-            fp8_ms = milliseconds(eight, timer)
-        except Exception as failure:  # the other variants still count
-            write(row | {"failed": f"{type(failure).__name__}: {str(failure).strip().splitlines()[-1][:150]}"})
-            continue
-        by_row = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-6)
-        write(
-            row
-            | {
-                "fp8_ms": fp8_ms,
-                "gain": bf16_ms / (fp8_ms + round_ms),
-                "gain_operator": (bf16_ms + pool_ms + select_ms) / (fp8_ms + round_ms + select_ms),
-                "fp8_tflops": flop / fp8_ms / 1e9,
-                "fp8_err": error(found, exact),
-                "fp8_err_last": error(found[:, ROWS:], exact[:, ROWS:]),
-                "fp8_err_worst_row": float(by_row.max()),
-            }
-        )
+    found = eight()[:, rows].float()
+    by_row = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-6)
+    fp8_ms = milliseconds(eight, timer)
+    return base | {
+        "fp8_ms": fp8_ms,
+        "gain": bf16_ms / (fp8_ms + round_ms),
+        "gain_operator": (bf16_ms + pool_ms + select_ms) / (fp8_ms + round_ms + select_ms),
+        "fp8_tflops": flop / fp8_ms / 1e9,
+        "fp8_err": error(found, exact),
+        "fp8_err_last": error(found[:, ROWS:], exact[:, ROWS:]),
+        "fp8_err_worst_row": float(by_row.max()),
+    }
 
 
 def main() -> None:
-    """Write one CSV row a length and variant to stdout, and the reason of what fails to stderr."""
+    """Write one CSV row a length to stdout."""
     timer = CudaEvents(torch.device("cuda"))
-    out = csv.DictWriter(sys.stdout, COLUMNS, restval="")
+    out = csv.DictWriter(sys.stdout, COLUMNS)
     out.writeheader()
-    small = structured_call(1024)
-    print(torch.cuda.get_device_name(), fp8_missing(small.q, small.k, small.v) or "fp8 runs", file=sys.stderr)
-
-    def write(row: dict[str, object]) -> None:
-        out.writerow({name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()})
-        sys.stdout.flush()
-
+    print(torch.cuda.get_device_name(), file=sys.stderr)
     for length in LENGTHS:
-        try:
-            measured(length, timer, write)
-        except Exception as failure:  # the other lengths still count
-            write({"length": length, "failed": f"{type(failure).__name__}: {str(failure).strip()[-150:]}"})
+        out.writerow({name: f"{value:.4g}" for name, value in measured(length, timer).items()})
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

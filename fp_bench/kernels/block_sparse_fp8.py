@@ -53,12 +53,11 @@ STAGES = 4
 """Of K and V."""
 SUM_TILES = 16
 """Tiles that tensor cores sum before O is added to the float32 total."""
-SOFTMAX_UNDER_PRODUCT = True
 """Whether V is waited for between softmax and product's end, or before the product. `benchmarks.fp8` times both."""
 ALIGNED = 8
 """Boxes of scales between two stages: TMA writes to multiples of 128 bytes, and a box is 16."""
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "key_blocks", "batch_lists", "lists", "group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "batch_lists", "lists", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
@@ -83,7 +82,7 @@ def _load_tile(k_desc, vt_desc, scales_desc, batch, block, kv_head, step, k_smem
 @gluon.jit
 def _produce(
     q_desc, k_desc, vt_desc, scales_desc, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, rows, first, offset, key_blocks, batch_lists, lists, group,
+    tiles, rows, first, offset, width, batch_lists, lists, group,
     q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK: gl.constexpr, ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr,
 ):  # fmt: skip
@@ -98,7 +97,7 @@ def _produce(
             kv_head = batch_list % lists // group
             list_row = batch_list.to(gl.int64) * rows + row
             count = gl.load(counts_ptr + list_row)
-            list_ptr = blocks_ptr + list_row * key_blocks
+            list_ptr = blocks_ptr + list_row * width
             last = gl.load(list_ptr + gl.maximum(count - 1, 0), mask=count > 0, other=0).to(gl.int32)
             slot = turn % 2
             for part in gl.static_range(CONSUMERS):
@@ -177,10 +176,10 @@ def _scale_of(scales_smem, stage, which: gl.constexpr, ROW: gl.constexpr, ALIGNE
 @gluon.jit
 def _consume(
     out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, scale_log2,
-    q_len, rows, first, offset, key_blocks, batch_lists, lists, group,
+    q_len, rows, first, offset, width, batch_lists, lists, group,
     q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr,
-    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr, SOFTMAX_UNDER_PRODUCT: gl.constexpr,
+    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
     LARGEST: gl.constexpr, SMALLEST_PEAK: gl.constexpr, LOG2_WEIGHTS: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = out_desc.dtype
@@ -207,12 +206,12 @@ def _consume(
         row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
         list_row = batch_list.to(gl.int64) * rows + row
         count = gl.load(counts_ptr + list_row)
-        last = gl.load(blocks_ptr + list_row * key_blocks + gl.maximum(count - 1, 0), mask=count > 0, other=0)
+        last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
         slot = turn % 2
         q_part = q_smem.index(slot * CONSUMERS + PART)
         q_half = q_part.reshape([BLOCK_M, HEAD_DIM]).load(Q_LAYOUT).to(gl.float32)
         q_peak = gl.maximum(gl.max(gl.abs(q_half), 1), SMALLEST_PEAK)
-        q = _to_e4m3(q_half * (LARGEST / q_peak)[:, None])
+        q = _to_e4m3(q_half * gl.div_rn(LARGEST, q_peak)[:, None])
         q_factor = gl.convert_layout(q_peak, ROW) * (scale_log2 / LARGEST)
         acc = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         highest = gl.full([BLOCK_M], -1.0e30, gl.float32, ROW)
@@ -239,8 +238,6 @@ def _consume(
         total = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         total_highest = highest
         total_v_scale = v_scale
-        if SOFTMAX_UNDER_PRODUCT:
-            mbarrier.wait(v_full.index(stage), step // STAGES & 1)
         step += 1
 
         left = gl.maximum(count, 1) - 1
@@ -252,8 +249,7 @@ def _consume(
                 mbarrier.wait(k_full.index(stage), step // STAGES & 1)
                 k = k_smem.index(stage).reshape([BLOCK, HEAD_DIM]).permute((1, 0))
                 next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
-                if not SOFTMAX_UNDER_PRODUCT:
-                    mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+                mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
                 v = vt_smem.index(before).reshape([HEAD_DIM, BLOCK]).permute((1, 0))
                 next_acc = warpgroup_mma(p, v, acc, is_async=True)
                 k_scale = _scale_of(scales_smem, stage, 0, ROW, ALIGNED)
@@ -266,9 +262,6 @@ def _consume(
                 )
                 shrink = shrink * (v_scale * per_v_scale)
                 v_scale = next_v_scale
-                if SOFTMAX_UNDER_PRODUCT:
-                    # Here and not where V is read: what keeps the softmax before the wait for O.
-                    mbarrier.wait(v_full.index(stage), step // STAGES & 1)
                 acc, weights = warpgroup_mma_wait(0, deps=[next_acc, weights])
                 mbarrier.arrive(v_empty.index(before), count=1)
                 acc = acc * gl.convert_layout(shrink, ROW_O)[:, None]
@@ -282,8 +275,7 @@ def _consume(
                 total_v_scale = v_scale
 
         before = (step - 1) % STAGES
-        if not SOFTMAX_UNDER_PRODUCT:
-            mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+        mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
         v = vt_smem.index(before).reshape([HEAD_DIM, BLOCK]).permute((1, 0))
         p = _as_operand(weights, P_LAYOUT, BLOCK_M, BLOCK)
         acc = warpgroup_mma(p, v, acc, is_async=True)
@@ -321,9 +313,9 @@ def _consume(
 def _block_sparse_fp8_kernel(
     q_desc, k_desc, vt_desc, scales_desc, out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr,
     counter_ptr, scale_log2,
-    tiles, q_len, rows, first, offset, key_blocks, batch_lists, lists, group,
+    tiles, q_len, rows, first, offset, width, batch_lists, lists, group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, CONSUMERS: gl.constexpr,
-    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr, SOFTMAX_UNDER_PRODUCT: gl.constexpr,
+    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
     LARGEST: gl.constexpr, SMALLEST_PEAK: gl.constexpr, LOG2_WEIGHTS: gl.constexpr,
 ):  # fmt: skip
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
@@ -350,21 +342,21 @@ def _block_sparse_fp8_kernel(
     gl.warp_specialize([
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, scale_log2,
-            q_len, rows, first, offset, key_blocks, batch_lists, lists, group,
+            q_len, rows, first, offset, width, batch_lists, lists, group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES, SOFTMAX_UNDER_PRODUCT,
+            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES,
             LARGEST, SMALLEST_PEAK, LOG2_WEIGHTS, 0,
         )),
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, scale_log2,
-            q_len, rows, first, offset, key_blocks, batch_lists, lists, group,
+            q_len, rows, first, offset, width, batch_lists, lists, group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES, SOFTMAX_UNDER_PRODUCT,
+            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES,
             LARGEST, SMALLEST_PEAK, LOG2_WEIGHTS, 1,
         )),
         (_produce, (
             q_desc, k_desc, vt_desc, scales_desc, blocks_ptr, counts_ptr, counter_ptr,
-            tiles, rows, first, offset, key_blocks, batch_lists, lists, group,
+            tiles, rows, first, offset, width, batch_lists, lists, group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, BLOCK, ROW_GROUP, ALIGNED,
         )),
@@ -381,7 +373,6 @@ def constants() -> dict[str, object]:
         "ROW_GROUP": ROW_GROUP,
         "ALIGNED": ALIGNED,
         "SUM_TILES": SUM_TILES,
-        "SOFTMAX_UNDER_PRODUCT": SOFTMAX_UNDER_PRODUCT,
         "LARGEST": LARGEST,
         "SMALLEST_PEAK": SMALLEST_PEAK,
         "LOG2_WEIGHTS": LOG2_WEIGHTS,
@@ -447,7 +438,7 @@ def block_sparse_attention_fp8_hopper(
         ),
         (scale * LOG2E,),
         (
-            *(tiles, q_len, grid.rows, grid.first, grid.offset, grid.key_blocks),
+            *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1]),
             *(batch * q_heads, q_heads, q_heads // rounded.k.shape[2]),
         ),
         constants(),
