@@ -4,7 +4,8 @@ Partitions, order of rows, counter and mailbox are those of `block_sparse_hopper
 of 128 keys, no packed rows, no means. What differs:
 
 - the producer loads K as e4m3 ``[128 keys, 128]`` and V as e4m3 transposed, ``[128, 128 keys]``, since 8-bit wgmma
-  reads both operands along their contraction; with K come the 16 bytes of the block's scales, under one barrier;
+  reads both operands along their contraction, each 16 KB in one piece; with K come the 16 bytes of the block's scales,
+  under one barrier;
 - a consumer reads its 64 rows of Q (half precision) once into registers, scales each row by its own largest magnitude
   and keeps them there as the e4m3 operand (16 registers); K's scale is a factor on the logits;
 - P goes from the accumulator of S to the operand of O += P V without an exchange: V's columns are in the order in which
@@ -15,9 +16,8 @@ of 128 keys, no packed rows, no means. What differs:
 - the tensor cores keep about 14 bits of a running sum of 8-bit products, too few for hundreds of tiles: after every
   SUM_TILES tiles O is added to a float32 total (64 registers) and starts again from 0.
 
-S of tile i is issued, then O += P V of tile i-1; the softmax of tile i runs under that product. V of tile i is waited
-for between softmax and product's end: the compiler moves no arithmetic past the wait for a barrier, but it does move
-the wait for wgmma ahead of all arithmetic that it can.
+S of tile i is issued, then O += P V of tile i-1; the softmax of tile i runs while the other consumer's products do. It
+is written to run under its own product too, but the assembler moves the wait for that product ahead of it.
 
 Shared memory, 197 KB of 227: Q double-buffered 64 KB (O leaves through it), K 4 x 16 KB, V 4 x 16 KB. Registers 168 at
 launch, 240 in consumers: S then P 64, O 64, total 64, P 16, Q 16.
@@ -53,7 +53,6 @@ STAGES = 4
 """Of K and V."""
 SUM_TILES = 16
 """Tiles that tensor cores sum before O is added to the float32 total."""
-"""Whether V is waited for between softmax and product's end, or before the product. `benchmarks.fp8` times both."""
 ALIGNED = 8
 """Boxes of scales between two stages: TMA writes to multiples of 128 bytes, and a box is 16."""
 
@@ -63,20 +62,19 @@ SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "batch_lists", "l
 
 @gluon.jit
 def _load_tile(k_desc, vt_desc, scales_desc, batch, block, kv_head, step, k_smem, vt_smem, scales_smem,
-               k_full, k_empty, v_full, v_empty, STAGES: gl.constexpr, BLOCK: gl.constexpr,
-               ALIGNED: gl.constexpr):  # fmt: skip
+               k_full, k_empty, v_full, v_empty, STAGES: gl.constexpr, ALIGNED: gl.constexpr):  # fmt: skip
     stage = step % STAGES
     phase = (step // STAGES & 1) ^ 1
     mbarrier.wait(k_empty.index(stage), phase)
     mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes + scales_desc.block_type.nbytes)
-    start = block * BLOCK
-    tma.async_copy_global_to_shared(k_desc, [batch, start, kv_head, 0], k_full.index(stage), k_smem.index(stage))
+    start = [batch, kv_head, block, 0, 0]
+    tma.async_copy_global_to_shared(k_desc, start, k_full.index(stage), k_smem.index(stage))
     tma.async_copy_global_to_shared(
         scales_desc, [batch, kv_head, block, 0], k_full.index(stage), scales_smem.index(stage * ALIGNED)
     )
     mbarrier.wait(v_empty.index(stage), phase)
     mbarrier.expect(v_full.index(stage), vt_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(vt_desc, [batch, kv_head, 0, start], v_full.index(stage), vt_smem.index(stage))
+    tma.async_copy_global_to_shared(vt_desc, start, v_full.index(stage), vt_smem.index(stage))
 
 
 @gluon.jit
@@ -115,7 +113,7 @@ def _produce(
             for i in range(gl.maximum(count, 1)):
                 following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
                 _load_tile(k_desc, vt_desc, scales_desc, batch, block, kv_head, step, k_smem, vt_smem, scales_smem,
-                           k_full, k_empty, v_full, v_empty, STAGES, BLOCK, ALIGNED)  # fmt: skip
+                           k_full, k_empty, v_full, v_empty, STAGES, ALIGNED)  # fmt: skip
                 step += 1
                 block = following
             turn += 1
@@ -320,8 +318,8 @@ def _block_sparse_fp8_kernel(
 ):  # fmt: skip
     BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     q_smem = gl.allocate_shared_memory(q_desc.dtype, [2 * CONSUMERS, 1, BLOCK // CONSUMERS, 1, HEAD_DIM], q_desc.layout)
-    k_smem = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, 1, BLOCK, 1, HEAD_DIM], k_desc.layout)
-    vt_smem = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, 1, 1, HEAD_DIM, BLOCK], vt_desc.layout)
+    k_smem = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, 1, 1, 1, BLOCK, HEAD_DIM], k_desc.layout)
+    vt_smem = gl.allocate_shared_memory(gl.float8e4nv, [STAGES, 1, 1, 1, HEAD_DIM, BLOCK], vt_desc.layout)
     scales_smem = gl.allocate_shared_memory(gl.float32, [STAGES * ALIGNED, 1, 1, 1, 4], scales_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     q_full = gl.allocate_shared_memory(gl.int64, [2 * CONSUMERS, 1], BARRIER)
@@ -430,8 +428,8 @@ def block_sparse_attention_fp8_hopper(
         multiprocessors(q.device),
         (
             descriptor(q, BLOCK // CONSUMERS),
-            _boxed(rounded.k, (1, BLOCK, 1, head_dim)),
-            _boxed(rounded.v, (1, 1, head_dim, BLOCK)),
+            _boxed(rounded.k, (1, 1, 1, BLOCK, head_dim)),
+            _boxed(rounded.v, (1, 1, 1, head_dim, BLOCK)),
             _boxed(rounded.scales, (1, 1, 1, 4)),
             descriptor(out, BLOCK // CONSUMERS),
             *(out, lse, index.blocks, index.counts, counter(q.device)),
@@ -439,7 +437,7 @@ def block_sparse_attention_fp8_hopper(
         (scale * LOG2E,),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1]),
-            *(batch * q_heads, q_heads, q_heads // rounded.k.shape[2]),
+            *(batch * q_heads, q_heads, q_heads // rounded.k.shape[1]),
         ),
         constants(),
         {"num_warps": 4},

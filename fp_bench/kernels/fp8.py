@@ -29,9 +29,10 @@ class Fp8KV(NamedTuple):
     """Keys and values as the kernel reads them, and the block means that the same pass yields."""
 
     k: Tensor
-    """``[batch, kv_len, kv_heads, head_dim]`` e4m3, contiguous: K over its block's scale."""
+    """``[batch, kv_heads, key_blocks, 128, head_dim]`` e4m3, contiguous: K over its block's scale, zeros past the end.
+    A block is 16 KB in one piece: rows a power of two apart would meet in few channels of the memory."""
     v: Tensor
-    """``[batch, kv_heads, head_dim, key_blocks * 128]`` e4m3, contiguous: V over its block's scale, transposed, keys in
+    """``[batch, kv_heads, key_blocks, head_dim, 128]`` e4m3, contiguous: V over its block's scale, transposed, keys in
     the order of `key_order`, zeros past the end."""
     scales: Tensor
     """``[batch, kv_heads, key_blocks, 4]`` float32: K's scale, V's, V's inverse, 0 (a box of TMA is 16 bytes)."""

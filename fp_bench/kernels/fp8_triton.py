@@ -46,9 +46,9 @@ def _quantise_kernel(
         other=0.0,
     ).to(tl.float32)
     k_peak = _peak(keys, SMALLEST_PEAK)
-    k8_rows = ((batch * kv_len + token) * kv_heads + head) * HEAD_DIM
     k8 = (keys * tl.div_rn(LARGEST, k_peak)).to(k8_ptr.dtype.element_ty)
-    tl.store(k8_ptr + k8_rows[:, None] + dim, k8, mask=token[:, None] < kv_len)
+    tile = (batch_head * key_blocks + block) * BLOCK * HEAD_DIM
+    tl.store(k8_ptr + tile + lane[:, None] * HEAD_DIM + dim, k8)
     mean = tl.sum(keys, 0) / tl.minimum(kv_len - block * BLOCK, BLOCK)
     pooled = pooled_ptr + ((batch * key_blocks + block) * kv_heads + head) * HEAD_DIM + dim
     tl.store(pooled, mean.to(pooled_ptr.dtype.element_ty))
@@ -62,8 +62,7 @@ def _quantise_kernel(
     ).to(tl.float32)
     v_peak = _peak(values, SMALLEST_PEAK)
     v8 = tl.trans((values * tl.div_rn(LARGEST, v_peak)).to(v8_ptr.dtype.element_ty))
-    v8_tile = v8_ptr + batch_head * HEAD_DIM * key_blocks * BLOCK + block * BLOCK
-    tl.store(v8_tile + dim[:, None] * (key_blocks * BLOCK) + lane, v8)
+    tl.store(v8_ptr + tile + dim[:, None] * BLOCK + lane, v8)
 
     of_block = scales_ptr + (batch_head * key_blocks + block) * 4
     v_scale = tl.div_rn(v_peak, LARGEST)
@@ -81,8 +80,8 @@ def quantise_kv_triton(k: Tensor, v: Tensor, dtype: torch.dtype = E4M3) -> Fp8KV
     batch, kv_len, kv_heads, head_dim = k.shape
     key_blocks = triton.cdiv(kv_len, BLOCK_SIZE)
     rounded = Fp8KV(
-        k=torch.empty(k.shape, dtype=dtype, device=k.device),
-        v=torch.empty((batch, kv_heads, head_dim, key_blocks * BLOCK_SIZE), dtype=dtype, device=k.device),
+        k=torch.empty((batch, kv_heads, key_blocks, BLOCK_SIZE, head_dim), dtype=dtype, device=k.device),
+        v=torch.empty((batch, kv_heads, key_blocks, head_dim, BLOCK_SIZE), dtype=dtype, device=k.device),
         scales=torch.empty((batch, kv_heads, key_blocks, 4), dtype=torch.float32, device=k.device),
         pooled=torch.empty((batch, key_blocks, kv_heads, head_dim), dtype=k.dtype, device=k.device),
     )

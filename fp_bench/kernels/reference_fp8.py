@@ -18,24 +18,20 @@ from fp_bench.kernels.reference import AttentionRows
 
 def quantise_kv(k: Tensor, v: Tensor) -> Fp8KV:
     """Return K and V of each block of 128 keys over ``largest magnitude / 448``, rounded; see `Fp8KV` for layouts."""
-    kv_len = k.shape[1]
     k8, k_scale = _rounded(_blocks(k))
     v8, v_scale = _rounded(_blocks(v))
-    k8 = k8.flatten(2, 3)[:, :, :kv_len].transpose(1, 2).contiguous()
-    v8 = v8.view(torch.uint8)[:, :, :, key_order(v.device)].flatten(2, 3).transpose(2, 3).contiguous().view(E4M3)
+    v8 = v8.view(torch.uint8)[:, :, :, key_order(v.device)].transpose(3, 4).contiguous().view(E4M3)
     scales = torch.stack([k_scale, v_scale, 1 / v_scale, torch.zeros_like(v_scale)], dim=-1)
     return Fp8KV(k8, v8, scales, reference.pool_keys(k))
 
 
-def dequantised(rounded: Fp8KV) -> tuple[Tensor, Tensor]:
+def dequantised(rounded: Fp8KV, kv_len: int) -> tuple[Tensor, Tensor]:
     """Return what K and V were rounded to, ``[batch, kv_len, kv_heads, head_dim]`` float32."""
-    kv_len = rounded.k.shape[1]
-    k_scale, v_scale = rounded.scales[..., :2].repeat_interleave(BLOCK_SIZE, dim=2)[:, :, :kv_len, :, None].unbind(3)
-    k = rounded.k.float() * k_scale.transpose(1, 2)
     in_order = key_order(rounded.v.device).argsort()
-    blocks = rounded.v.float().view(*rounded.v.shape[:3], -1, BLOCK_SIZE)
-    v = blocks[..., in_order].flatten(3).transpose(2, 3)[:, :, :kv_len]
-    return k, (v * v_scale).transpose(1, 2)
+    blocks = (rounded.k.float(), rounded.v.float()[..., in_order].transpose(3, 4))
+    scales = rounded.scales[..., :2, None, None].unbind(3)
+    k, v = ((x * scale).flatten(2, 3)[:, :, :kv_len].transpose(1, 2) for x, scale in zip(blocks, scales, strict=True))
+    return k, v
 
 
 def attention(q: Tensor, rounded: Fp8KV, index: BlockIndex, *, scale: float) -> AttentionRows:
@@ -53,8 +49,8 @@ def attention(q: Tensor, rounded: Fp8KV, index: BlockIndex, *, scale: float) -> 
     """
     grid, size = index.grid, index.block_size
     batch, q_len, q_heads, head_dim = q.shape
-    group = q_heads // rounded.k.shape[2]
-    k, v = dequantised(rounded)
+    group = q_heads // rounded.k.shape[1]
+    k, v = dequantised(rounded, index.kv_len)
     peak = q.float().abs().amax(-1, keepdim=True).clamp_min(SMALLEST_PEAK)
     queries = (q.float() * (torch.full_like(peak, LARGEST) / peak)).to(E4M3).float() * (peak / LARGEST)
     out = torch.zeros((batch, q_len, q_heads, head_dim), dtype=torch.float32, device=q.device)

@@ -268,8 +268,8 @@ def compile_fp8() -> list[dict[str, object]]:
 
     types = signature(kernel, "bf16") | {"counter_ptr": "*i32"}
     types |= dict.fromkeys(("q_desc", "out_desc"), descriptor("bf16", [1, 64, 1, 128], gl.bfloat16))
-    types["k_desc"] = descriptor("fp8e4nv", [1, 128, 1, 128], gl.float8e4nv)
-    types["vt_desc"] = descriptor("fp8e4nv", [1, 1, 128, 128], gl.float8e4nv)
+    types["k_desc"] = descriptor("fp8e4nv", [1, 1, 1, 128, 128], gl.float8e4nv)
+    types["vt_desc"] = descriptor("fp8e4nv", [1, 1, 1, 128, 128], gl.float8e4nv)
     types["scales_desc"] = descriptor("fp32", [1, 1, 1, 4], gl.float32)
     attend = _compiled(kernel, types, block_sparse_fp8.constants())
     products = set(re.findall(r"wgmma\.mma_async\.sync\.aligned\.(\S+)", attend.assembly))
