@@ -1,0 +1,110 @@
+"""Attention over one list of blocks, by head_dim: ``python -m benchmarks.head_dims > head_dims.csv``, on a Hopper GPU.
+
+Lists of sink, window and random blocks, about 5 %, bf16, for rows of one head and packed rows of a KV head. Beside each
+time stand cuDNN's dense rate on the same tensors, in TFLOP/s over the entries that each computes, and what mean
+correction adds: means of K and V, the lists as bits, and the loop over means. Median of samples with a cold cache.
+"""
+
+import csv
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.means import block_means
+from fp_bench.kernels.rule import KeepRule
+from fp_bench.latency.measure import CudaEvents, computed_entries
+from fp_bench.method import AttentionCall
+from fp_bench.registry import Spec, create_method
+
+CASES = ((64, 32, 8, 65536), (128, 32, 8, 65536), (128, 32, 8, 131072), (128, 32, 8, 262144), (256, 16, 4, 65536))
+"""head_dim, query heads, KV heads, length."""
+DENSE_UP_TO = 65536
+DENSITY = 0.05
+FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
+SAMPLES = 7
+
+
+def milliseconds(call: Callable[[], object], timer: CudaEvents) -> float:
+    """Return the median time of warm calls."""
+    call()
+    call()
+    return statistics.median(timer.samples(call, SAMPLES))
+
+
+def random_lists(call: AttentionCall, packed: int) -> BlockIndex:
+    """Return random lists with sink and window, one a query head or one a KV head."""
+    grid = BlockGrid(call.q_len, call.kv_len, packed=packed)
+    index = BlockIndex.empty(1, call.q_heads // packed, grid, call.q.device)
+    forced = FORCED.forced(grid, call.q.device)
+    forced_pairs = int(forced.sum())
+    share = (DENSITY * grid.causal_pairs - forced_pairs) / (grid.causal_pairs - forced_pairs)
+    for head in range(call.q_heads // packed):  # the mask of all heads at once would be large
+        mask = (torch.rand(forced.shape, device=call.q.device) < share) | forced
+        one = BlockIndex.from_mask(mask[None, None], call.q_len, call.kv_len, packed=packed)
+        index.blocks[:, head], index.counts[:, head] = one.blocks[:, 0], one.counts[:, 0]
+    return index
+
+
+def measured(call: AttentionCall, packed: int, timer: CudaEvents) -> dict[str, float]:
+    """Return times and rates of one list."""
+    q, k, v, scale = call.q, call.k, call.v, call.scale
+    index = random_lists(call, packed)
+    entries = 4 * call.head_dim * computed_entries(call, index)
+
+    def attend(*, corrected: bool = False, backend: str = "auto") -> float:
+        return milliseconds(
+            lambda: block_sparse_attention(
+                q, k, v, index, scale=scale, means=block_means(k, v) if corrected else None, backend=backend
+            ),
+            timer,
+        )
+
+    plain, corrected, portable = attend(), attend(corrected=True), attend(backend="triton")
+    return {
+        "density": float(index.density().mean()),
+        "ms": plain,
+        "tflops": entries / plain / 1e9,
+        "portable_tflops": entries / portable / 1e9,
+        "corrected_ms": corrected,
+        "correction_cost": corrected / plain - 1,
+    }
+
+
+def rows(timer: CudaEvents) -> Iterator[dict[str, object]]:
+    """Yield one row a case and kind of list."""
+    for head_dim, q_heads, kv_heads, length in CASES:
+        q, k, v = (
+            torch.randn(1, length, heads, head_dim, device="cuda", dtype=torch.bfloat16)
+            for heads in (q_heads, kv_heads, kv_heads)
+        )
+        call = AttentionCall(q, k, v, scale=head_dim**-0.5)
+        dense: dict[str, float] = {}
+        if length <= DENSE_UP_TO:
+            cudnn = create_method(Spec("dense", {"impl": "cudnn"}))
+            dense_ms = milliseconds(lambda: cudnn(call), timer)  # noqa: B023 - called at once
+            dense = {"cudnn_tflops": 2 * head_dim * q_heads * length * (length + 1) / dense_ms / 1e9}
+        for packed in (1, q_heads // kv_heads):
+            found = measured(call, packed, timer)
+            share = {"of_cudnn": found["tflops"] / dense["cudnn_tflops"]} if dense else {}
+            shape = {"head_dim": head_dim, "heads": f"{q_heads}/{kv_heads}", "length": length, "packed": packed}
+            yield shape | {name: f"{value:.4g}" for name, value in (found | dense | share).items()}
+
+
+def main() -> None:
+    """Write CSV to stdout."""
+    columns = ("head_dim", "heads", "length", "packed", "density", "ms", "tflops", "cudnn_tflops", "of_cudnn")
+    out = csv.DictWriter(sys.stdout, (*columns, "portable_tflops", "corrected_ms", "correction_cost"))
+    out.writeheader()
+    print(torch.cuda.get_device_name(), file=sys.stderr)
+    for row in rows(CudaEvents(torch.device("cuda"))):
+        out.writerow(row)
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
