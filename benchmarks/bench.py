@@ -33,10 +33,7 @@ class Bench:
 
     def call(self, length: int) -> AttentionCall:
         """Return a call on structured inputs of ``length`` tokens."""
-        q_heads, kv_heads, head_dim = self.heads
-        shape = Shape(1, length, q_heads, kv_heads, head_dim)
-        qkv = Structured().tensors(shape, layer=0, seed=0, dtype=self.dtype, device=self.device)
-        return AttentionCall(*qkv, scale=head_dim**-0.5)
+        return structured_call(Shape(1, length, *self.heads), self.device, self.dtype)
 
     def row(self, kind: str, length: int, what: str, make: Callable[[], Mapping[str, object]]) -> None:
         """Write and print one row; one that cannot be made says why and takes no other with it."""
@@ -61,6 +58,21 @@ def _text(value: object) -> str:
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """Return the norm of the difference over the norm of what is expected."""
     return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def structured_call(
+    shape: Shape, device: torch.device, dtype: torch.dtype = torch.bfloat16, seed: int = 0
+) -> AttentionCall:
+    """Return a call on structured inputs."""
+    qkv = Structured().tensors(shape, layer=0, seed=seed, dtype=dtype, device=device)
+    return AttentionCall(*qkv, scale=shape.head_dim**-0.5)
+
+
+def milliseconds(call: Callable[[], object], timer: CudaEvents, samples: int) -> float:
+    """Return the median time of so many warm calls, cold cache."""
+    call()
+    call()
+    return statistics.median(timer.samples(call, samples))
 
 
 def timed(call: Callable[[], object], timer: CudaEvents) -> dict[str, float]:

@@ -7,22 +7,19 @@ the same lists on sampled rows: all, and those of the last two blocks of queries
 """
 
 import csv
-import statistics
 import sys
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from benchmarks.bench import milliseconds, relative_error, structured_call
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
-from fp_bench.inputs.structured import Structured
 from fp_bench.kernels.block_sparse import block_sparse_attention
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.reference import attention_rows
 from fp_bench.latency.measure import CudaEvents, computed_entries
-from fp_bench.method import AttentionCall
 
 Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LENGTHS = (16384, 32768, 65536, 131072, 262144)
@@ -33,28 +30,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def structured_call(length: int) -> AttentionCall:
-    """Return a call on structured inputs."""
-    shape = Shape(1, length, Q_HEADS, KV_HEADS, HEAD_DIM)
-    device = torch.device("cuda")
-    return AttentionCall(*Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=device), 128**-0.5)
-
-
-def milliseconds(call: Callable[[], object], timer: CudaEvents) -> float:
-    """Return the median time of warm calls."""
-    call()
-    call()
-    return statistics.median(timer.samples(call, SAMPLES))
-
-
-def error(found: Tensor, expected: Tensor) -> float:
-    """Return the norm of the difference over the norm of what is expected."""
-    return float((found.float() - expected).norm() / expected.norm())
-
-
 def measured(length: int, timer: CudaEvents) -> dict[str, float]:
     """Return one row."""
-    call = structured_call(length)
+    call = structured_call(Shape(1, length, Q_HEADS, KV_HEADS, HEAD_DIM), torch.device("cuda"))
     method = FlashPrefill()
     q, k, v, scale = call.q, call.k, call.v, call.scale
     index = method.select(call)
@@ -70,12 +48,12 @@ def measured(length: int, timer: CudaEvents) -> dict[str, float]:
     base = {
         "length": length,
         "density": float(index.density().mean()),
-        "bf16_ms": (bf16_ms := milliseconds(half, timer)),
+        "bf16_ms": (bf16_ms := milliseconds(half, timer, SAMPLES)),
         "bf16_tflops": flop / bf16_ms / 1e9,
-        "bf16_err": error(half()[:, rows], exact),
-        "round_ms": (round_ms := milliseconds(lambda: quantise_kv(k, v), timer)),
-        "pool_ms": (pool_ms := milliseconds(lambda: pool_keys(k), timer)),
-        "select_ms": (select_ms := milliseconds(lambda: method.select(call), timer) - pool_ms),
+        "bf16_err": relative_error(half()[:, rows], exact),
+        "round_ms": (round_ms := milliseconds(lambda: quantise_kv(k, v), timer, SAMPLES)),
+        "pool_ms": (pool_ms := milliseconds(lambda: pool_keys(k), timer, SAMPLES)),
+        "select_ms": (select_ms := milliseconds(lambda: method.select(call), timer, SAMPLES) - pool_ms),
     }
     rounded = quantise_kv(k, v)
 
@@ -84,14 +62,14 @@ def measured(length: int, timer: CudaEvents) -> dict[str, float]:
 
     found = eight()[:, rows].float()
     by_row = (found - exact).norm(dim=-1) / exact.norm(dim=-1).clamp_min(1e-6)
-    fp8_ms = milliseconds(eight, timer)
+    fp8_ms = milliseconds(eight, timer, SAMPLES)
     return base | {
         "fp8_ms": fp8_ms,
         "gain": bf16_ms / (fp8_ms + round_ms),
         "gain_operator": (bf16_ms + pool_ms + select_ms) / (fp8_ms + round_ms + select_ms),
         "fp8_tflops": flop / fp8_ms / 1e9,
-        "fp8_err": error(found, exact),
-        "fp8_err_last": error(found[:, ROWS:], exact[:, ROWS:]),
+        "fp8_err": relative_error(found, exact),
+        "fp8_err_last": relative_error(found[:, ROWS:], exact[:, ROWS:]),
         "fp8_err_worst_row": float(by_row.max()),
     }
 

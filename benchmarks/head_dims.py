@@ -1,22 +1,22 @@
 """Attention over one list of blocks, by head_dim: ``python -m benchmarks.head_dims > head_dims.csv``, on a Hopper GPU.
 
-Lists of sink, window and random blocks, about 5 %, bf16, for rows of one head and packed rows of a KV head. Beside each
-time stand cuDNN's dense rate on the same tensors, in TFLOP/s over the entries that each computes, and what mean
-correction adds: means of K and V, the lists as bits, and the loop over means. Median of samples with a cold cache.
+Lists of ``--inputs density:0.05`` (sink, window and random blocks), bf16, for rows of one head and packed rows of a KV
+head. Beside each time stand cuDNN's dense rate on the same tensors, in TFLOP/s over the entries that each computes, and
+what mean correction adds: means of K and V, the lists as bits, and the loop over means. Median of samples with a cold
+cache.
 """
 
 import csv
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
-from fp_bench.kernels.block_index import BlockIndex
+from benchmarks.bench import milliseconds
+from fp_bench.inputs.density import GivenDensity
+from fp_bench.inputs.source import Shape
 from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.means import block_means
-from fp_bench.kernels.rule import KeepRule
 from fp_bench.latency.measure import CudaEvents, computed_entries
 from fp_bench.method import AttentionCall
 from fp_bench.registry import Spec, create_method
@@ -25,35 +25,14 @@ CASES = ((64, 32, 8, 65536), (128, 32, 8, 65536), (128, 32, 8, 131072), (128, 32
 """head_dim, query heads, KV heads, length."""
 DENSE_UP_TO = 65536
 DENSITY = 0.05
-FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
 SAMPLES = 7
-
-
-def milliseconds(call: Callable[[], object], timer: CudaEvents) -> float:
-    """Return the median time of warm calls."""
-    call()
-    call()
-    return statistics.median(timer.samples(call, SAMPLES))
-
-
-def random_lists(call: AttentionCall, packed: int) -> BlockIndex:
-    """Return random lists with sink and window, one a query head or one a KV head."""
-    grid = BlockGrid(call.q_len, call.kv_len, packed=packed)
-    index = BlockIndex.empty(1, call.q_heads // packed, grid, call.q.device)
-    forced = FORCED.forced(grid, call.q.device)
-    forced_pairs = int(forced.sum())
-    share = (DENSITY * grid.causal_pairs - forced_pairs) / (grid.causal_pairs - forced_pairs)
-    for head in range(call.q_heads // packed):  # the mask of all heads at once would be large
-        mask = (torch.rand(forced.shape, device=call.q.device) < share) | forced
-        one = BlockIndex.from_mask(mask[None, None], call.q_len, call.kv_len, packed=packed)
-        index.blocks[:, head], index.counts[:, head] = one.blocks[:, 0], one.counts[:, 0]
-    return index
 
 
 def measured(call: AttentionCall, packed: int, timer: CudaEvents) -> dict[str, float]:
     """Return times and rates of one list."""
     q, k, v, scale = call.q, call.k, call.v, call.scale
-    index = random_lists(call, packed)
+    shape = Shape(1, call.kv_len, call.q_heads, call.kv_heads, call.head_dim)
+    index = GivenDensity(DENSITY).given_index(shape, seed=0, device=q.device, packed=packed)
     entries = 4 * call.head_dim * computed_entries(call, index)
 
     def attend(*, corrected: bool = False, backend: str = "auto") -> float:
@@ -62,6 +41,7 @@ def measured(call: AttentionCall, packed: int, timer: CudaEvents) -> dict[str, f
                 q, k, v, index, scale=scale, means=block_means(k, v) if corrected else None, backend=backend
             ),
             timer,
+            SAMPLES,
         )
 
     plain, corrected, portable = attend(), attend(corrected=True), attend(backend="triton")
@@ -86,8 +66,8 @@ def rows(timer: CudaEvents) -> Iterator[dict[str, object]]:
         dense: dict[str, float] = {}
         if length <= DENSE_UP_TO:
             cudnn = create_method(Spec("dense", {"impl": "cudnn"}))
-            dense_ms = milliseconds(lambda: cudnn(call), timer)  # noqa: B023 - called at once
-            dense = {"cudnn_tflops": 2 * head_dim * q_heads * length * (length + 1) / dense_ms / 1e9}
+            dense_ms = milliseconds(lambda: cudnn(call), timer, SAMPLES)  # noqa: B023 - called at once
+            dense = {"cudnn_tflops": 4 * head_dim * computed_entries(call, None) / dense_ms / 1e9}
         for packed in (1, q_heads // kv_heads):
             found = measured(call, packed, timer)
             share = {"of_cudnn": found["tflops"] / dense["cudnn_tflops"]} if dense else {}

@@ -7,18 +7,16 @@ kernels, ``auto`` by the fastest there is. Structured inputs, 32/8/128, bf16; me
 """
 
 import csv
-import statistics
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from benchmarks.bench import milliseconds, structured_call
 from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
-from fp_bench.inputs.structured import Structured
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.paged.prefill import flash_prefill_paged
 from fp_bench.latency.measure import CudaEvents
@@ -74,9 +72,8 @@ def calls(sizes: list[tuple[int, int]]) -> list[AttentionCall]:
     device = torch.device("cuda")
     found = []
     for seed, (q_len, kv_len) in enumerate(sizes):
-        shape = Shape(1, kv_len, Q_HEADS, KV_HEADS, HEAD_DIM)
-        q, k, v = Structured().tensors(shape, layer=0, seed=seed, dtype=torch.bfloat16, device=device)
-        found.append(AttentionCall(q[:, kv_len - q_len :], k, v, SCALE))
+        whole = structured_call(Shape(1, kv_len, Q_HEADS, KV_HEADS, HEAD_DIM), device, seed=seed)
+        found.append(replace(whole, q=whole.q[:, kv_len - q_len :]))
     return found
 
 
@@ -101,13 +98,6 @@ def paged(sequences: list[AttentionCall], page: int) -> Paged:
     return Paged(q, cache[..., :HEAD_DIM], cache[..., HEAD_DIM:], batch, torch.empty_like(q))
 
 
-def milliseconds(call: Callable[[], object], timer: CudaEvents) -> float:
-    """Return the median time of warm calls."""
-    call()
-    call()
-    return statistics.median(timer.samples(call, SAMPLES))
-
-
 def one_by_one(method: FlashPrefill, sequences: list[AttentionCall]) -> Tensor:
     """Run the unpaged operator once a sequence; return the outputs one after the other."""
     return torch.cat([method(call)[0] for call in sequences]) if len(sequences) > 1 else method(sequences[0])[0]
@@ -123,11 +113,11 @@ def main() -> None:
     print(torch.cuda.get_device_name(), *columns, file=sys.stderr)
     for name, sizes in CASES.items():
         sequences = calls(sizes)
-        unpaged = [milliseconds(partial(one_by_one, method, sequences), timer) for method in methods.values()]
+        unpaged = [milliseconds(partial(one_by_one, method, sequences), timer, SAMPLES) for method in methods.values()]
         expected = one_by_one(methods["triton"], sequences).float()
         for page in PAGE_SIZES:
             ours = paged(sequences, page)
-            times = [milliseconds(partial(ours, methods[backend]), timer) for backend in BACKENDS]
+            times = [milliseconds(partial(ours, methods[backend]), timer, SAMPLES) for backend in BACKENDS]
             ratios = [time / base for time, base in zip(times, unpaged, strict=True)]
             error = float((ours(methods["auto"]).float() - expected).norm() / expected.norm())
             cells = [name, page, *(f"{value:.3f}" for value in (*unpaged, *times, *ratios)), f"{error:.1e}"]

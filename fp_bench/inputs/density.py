@@ -1,16 +1,15 @@
 """Gaussian Q, K, V with the blocks to keep prescribed: times the attention kernel at a known density."""
 
 import torch
-from torch import Tensor
 
 from fp_bench.errors import UsageError
 from fp_bench.inputs.random import Random
 from fp_bench.inputs.source import Shape
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.rule import KeepRule
 
-SINK_BLOCKS = 2
-WINDOW_BLOCKS = 4
+FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
 
 
 class GivenDensity(Random):
@@ -29,27 +28,21 @@ class GivenDensity(Random):
         self.density = density
         self.name = f"density:{density:g}"
 
-    def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
-        """Return the blocks to keep, drawn on the CPU: the same for every device and layer."""
-        grid = BlockGrid(shape.seq_len, shape.seq_len)
-        forced = _forced_blocks(grid)
+    def given_index(self, shape: Shape, *, seed: int, device: torch.device, packed: int = 1) -> BlockIndex:
+        """Return the blocks to keep, drawn on the CPU: the same for every device and layer; packed as `BlockGrid`."""
+        grid = BlockGrid(shape.seq_len, shape.seq_len, packed=packed)
+        forced = FORCED.forced(grid)
         optional = causal_blocks(grid) & ~forced
         wanted = self.density * grid.causal_pairs - int(forced.sum())
         share = max(0.0, wanted / max(1, int(optional.sum())))
         draw = torch.Generator().manual_seed(seed)
-        index = BlockIndex.empty(shape.batch, shape.q_heads, grid, device)
+        index = BlockIndex.empty(shape.batch, shape.q_heads // packed, grid, device)
         # Head by head: a mask of all heads and its sort would take gigabytes at 1M tokens.
         for b in range(shape.batch):
-            for h in range(shape.q_heads):
+            for h in range(shape.q_heads // packed):
                 mask = forced | (optional & (torch.rand(optional.shape, generator=draw) < share))
-                head = BlockIndex.from_mask(mask.to(device)[None, None], shape.seq_len, shape.seq_len)
+                mask = mask.to(device)[None, None]
+                head = BlockIndex.from_mask(mask, shape.seq_len, shape.seq_len, packed=packed)
                 index.blocks[b, h] = head.blocks[0, 0]
                 index.counts[b, h] = head.counts[0, 0]
         return index
-
-
-def _forced_blocks(grid: BlockGrid) -> Tensor:
-    """Return ``[rows, key_blocks]``: the sink and window blocks of every query block."""
-    a = torch.arange(grid.rows)[:, None]
-    c = torch.arange(grid.key_blocks)
-    return ((c < SINK_BLOCKS) | (a - c < WINDOW_BLOCKS)) & (c <= a)

@@ -45,10 +45,12 @@ from fp_bench.kernels.hopper_parts import (
     BLOCK,
     CONSUMERS,
     ROW_GROUP,
+    barriers,
     close_row,
     counter,
     descriptor,
     disagreement,
+    dismiss,
     issue,
     launch_config,
     locate,
@@ -152,15 +154,7 @@ def _produce(
                     step += 1
             turn += 1
         tile = gl.atomic_add(counter_ptr, 1)
-    # The last program to run dry leaves the counter at 0 for the next launch.
-    if tile == tiles + gl.num_programs(0) - 1:
-        gl.store(counter_ptr, 0)
-    slot = turn % Q_BUFFERS
-    for part in gl.static_range(CONSUMERS):
-        mbarrier.wait(q_empty.index(slot * CONSUMERS + part), (turn // Q_BUFFERS & 1) ^ 1)
-    mailbox.index(slot).store(gl.full([1], -1, gl.int32, MAIL))
-    for part in gl.static_range(CONSUMERS):
-        mbarrier.arrive(q_full.index(slot * CONSUMERS + part), count=1)
+    dismiss(tile, tiles, counter_ptr, turn, mailbox, q_full, q_empty, Q_BUFFERS, CONSUMERS)
 
 
 @gluon.jit
@@ -290,27 +284,15 @@ def _block_sparse_hopper_kernel(
     MEANS: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     q_smem = gl.allocate_shared_memory(
         dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
     )
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    q_full = gl.allocate_shared_memory(gl.int64, [Q_BUFFERS * CONSUMERS, 1], BARRIER)
-    q_empty = gl.allocate_shared_memory(gl.int64, [Q_BUFFERS * CONSUMERS, 1], BARRIER)
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    for i in gl.static_range(Q_BUFFERS * CONSUMERS):
-        mbarrier.init(q_full.index(i), count=1)
-        mbarrier.init(q_empty.index(i), count=1)
-    for i in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(i), count=1)
-        mbarrier.init(k_empty.index(i), count=CONSUMERS)
-        mbarrier.init(v_full.index(i), count=1)
-        mbarrier.init(v_empty.index(i), count=CONSUMERS)
+    q_full, q_empty = barriers(Q_BUFFERS * CONSUMERS, 1)
+    k_full, k_empty = barriers(STAGES, CONSUMERS)
+    v_full, v_empty = barriers(STAGES, CONSUMERS)
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (

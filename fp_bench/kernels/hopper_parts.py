@@ -33,6 +33,34 @@ def launch_config(head_dim: int) -> dict[str, int]:
 
 
 @gluon.jit
+def barriers(COUNT: gl.constexpr, READERS: gl.constexpr):
+    """Return (full, empty), ``COUNT`` barriers each: one arrival fills a buffer, one of each reader empties it."""
+    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
+    full = gl.allocate_shared_memory(gl.int64, [COUNT, 1], BARRIER)
+    empty = gl.allocate_shared_memory(gl.int64, [COUNT, 1], BARRIER)
+    for i in gl.static_range(COUNT):
+        mbarrier.init(full.index(i), count=1)
+        mbarrier.init(empty.index(i), count=READERS)
+    return full, empty
+
+
+@gluon.jit
+def dismiss(item, items, counter_ptr, turn, mailbox, q_full, q_empty,
+            Q_BUFFERS: gl.constexpr, CONSUMERS: gl.constexpr, MAILS: gl.constexpr = 1):  # fmt: skip
+    """Tell the consumers that there are no more rows: -1 in the first of a slot's ``MAILS``."""
+    MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    # The last program to run dry leaves the counter at 0 for the next launch.
+    if item == items + gl.num_programs(0) - 1:
+        gl.store(counter_ptr, 0)
+    slot = turn % Q_BUFFERS
+    for part in gl.static_range(CONSUMERS):
+        mbarrier.wait(q_empty.index(slot * CONSUMERS + part), (turn // Q_BUFFERS & 1) ^ 1)
+    mailbox.index(slot * MAILS).store(gl.full([1], -1, gl.int32, MAIL))
+    for part in gl.static_range(CONSUMERS):
+        mbarrier.arrive(q_full.index(slot * CONSUMERS + part), count=1)
+
+
+@gluon.jit
 def locate(tile, rows, batch_lists, group, ROW_GROUP: gl.constexpr):
     """Return (row, batch * lists + list) of a tile: row groups longest first; inside by KV head, row, list."""
     per_kv_head = ROW_GROUP * group
@@ -124,18 +152,25 @@ def unfit(q: Tensor, **tensors: Tensor) -> str | None:
     return None
 
 
-def disagreement(ours: Callable[[], Tensor], portable: Callable[[], Tensor]) -> str | None:
-    """Compare a kernel with the portable one on a small call; return what went wrong, and warn of it, or None."""
+def disagreement(
+    ours: Callable[[], Tensor],
+    expected: Callable[[], Tensor],
+    *,
+    kernel: str = "the Hopper kernel",
+    other: str = "the portable kernel",
+    limit: float = 1e-2,
+) -> str | None:
+    """Compare a kernel with another on a small call; return what went wrong, and warn of it, or None."""
     try:
-        expected = portable()
-        error = float((ours() - expected).float().norm() / expected.float().norm())
-    except Exception as failure:  # whatever Gluon's compiler raises, the portable kernel still runs
+        theirs = expected()
+        error = float((ours() - theirs).float().norm() / theirs.float().norm())
+    except Exception as failure:  # whatever Gluon's compiler raises, something else still runs
         reason = f"self-test raised {type(failure).__name__}: {str(failure).splitlines()[0]}"
     else:
-        if error < 1e-2:
+        if error < limit:
             return None
-        reason = f"self-test differs from the portable kernel by {error:.1e}"
-    warnings.warn(f"the Hopper kernel is not used: {reason}", stacklevel=3)
+        reason = f"self-test differs from {other} by {error:.1e}"
+    warnings.warn(f"{kernel} is not used: {reason}", stacklevel=3)
     return reason
 
 
