@@ -129,15 +129,18 @@ class VerticalSlashIndex:
 
 
 def walk(following: Tensor, rows: Tensor) -> Tensor:
-    """Return ``[len(rows), most]`` int64: the distances of the tiles of row blocks, then -64.
+    """Return ``[len(rows), steps]`` int64: the distances of the tiles of row blocks, then -64 up to a power of two.
+
+    Each round doubles what is known, by a table that goes twice as far: 1000 tiles take ten rounds, not 1000.
 
     Args:
         following: ``[64 * rows + 1]``, of one head.
         rows: numbers of row blocks, int64.
     """
-    distance = following[TILE * (rows + 1)].long()
-    steps = [distance.new_empty((len(rows), 0))]
-    while (distance > STOP).any():
-        steps.append(distance[:, None])
-        distance = following[distance.clamp_min(0)].long()
-    return torch.cat(steps, 1)
+    further = following.long()
+    distances = further[TILE * (rows + 1)][:, None]
+    while (distances[:, -1] > STOP).any():
+        # Past the end, as from distance 0, a walk stays at the end.
+        distances = torch.cat([distances, further[distances.clamp_min(0)]], 1)
+        further = further[further.clamp_min(0)]
+    return distances
