@@ -68,10 +68,14 @@ class VllmEngine:
             raise UsageError(f"--engine vllm runs on the first visible GPU, not on {device}; set CUDA_VISIBLE_DEVICES")
         # In this process, so that attention can be swapped and counted; vLLM reads it when it is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        config = model_config(model)
+        if longest - 1 == getattr(config, "max_position_embeddings", None):
+            # vLLM counts the last new token, which nothing is computed for: no position is past the model's.
+            os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
         register()
         from vllm import LLM
 
-        self._layers: int = model_config(model).num_hidden_layers
+        self._layers: int = config.num_hidden_layers
         self._llm: Any = LLM(
             str(model_source(model.removeprefix(RANDOM))),
             skip_tokenizer_init=True,

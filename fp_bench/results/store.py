@@ -1,10 +1,12 @@
-"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and reading them back."""
+"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and reading them back, also ``records.jsonl.gz``."""
 
 import fcntl
 import gc
+import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from fp_bench.results.record import KINDS, SCHEMA_VERSION, AccuracyRecord, Laten
 R = TypeVar("R", bound=Record)
 
 RECORDS = "records.jsonl"
+COMPRESSED = f"{RECORDS}.gz"
+"""What a finished run may be kept as: it is read, not written."""
 ENVIRONMENTS = "env.json"
 
 _LINE: TypeAdapter[Record] = TypeAdapter(Annotated[LatencyRecord | AccuracyRecord, Field(discriminator="kind")])
@@ -127,17 +131,25 @@ def read_records(folder: Path) -> Reading:
     Raises:
         UsageError: no such run, or a line that is no record and is not the last.
     """
-    path = folder / RECORDS
-    if not path.is_file():
+    path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
+    if path is None:
         raise UsageError(f"{folder} holds no {RECORDS}; give the folder that `fpbench latency --out` wrote")
+    data = path.read_bytes() if path.name == RECORDS else _unpacked(path)
     # A hundred thousand records make no garbage, and looking for it takes as long as reading them.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _parse(path.read_bytes(), path)
+        return _parse(data, path)
     finally:
         if collecting:
             gc.enable()
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(f"{path} is no whole gzip file ({error}); fetch it again") from None
 
 
 def read_environments(folder: Path) -> dict[str, dict[str, Any]]:
@@ -199,11 +211,13 @@ class RecordStore:
         folder: the run folder, made when it does not exist.
 
     Raises:
-        UsageError: the folder cannot be written, or another fpbench is writing to it.
+        UsageError: the folder cannot be written, holds compressed records, or another fpbench is writing to it.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        if (folder / COMPRESSED).exists() and not (folder / RECORDS).exists():
+            raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to go on, or give another --out")
         self._file = _open_locked(folder)
         try:
             existing = _parse((folder / RECORDS).read_bytes(), folder / RECORDS)

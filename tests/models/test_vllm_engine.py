@@ -3,6 +3,7 @@
 No GPU and no compiled vLLM here: a fake module takes the calls, and a Hugging Face model answers in the engine's place.
 """
 
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -17,7 +18,7 @@ from fp_bench.latency import ttft_engine
 from fp_bench.latency.worker import Setup as LatencySetup
 from fp_bench.models import vllm_engine
 from fp_bench.models.attention import SparsePrefill
-from fp_bench.models.load import load_model, model_label
+from fp_bench.models.load import load_model, model_config, model_label
 from fp_bench.models.vllm_engine import VllmEngine, check_engine
 from fp_bench.registry import Spec, create_method
 from fp_bench.results.environment import code_version
@@ -99,6 +100,15 @@ def test_the_engine_is_vllms_own_but_for_attention_and_prefix_caching(vllm, fold
     assert engine.generate([5, 6, 7], 2) == [3, 4]
     with pytest.raises(UsageError, match="first visible GPU, not on cuda:1"):
         VllmEngine(folder, device=torch.device("cuda:1"), dtype=torch.bfloat16, longest=10)
+
+
+@pytest.mark.parametrize(("over", "allowed"), [(0, None), (1, "1"), (2, None)])
+def test_a_prompt_may_fill_the_model_and_have_its_first_token(vllm, folder, monkeypatch, over, allowed):
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "")
+    monkeypatch.delenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN")
+    positions = model_config(folder).max_position_embeddings
+    VllmEngine(folder, device=CPU, dtype=torch.bfloat16, longest=positions + over)
+    assert os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == allowed
 
 
 def test_methods_take_turns_in_one_engine(vllm, folder):

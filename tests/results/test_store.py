@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 
 import pytest
 from hypothesis import given
@@ -57,6 +58,24 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / RECORDS
     path.write_text("{oops\n" + path.read_text())
     with pytest.raises(UsageError, match="line 1 is not a record"):
+        read_records(tmp_path)
+
+
+def test_a_finished_run_is_read_compressed_and_not_written(tmp_path):
+    with RecordStore(tmp_path) as store:
+        store.append(timed(round=0))
+        store.append(timed(round=1))
+    plain = read_records(tmp_path)
+    subprocess.run(["gzip", tmp_path / "records.jsonl"], check=True)
+    assert read_records(tmp_path) == plain
+    with pytest.raises(UsageError, match="is a finished run; gunzip it to go on"):
+        RecordStore(tmp_path)
+    packed = tmp_path / "records.jsonl.gz"
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(UsageError, match="no whole gzip file"):
+        read_records(tmp_path)
+    packed.write_bytes(b"{}")
+    with pytest.raises(UsageError, match="no whole gzip file"):
         read_records(tmp_path)
 
 
