@@ -12,12 +12,13 @@ from pathlib import Path
 from fp_bench.registry import BUILTIN_METHODS
 from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
-from pages.tables import RIVALS, SPEED
+from pages.tables import ACCURACY, RIVALS, SPEED
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
     "speed": SPEED.markdown,
     "rivals": RIVALS.markdown,
+    "accuracy": ACCURACY.markdown,
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,
     "record": partial(record_fields, Record),

@@ -1,12 +1,13 @@
-"""The README's tables of speed, as Markdown, made from published records."""
+"""The README's tables of speed and scores, as Markdown, made from published records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 from pathlib import Path
 
 import pandas as pd
 
+from fp_bench.results.accuracy_tables import points, signed, summary
 from fp_bench.results.latency_tables import comparison
 from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import read_run
@@ -101,16 +102,83 @@ def speed_up(value: float) -> str:
     return f"{value:.{digits}f}x"
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A row a method: scores by length, and at one of them what separates it from dense attention and what it keeps.
+
+    Args:
+        runs: folders of the records, below ``results``; of a length that several have, the last one's count.
+        lengths: as the command line takes them.
+        at: the length of the difference and the density.
+        methods: label of a method, as in the records -> what the row is called.
+    """
+
+    runs: Sequence[str]
+    lengths: str
+    at: str
+    methods: Mapping[str, str]
+
+    def markdown(self) -> str:
+        """Return the table."""
+        found = scores(*self.runs).set_index(["seq_len", "label"])
+        lengths, at = parse_lengths(self.lengths), parse_length(self.at)
+        name = format_length(at)
+        head = ["", *map(format_length, lengths), f"to dense at {name}, 95 %", f"kept at {name}"]
+        lines = []
+        for label, called in self.methods.items():
+            there = [
+                found.loc[(length, label)]["score"] if (length, label) in found.index else None for length in lengths
+            ]
+            row = found.loc[(at, label)]
+            change = "" if label == "dense" else f"{signed(row['difference'])} ({_interval(row)})"
+            lines.append(
+                [called, *("" if score is None else points(score) for score in there), change, share(row["density"])]
+            )
+        return table(head, lines, left=1)
+
+
+def _interval(row: pd.Series) -> str:
+    return f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"
+
+
+def scores(*runs: str) -> pd.DataFrame:
+    """Return `accuracy_tables.summary` of published runs; of a length that several have, the last one's rows."""
+    by_length: dict[int, pd.DataFrame] = {}
+    for run in runs:
+        found = summary(read_run(RESULTS / run).accuracy)
+        by_length |= {int(str(length)): rows for length, rows in found.groupby("seq_len")}
+    return pd.concat(by_length.values())
+
+
 SPEED = ByLength("h200/latency-32-8-128", lengths="4k,16k,64k,256k", method="flashprefill")
 RIVALS = ByMethod(
-    "h100/rivals",
-    lengths="16k,64k,128k",
+    "h200/all-32-8-128",
+    lengths="4k,16k,64k,256k",
     kept_at="64k",
     methods={
         "dense:impl=fa2": "FlashAttention-2",
         "dense": "cuDNN",
+        "minference": "MInference, 1000 columns, 6096 diagonals",
         "xattention": "XAttention, stride 8, tau 0.9",
+        "streaming": "A-shape, 128 and 3968 tokens",
         "flashprefill": "flashprefill, alpha 0.12",
+        "flashprefill_v2": "FlashPrefill V2, alpha 0.1, correction",
         "flexprefill": "FlexPrefill, gamma 0.9",
+    },
+)
+ACCURACY_RUNS = ("h100/ruler-seven", "h100/ruler-64k")
+ACCURACY = Scores(
+    ACCURACY_RUNS,
+    lengths="4k,16k,64k",
+    at="64k",
+    methods={
+        "dense": "dense",
+        "minference": "MInference",
+        "xattention": "XAttention",
+        "flexprefill": "FlexPrefill",
+        "flashprefill_v2": "FlashPrefill V2",
+        "flashprefill:alpha=0.33": "flashprefill, alpha 0.33",
+        "flashprefill:alpha=0.33:precision=fp8": "the same in FP8",
+        "streaming": "A-shape",
     },
 )

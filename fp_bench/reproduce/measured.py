@@ -8,10 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from fp_bench.errors import UsageError
 from fp_bench.reproduce.quantities import ACCURACY, LATENCY, Made
 from fp_bench.results import accuracy_tables, latency_tables
-from fp_bench.results.store import RECORDS, Run, read_run
+from fp_bench.results.store import Run, read_run, run_folders
 
 
 class MissingError(LookupError):
@@ -69,12 +68,7 @@ def read_measured(folders: Sequence[Path]) -> list[Measured]:
     Raises:
         UsageError: a folder without any run.
     """
-    found: dict[Path, None] = {}
-    for folder in folders:
-        runs = sorted(path.parent for path in folder.rglob(RECORDS))
-        if not runs:
-            raise UsageError(f"--records {folder} holds no {RECORDS}; give run folders, or a folder of them")
-        found |= dict.fromkeys(runs)
+    found = dict.fromkeys(run for folder in folders for run in run_folders(folder))
     return [values for run in found for values in _settings(read_run(run))]
 
 

@@ -125,6 +125,18 @@ def read_run(folder: Path) -> Run:
     return Run(folder, records, read_environments(folder))
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Return the run folders at and below a folder, in order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = sorted({path.parent for name in (RECORDS, COMPRESSED) for path in folder.rglob(name)})
+    if not found:
+        raise UsageError(f"{folder} holds no {RECORDS}; give run folders, or a folder of them")
+    return found
+
+
 def read_records(folder: Path) -> Reading:
     """Read a run folder's records; a torn last line (a writer was killed in it) is dropped.
 
