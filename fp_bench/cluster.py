@@ -55,6 +55,8 @@ def ray_places(address: str, workers: int | None) -> Iterator[list["RayPlace"]]:
         count = gpus or workers or 1
         share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": max(1.0, cores // count)}
         yield [RayPlace(share) for _ in range(count)]
+    except PlaceLostError as lost:
+        raise UnavailableError(f"--ray {address}: no device of the cluster becomes free: {lost}") from None
     finally:
         ray.shutdown()
 
@@ -120,7 +122,7 @@ class RayPlace:
         try:
             self.machine, self.environment = ray.get(self._actor.facts.remote(), timeout=START_SECONDS)
         except ray.exceptions.RayError as error:
-            raise self._lost(error) from None
+            raise _lost(error, self._actor) from None
 
     def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
         """Call a function there and return what it returns."""
@@ -150,13 +152,15 @@ class RayPlace:
         try:
             returned, value = ray.get(getattr(actor, name).remote(*args))
         except ray.exceptions.RayError as error:
-            raise self._lost(error) from None
+            # The one that was asked: meanwhile another thread may have replaced it.
+            raise _lost(error, actor) from None
         if not returned:
             raise value
         return value
 
-    def _lost(self, error: Exception) -> PlaceLostError:
-        return PlaceLostError(str(error).strip().splitlines()[0], self._actor)
+
+def _lost(error: Exception, actor: Any) -> PlaceLostError:
+    return PlaceLostError(str(error).strip().splitlines()[0], actor)
 
 
 class _Remote:

@@ -160,7 +160,7 @@ RIVALS = ByMethod(
         "dense": "cuDNN",
         "minference": "MInference, 1000 columns, 6096 diagonals",
         "xattention": "XAttention, stride 8, tau 0.9",
-        "streaming": "A-shape, 128 and 3968 tokens",
+        "streaming": "StreamingLLM, 128 and 3968 tokens",
         "flashprefill": "flashprefill, alpha 0.12",
         "flashprefill_v2": "FlashPrefill V2, alpha 0.1, correction",
         "flexprefill": "FlexPrefill, gamma 0.9",
@@ -179,6 +179,6 @@ ACCURACY = Scores(
         "flashprefill_v2": "FlashPrefill V2",
         "flashprefill:alpha=0.33": "flashprefill, alpha 0.33",
         "flashprefill:alpha=0.33:precision=fp8": "the same in FP8",
-        "streaming": "A-shape",
+        "streaming": "StreamingLLM",
     },
 )

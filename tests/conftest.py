@@ -1,6 +1,7 @@
 """GPU tests are skipped with a reason where there is no GPU; Triton kernels then run in Triton's interpreter."""
 
 import os
+from multiprocessing import get_context
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -43,6 +44,21 @@ def save_undrawn(plot, folder):
     path.touch()
     plot.data.to_csv(path.with_suffix(".csv"), index=False)
     return path
+
+
+@pytest.fixture(autouse=True)
+def forked_workers(request, monkeypatch):
+    """Importing torch and transformers takes most of a worker's life, so workers are forked from a process that has.
+
+    Those of a subprocess's fpbench and those of tests/test_isolation.py are spawned, as they are for users: what a
+    server had done with a GPU before it forked, its workers could not undo.
+    """
+    if request.path.name != "test_isolation.py" and not torch.cuda.is_available():
+        context = get_context("forkserver")
+        context.set_forkserver_preload(
+            ["fp_bench.latency.worker", "fp_bench.accuracy.worker", "transformers.models.qwen3.modeling_qwen3"]
+        )
+        monkeypatch.setattr("fp_bench.isolation.get_context", lambda _: context)
 
 
 PLUGIN = Path(__file__).parent / "plugin"

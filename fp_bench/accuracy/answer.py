@@ -1,12 +1,14 @@
 """One prompt through a model with a method: its answer, or how its next tokens compare with dense attention's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fp_bench.errors import UsageError
+from fp_bench.failures import IncorrectError
 
 COMPARED_POSITIONS = 256
 """Positions of a text at which next-token distributions are compared, evenly spaced over its second half."""
@@ -32,22 +34,30 @@ def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], le
         stop: tokens that end an answer.
         least: tokens that an answer has before it can end.
     """
+    from transformers import GenerationConfig
+
     stops = sorted(set(stop))
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
+    settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
         min_new_tokens=least,
         do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
         eos_token_id=stops or None,
         pad_token_id=stops[0] if stops else 0,
     )
+    with _own_settings(model, settings):
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
     new: list[int] = out[0, ids.shape[1] :].tolist()
     return next((new[:place] for place, token in enumerate(new) if token in stops), new)
+
+
+@contextmanager
+def _own_settings(model: Any, settings: Any) -> Iterator[None]:
+    """Leave a model's own settings out, e.g. penalties of repetition: given beside it, others are merged with them."""
+    before, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -74,7 +84,13 @@ def next_token_logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def likeness(logits: Tensor, dense: Tensor) -> Likeness:
-    """Compare next-token distributions with dense attention's, both logits ``[positions, vocabulary]``."""
+    """Compare next-token distributions with dense attention's, both logits ``[positions, vocabulary]``.
+
+    Raises:
+        IncorrectError: logits that are not finite.
+    """
+    if not (logits.isfinite().all() and dense.isfinite().all()):
+        raise IncorrectError("the logits are not all finite")
     ours, theirs = logits.log_softmax(-1), dense.log_softmax(-1)
     kl = (theirs.exp() * (theirs - ours)).sum(-1).mean()
     return Likeness(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), max(0.0, float(kl)))

@@ -14,13 +14,15 @@ from fp_bench.accuracy.worker import Answered, Examinee, Stripe
 from fp_bench.accuracy.worker_engine import EngineExaminee
 from fp_bench.errors import UnavailableError
 from fp_bench.failures import Answer, Failure
-from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.isolation import LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
 from fp_bench.places import Here, Place, PlaceLostError
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.results.store import RecordStore
 from fp_bench.sizes import format_length
 from fp_bench.threads import merged
 
+LOAD_SECONDS = 3600.0
+"""Loading a model may take this long: it may be fetched first."""
 TIMEOUT_SECONDS = 600.0
 """An answer may take this long when nothing else was asked for."""
 
@@ -63,7 +65,7 @@ def run(
     if not pending:
         return
     for item, found, environment in _answers(
-        plan, pending, conduct, _too_long(store), places or [Here.of(plan.machine)]
+        plan, pending, conduct, _too_long(plan, store), places or [Here.of(plan.machine)]
     ):
         record = item.failed(found) if isinstance(found, Failure) else item.answered(found)
         env, time = store.add_environment(environment), datetime.now(UTC).isoformat(timespec="seconds")
@@ -110,12 +112,12 @@ Limits = dict[tuple[str, str], int]
 """Label of a method and code version -> the shortest length at which it ran out of memory."""
 
 
-def _too_long(store: RecordStore) -> Limits:
+def _too_long(plan: Plan, store: RecordStore) -> Limits:
     limits: Limits = {}
-    for record in store.records:
-        if isinstance(record, AccuracyRecord) and store.status(record.cell_key, record.code_version) == "oom":
-            key = (record.label, record.code_version)
-            limits[key] = min(record.seq_len, limits.get(key, record.seq_len))
+    for item in plan.items:
+        if store.status(item.key, item.asked["code_version"]) == "oom":
+            key, length = (item.label, item.asked["code_version"]), item.asked["seq_len"]
+            limits[key] = min(length, limits.get(key, length))
     return limits
 
 
@@ -238,11 +240,18 @@ class _Desk:
             self._worker, self._loaded = self._start_worker(item), False
         if not self._loaded:
             # Loading is no part of an answer, and may well take longer than one.
-            found = self._step("loading the model", START_SECONDS, "load")
+            found = self._step("loading the model", LOAD_SECONDS, "load")
             if isinstance(found, Failure):
                 return found
             self._loaded = True
-        answered = self._step("answering", self._room.conduct.timeout, "answer", item.stripe, item.number, item.label)
+        answered = self._step(
+            "answering, which --timeout limits",
+            self._room.conduct.timeout,
+            "answer",
+            item.stripe,
+            item.number,
+            item.label,
+        )
         assert answered is not None
         return answered
 
@@ -260,7 +269,7 @@ class _Desk:
             answer = cast("Answer[Answered | None]", self._worker.call(name, *args, timeout=limit))
         except WorkerHungError as error:
             self._end()
-            return Failure("timeout", f"{doing}: {error}; --timeout sets the limit")
+            return Failure("timeout", f"{doing}: {error}")
         except WorkerLostError as error:
             self._end()
             return Failure("oom" if error.starved else "error", f"{doing}: {error}")

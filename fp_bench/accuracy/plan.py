@@ -3,14 +3,14 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from fp_bench.accuracy.worker import Answered, Setup, Stripe
 from fp_bench.candidate import Candidate
-from fp_bench.errors import UsageError
+from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.failures import Failure
 from fp_bench.kernels.backend import check_backend
 from fp_bench.machine import Machine, parse_dtype
@@ -160,6 +160,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
     tasks = {name: _tasks(suite, request.tasks, len(suites)) for name, suite in suites.items()}
+    _check_tasks(suites.values(), request.tasks or ())
     facts = model_facts(request.model)
     if facts.positions is not None and max(request.lens) > facts.positions:
         raise UsageError(
@@ -200,6 +201,18 @@ def _tasks(suite: Suite, asked: Sequence[str] | None, suites: int) -> list[str]:
     return [task for task in suite.tasks if task in asked]
 
 
+def _check_tasks(suites: Iterable[Suite], asked: Iterable[str]) -> None:
+    """Refuse a task that no suite has.
+
+    Raises:
+        UsageError: which one.
+    """
+    known = {task for suite in suites for task in suite.tasks}
+    for task in asked:
+        if task not in known:
+            raise UsageError(f"no suite has task {task!r}{did_you_mean(task, known)}")
+
+
 def _count(suite: Suite, task: str, samples: int) -> int:
     """Return how many samples of a task are asked: as many as it has at most."""
     available = suite.available(task)
@@ -212,7 +225,7 @@ def _asked(
     """Return the record fields of an item that are known before it is answered."""
     method = candidate.fields()
     words = ["fpbench", "accuracy", "--suite", suite.label, "--tasks", task, "--lens", str(length)]
-    words += ["--methods", method["label"], "--model", model_label(request.model), "--samples", str(number + 1)]
+    words += ["--methods", method["label"], "--model", request.model, "--samples", str(number + 1)]
     words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
     words += ["--dense-layers", str(request.dense_layers), "--chat", "on" if chat else "off"]
     words += ["--engine", request.engine]
@@ -228,7 +241,7 @@ def _asked(
         "suite": suite.name,
         "variant": suite.variant,
         "suite_version": suite.version,
-        "suite_params": suite.params.changed(),
+        "suite_params": suite.facts(),
         "task": task,
         "task_number": suite.tasks.index(task),
         "seq_len": length,

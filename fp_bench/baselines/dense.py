@@ -3,19 +3,21 @@
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
 from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.method import AttentionCall, Method, MethodParams
+
+# Imported where they run: they take seconds, since they bring torch's compiler.
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 Implementation = Callable[[AttentionCall], Tensor]
 
@@ -24,7 +26,11 @@ def _sdpa(call: AttentionCall, backend: SDPBackend) -> Tensor:
     """PyTorch's scaled_dot_product_attention, held to one of its kernels."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (call.q, call.k, call.v))
     chunk = call.q_len < call.kv_len
-    bias = causal_lower_right(call.q_len, call.kv_len) if chunk else None
+    bias = None
+    if chunk:
+        from torch.nn.attention.bias import causal_lower_right
+
+        bias = causal_lower_right(call.q_len, call.kv_len)
     with sdpa_kernel(backend):
         out: Tensor = F.scaled_dot_product_attention(
             q, k, v, attn_mask=bias, is_causal=not chunk, scale=call.scale, enable_gqa=call.q_heads != call.kv_heads
@@ -67,10 +73,14 @@ class _Flex:
     """FlexAttention, compiled once a shape; the block mask is made outside what a caller would time."""
 
     def __init__(self) -> None:
+        from torch.nn.attention.flex_attention import flex_attention
+
         self._compiled = torch.compile(flex_attention, dynamic=False)
         self._masks: dict[tuple[int, int], BlockMask] = {}
 
     def __call__(self, call: AttentionCall) -> Tensor:
+        from torch.nn.attention.flex_attention import create_block_mask
+
         lengths = (call.q_len, call.kv_len)
         if lengths not in self._masks:
             offset = call.kv_len - call.q_len
@@ -108,6 +118,8 @@ def unavailable(impl: str, device: torch.device) -> str | None:
             found = find_spec(package) is not None
         except ModuleNotFoundError:
             found = False
+        except Exception as error:  # a package whose import fails, e.g. built for another torch
+            return f"dense:impl={impl} needs the package {package}, which fails: {_first_line(error)}"
         if not found:
             return f"dense:impl={impl} needs the package {package}, which is not installed"
     return None
@@ -181,11 +193,15 @@ class Dense(Method):
                 times[impl] = min(_seconds(lambda impl=impl: self._run(impl, call)) for _ in range(3))  # type: ignore[misc]
             except torch.OutOfMemoryError:
                 raise
-            except (RuntimeError, UnsupportedError) as error:
-                reasons.append(f"{impl}: {str(error).splitlines()[0]}")
+            except Exception as error:  # whatever a package raises, the others are still there
+                reasons.append(f"{impl}: {_first_line(error)}")
         if not times:
             raise UnavailableError(f"no dense implementation runs here: {'; '.join(reasons) or call.q.device}")
         return min(times, key=lambda impl: times[impl])
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

@@ -104,7 +104,7 @@ def accuracy(
         isolate=isolate,
     )
     folder = out or Path("runs") / f"accuracy-{date.today():%Y-%m-%d}"
-    with open_places(devices, ray, workers) as places:
+    with open_places(devices, ray, workers, engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)
         seconds = places[0].run(prefill_seconds, model, plan.prompts, places[0].machine, parse_dtype(dtype))
         show_accuracy_plan(plan, seconds, len(places))

@@ -22,14 +22,23 @@ Ray = Annotated[
 
 
 @contextmanager
-def open_places(devices: str | None, ray: str | None, workers: int | None = None) -> Iterator[Sequence["Place"]]:
+def open_places(
+    devices: str | None, ray: str | None, workers: int | None = None, engine: str = "hf"
+) -> Iterator[Sequence["Place"]]:
     """Take the devices that were asked for, until the context ends.
 
     Args:
         devices: numbers of GPUs of this machine.
         ray: a cluster's address instead.
         workers: processes that will share the devices, where a job has several a device.
+        engine: what will run models there.
+
+    Raises:
+        UsageError: devices that contradict each other, or the engine.
+        UnavailableError: devices that are not here.
     """
+    if engine != "hf" and devices is not None:
+        raise UsageError(f"--engine {engine} runs on the first visible GPU; set CUDA_VISIBLE_DEVICES, not --devices")
     chosen = numbers(devices, "--devices")
     if ray is None:
         from fp_bench.places import places_here

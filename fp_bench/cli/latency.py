@@ -104,7 +104,7 @@ def latency(
         isolate=isolate,
     )
     folder = out or Path("runs") / f"latency-{date.today():%Y-%m-%d}"
-    with open_places(devices, ray) as places:
+    with open_places(devices, ray, engine=engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)
         show_plan(plan)
         if dry_run:

@@ -46,6 +46,8 @@ def reproduce(
     from fp_bench.reproduce.judge import Verdict
     from fp_bench.reproduce.measured import read_measured
 
+    if measure and figure and not figures[0].commands:
+        raise UsageError(f"{figure} has no command to measure it: {figures[0].unmeasured}")
     fresh = [folder for one in figures for folder in _measure(one, out / "records")] if measure else []
     measured = read_measured([*fresh, *(records or ([] if measure else _published()))])
     made = [Again(one, measured) for one in figures]
@@ -72,8 +74,6 @@ def _published() -> list[Path]:
 
 def _measure(figure: "Figure", folder: Path) -> list[Path]:
     """Run a figure's commands as the command line would; return the run folders they left."""
-    if not figure.commands:
-        raise UsageError(f"{figure.name} has no command to measure it: {figure.unmeasured}")
     folders = []
     for number, command in enumerate(figure.commands, 1):
         run = folder / (figure.name if len(figure.commands) == 1 else f"{figure.name}-{number}")

@@ -193,7 +193,13 @@ def descriptor(tensor: Tensor, rows: int, heads: int = 1) -> TensorDescriptor:
 
 
 def counter(device: torch.device) -> Tensor:
-    """Return the tile counter of the current stream; every launch finds it 0 and leaves it 0."""
+    """Return the tile counter of the current stream; every launch finds it 0 and leaves it 0.
+
+    A launch in a CUDA graph gets one of its own, which the graph zeroes: graphs are captured on one stream, but may be
+    replayed in any order and beside each other.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        return torch.zeros(1, dtype=torch.int32, device=device)
     return _counter(device, torch.cuda.current_stream(device).cuda_stream)
 
 

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.failures import Failure
 from fp_bench.latency.crew import Crew
 from fp_bench.latency.plan import Cell, Group, Plan
 from fp_bench.latency.ttft import PrefillFound
 from fp_bench.latency.worker import Found
 from fp_bench.places import Here, Place, PlaceLostError
+from fp_bench.results.environment import machine_name
 from fp_bench.results.kept_maps import KeptMap
 from fp_bench.results.record import LatencyRecord
 from fp_bench.results.store import RecordStore
@@ -55,13 +56,16 @@ def run(
         places: the devices that share the work, each measuring one cell at a time; none is the plan's.
 
     Raises:
+        UsageError: the store has times of another kind of machine: their ratios to these would mean nothing.
         UnavailableError: the disk refuses a record, or all places are lost.
     """
     if not count_pending(plan, store, conduct):
         return
+    places = places or [Here.of(plan.machine)]
+    _check_machine(store, places)
     work = _Work(plan, store, conduct)
     try:
-        for found in work.everywhere(places or [Here.of(plan.machine)]):
+        for found in work.everywhere(places):
             if isinstance(found, _Maps):
                 store.add_maps(found.cell.key, found.cell.asked["code_version"], found.maps)
                 continue
@@ -72,6 +76,13 @@ def run(
     finally:
         work.close()
     work.check_done()
+
+
+def _check_machine(store: RecordStore, places: Sequence[Place]) -> None:
+    known = store.machines("latency")
+    for name in (machine_name(place.environment) for place in places):
+        if other := next((machine for machine in known if machine != name), None):
+            raise UsageError(f"{store.folder} holds times of {other}, and this is {name}; give another --out")
 
 
 def count_pending(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> int:

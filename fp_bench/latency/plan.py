@@ -208,7 +208,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
         raise UsageError(f"--engine {request.engine} runs models; give --ttft too")
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
-    specs = request.methods or (GPU_METHODS if machine.gpu else CPU_METHODS)
+    specs = request.methods or _default_methods(request, machine)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     version = code_version()
     per_flop = _seconds_per_flop(machine, subject.heads, dtype)
@@ -221,6 +221,12 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
     return Plan(request, machine, subject.name, groups)
+
+
+def _default_methods(request: Request, machine: Machine) -> Sequence[Spec]:
+    if request.engine != "hf":
+        return CPU_METHODS  # an engine's dense attention is its own: there is no other to ask for
+    return GPU_METHODS if machine.gpu else CPU_METHODS
 
 
 class _Calls:
@@ -252,6 +258,14 @@ class _Prefills:
     def __init__(self, request: Request) -> None:
         assert request.model is not None
         self._request = request
+        given = {
+            "--batch": request.batch != 1,
+            "--shape": request.heads is not None,
+            "--inputs": request.inputs != Request.inputs,
+            "--layers": request.layers is not None,
+        }
+        if unused := [option for option, is_given in given.items() if is_given]:
+            raise UsageError(f"{', '.join(unused)}: of single attention calls; --ttft times one prompt through a model")
         config = model_config(request.model)
         self.name = f"prompt:{model_label(request.model, request.engine)}"
         heads = config.num_attention_heads

@@ -11,7 +11,6 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnsupportedError, UsageError
@@ -286,6 +285,8 @@ class _Call:
 
     def _chunk(self) -> Tensor:
         """Bottom-right causal attention: SDPA of transformers would take the keys for a static cache's."""
+        from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler, which takes seconds
+
         out = F.scaled_dot_product_attention(
             self.query,
             self.key,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,8 @@ from fp_bench.models import embedded
 EMBEDDED = "embedded"
 RANDOM = "random:"
 """Before a folder or repository: its configuration with weights drawn at random, to be timed and nothing else."""
+WEIGHTS, WEIGHTS_READ = (".safetensors", ".bin"), 65536
+"""Files of weights, and the bytes in the middle of each that tell one from another."""
 
 
 def model_config(name: str) -> Any:
@@ -114,13 +117,30 @@ def _or_unavailable(name: str) -> Iterator[None]:
 
 
 def model_label(name: str, engine: str = "hf") -> str:
-    """Return the name as records carry it: that of a folder without its path, and an engine that is not transformers.
+    """Return the name as records carry it: of a folder its own and what is in it; and an engine that is not hf.
 
-    Records of two engines are never rows of one table: whatever else the engines do differs too.
+    A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name are two models. Records of two
+    engines are never rows of one table: whatever else the engines do differs too.
     """
     if engine != "hf":
         return f"{model_label(name)}@{engine}"
     if name.startswith(RANDOM):
-        return RANDOM + model_label(name.removeprefix(RANDOM))
-    folder = Path(name)
-    return folder.resolve().name if folder.is_dir() else name
+        folder = Path(name.removeprefix(RANDOM))
+        return RANDOM + (folder.resolve().name if folder.is_dir() else str(folder))
+    if not (folder := Path(name)).is_dir():
+        return name
+    return f"{folder.resolve().name}@{_fingerprint(folder)}"
+
+
+def _fingerprint(folder: Path) -> str:
+    """Return eight digits of a folder's configuration, and of its weights' names, sizes and a part of each."""
+    found = sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name == "config.json":
+            found.update(path.read_bytes())
+        elif path.suffix in WEIGHTS:
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                file.seek(size // 2)
+                found.update(f"{path.name} {size} ".encode() + file.read(WEIGHTS_READ))
+    return found.hexdigest()[:8]

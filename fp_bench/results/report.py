@@ -116,14 +116,21 @@ def commands(records: Sequence[Record]) -> list[str]:
     for command in dict.fromkeys(record.command or "" for record in records):
         # shlex takes a tenth of a millisecond, and hardly any command quotes.
         words = shlex.split(command) if QUOTES & set(command) else command.split()
-        given = dict(zip(words[2::2], words[3::2], strict=False))
+        given = dict(_options(words[2:]))
         varied = {option: given.pop(option) for option in VARIED if option in given}
-        setting = (*words[:2], *(word for option in given.items() for word in option))
+        setting = (*words[:2], *(word for option in given.items() for word in option if word))
         found = by_setting.setdefault(setting, {})
         for option, value in varied.items():
             if value not in found.setdefault(option, []):
                 found[option].append(value)
     return [_command(setting, found) for setting, found in by_setting.items() if found]
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield options and their values; that of a flag is empty."""
+    for option, following in zip(words, [*words[1:], "--"], strict=False):
+        if option.startswith("--"):
+            yield option, "" if following.startswith("--") else following
 
 
 def _command(setting: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:

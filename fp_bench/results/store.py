@@ -298,6 +298,12 @@ class RecordStore:
     def _latest(self, cell_key: str, code_version: str) -> list[Record]:
         return latest(self._of_cell.get((cell_key, code_version), []))
 
+    def machines(self, kind: str) -> set[str]:
+        """Return the names of the machines that records of a kind were measured on."""
+        environments = read_environments(self.folder)
+        used = {record.env for record in self.records if record.kind == kind and record.env in environments}
+        return {machine_name(environments[str(env)]) for env in used}
+
     def add_maps(self, cell_key: str, code_version: str, maps: Sequence[KeptMap]) -> None:
         """Keep the maps of a cell beside the records.
 

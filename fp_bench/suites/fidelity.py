@@ -2,8 +2,9 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +27,12 @@ class Fidelity(Suite):
         """A text file, cut into samples from its start; none: sentences of the probe."""
 
     params: Params
+
+    def facts(self) -> dict[str, Any]:
+        """Return the parameters, and of a file its content: another text is another question."""
+        path = self.params.text
+        content = {"content": sha256(_read(path).encode()).hexdigest()[:12]} if path else {}
+        return super().facts() | content
 
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int

@@ -50,6 +50,10 @@ class Suite(ABC):
     def __init__(self, params: SuiteParams | None = None) -> None:
         self.params = params if params is not None else self.Params()
 
+    def facts(self) -> dict[str, Any]:
+        """Return what its samples depend on beside the arguments of `samples`, for records."""
+        return self.params.changed()
+
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
         """Build the suite from ``key=value`` options.

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from fp_bench.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
 from fp_bench.errors import UsageError
+from fp_bench.failures import IncorrectError
 from fp_bench.models.load import load_model
 from fp_bench.models.prompting import Prompter, prompter
 from fp_bench.suites.fidelity import Fidelity
@@ -19,7 +21,7 @@ def test_the_embedded_model_answers_every_task_of_the_probe(embedded):
     model, words = embedded
     suite, reads = Probe(), Prompter(words, chat=False)
     for task in suite.tasks:
-        for sample in suite.samples(task, 2048, range(2), reads, seed=3, reserved=reads.reserved):
+        for sample in suite.samples(task, 2048, range(1), reads, seed=3, reserved=reads.reserved):
             ids = torch.tensor([reads.prompt_ids(sample.context + sample.question, sample.answer_prefix)])
             new = greedy(model, ids, sample.max_new_tokens, stop_tokens(model, words))
             assert len(new) < sample.max_new_tokens  # it stopped by itself
@@ -76,3 +78,30 @@ def test_chat_is_chosen_by_the_template_and_the_option():
         prompter(tokenizer(chat=False), "on")
     with pytest.raises(UsageError, match="'maybe' is unknown"):
         prompter(tokenizer(chat=True), "maybe")
+
+
+@pytest.mark.parametrize("changed", [{"repetition_penalty": 5.0}, {"no_repeat_ngram_size": 1}])
+def test_greedy_leaves_out_what_a_model_would_do_to_its_logits(embedded, changed):
+    model, words = embedded
+    ids = torch.tensor([Prompter(words, chat=False).prompt_ids("one two three one two three one two three one", "")])
+    plain = greedy(model, ids, 8, [])
+    before = model.generation_config
+    model.generation_config = GenerationConfig(**before.to_dict() | changed)
+    try:
+        assert greedy(model, ids, 8, []) == plain
+        assert getattr(model.generation_config, next(iter(changed))) == next(iter(changed.values()))
+        settings = GenerationConfig(**changed, max_new_tokens=8, pad_token_id=0)
+        own = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings, eos_token_id=None)
+        assert own[0, ids.shape[1] :].tolist() != plain  # it would have mattered
+    finally:
+        model.generation_config = before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_like_nothing(bad):
+    logits = torch.randn(4, 10)
+    broken = logits.clone()
+    broken[2, 3] = bad
+    for pair in ((broken, logits), (logits, broken)):
+        with pytest.raises(IncorrectError, match="not all finite"):
+            likeness(*pair)

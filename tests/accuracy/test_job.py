@@ -62,6 +62,45 @@ def test_a_resumed_run_answers_only_what_is_missing(tmp_path):
         assert pending_items(make_plan(request(samples=2)), store) == []
 
 
+def test_two_checkpoints_of_one_name_are_two_models(tmp_path):
+    save_model(tmp_path / "a" / "hf")
+    other = save_model(tmp_path / "b" / "hf")
+    weights = other / "model.safetensors"
+    middle = weights.stat().st_size // 2
+    changed = bytearray(weights.read_bytes())
+    changed[middle] ^= 1
+    weights.write_bytes(changed)
+    asked = [request(model=str(tmp_path / name / "hf"), lens=[600], samples=1) for name in ("a", "b")]
+    one, two = (make_plan(each) for each in asked)
+    assert {item.key for item in one.items}.isdisjoint(item.key for item in two.items)
+    assert [item.key for item in make_plan(asked[0]).items] == [item.key for item in one.items]
+    assert all(item.asked["model"].startswith("hf@") for item in one.items)
+
+
+def test_another_text_is_another_question(tmp_path):
+    text = tmp_path / "text.txt"
+    keys = []
+    for content in ("one " * 2000, "two " * 2000):
+        text.write_text(content)
+        plan = make_plan(request(suites=[Spec("fidelity", {"text": str(text)})], tasks=None, samples=1))
+        keys.append({item.key for item in plan.items})
+    assert keys[0].isdisjoint(keys[1])
+
+
+def test_a_model_out_of_memory_stops_no_other(tmp_path, odd_methods):
+    methods = [Spec("hungry")]
+    records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[300]))
+    small = save_model(tmp_path / "small")
+    found = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[1200], model=str(small)))
+    assert "not tried" not in found[-1].reason
+
+
+def test_a_task_that_no_suite_has_is_refused():
+    suites = [Spec("probe"), Spec("ruler")]
+    with pytest.raises(UsageError, match="no suite has task 'factt'; did you mean 'fact'"):
+        make_plan(request(suites=suites, tasks=["factt", "vt"], lens=[4096]))
+
+
 def test_two_workers_write_what_one_does(tmp_path):
     one = records_of(tmp_path / "one", request())
     two = records_of(tmp_path / "two", request(workers=2), Conduct())

@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "methods", "tasks"),
     [
-        pytest.param({"experts": True}, METHODS, ["niah_multikey_3", "vt", "qa_2"], id="every method"),
+        pytest.param({"experts": True}, METHODS, ["vt"], id="every method"),
         pytest.param({"chat": True}, METHODS[:1], None, id="every task"),
     ],
 )
@@ -41,7 +41,7 @@ def test_tasks_and_methods_run_on_a_model_from_disk(tmp_path, kind, methods, tas
     for record in records:
         assert 0.9 * 4096 < record.prompt_tokens + record.new_tokens <= 4096
         assert record.chat is bool(kind.get("chat"))
-        assert (record.suite, record.variant, record.model) == ("ruler", "", "model")
+        assert (record.suite, record.variant, record.model.split("@")[0]) == ("ruler", "", "model")
         assert not record.fallback or record.method == "dense"
 
 

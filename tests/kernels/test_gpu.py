@@ -72,6 +72,22 @@ def test_a_cuda_graph_replays_on_new_values():
         torch.testing.assert_close(out, flash_prefill(q, k, v, alpha=0.1), atol=1e-2, rtol=1e-2)
 
 
+def test_graphs_replay_in_any_order():
+    case = Case(q_len=2000, kv_len=2000, q_heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
+    q, k, v = case.tensors("cuda")
+    expected = flash_prefill(q, k, v, alpha=0.1)
+    captured = []
+    for _ in range(2):  # on one stream of torch's own
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = flash_prefill(q, k, v, alpha=0.1)
+        captured.append((graph, out))
+    for graph, out in reversed(captured):
+        out.fill_(float("nan"))
+        graph.replay()
+        torch.testing.assert_close(out, expected, atol=1e-2, rtol=1e-2)
+
+
 def test_two_streams_do_not_disturb_each_other():
     case = Case(q_len=4096, kv_len=4096, q_heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
     q, k, v = case.tensors("cuda")

@@ -15,6 +15,7 @@ from fp_bench.registry import Spec
 from fp_bench.results.kept_maps import map_path, read_maps
 from fp_bench.results.latency_tables import cells
 from fp_bench.results.store import RecordStore, read_records
+from tests.results.records import timed
 
 HERE = Conduct(isolate=False)
 """In this process: a worker takes seconds to start, and most of this is not about processes."""
@@ -55,6 +56,25 @@ def capture(folder, lengths):
 
 def identity(record):
     return (record.cell_key, record.round, record.status)
+
+
+def test_times_of_two_machines_never_share_a_folder(tmp_path):
+    with RecordStore(tmp_path) as store:
+        env = store.add_environment({"gpu": {"name": "NVIDIA Other"}})
+        store.append(timed(env=env))
+        with pytest.raises(UsageError, match=r"holds times of NVIDIA Other, and this is .*; give another --out"):
+            list(run(quick_plan(request("dense")), store, HERE))
+        assert len(store.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"batch": 2}, "--batch"), ({"layers": [0]}, "--layers"), ({"inputs": "random"}, "--inputs"), ({}, "--shape")],
+)
+def test_what_a_prefill_would_not_heed_is_refused(changed, named):
+    heads = SMALL.heads if named == "--shape" else None
+    with pytest.raises(UsageError, match=f"^{named}: of single attention calls"):
+        make_plan(request("dense", model="embedded", heads=heads, **changed))
 
 
 def test_every_cell_is_measured_in_every_round(odd_methods, tmp_path):

@@ -1,5 +1,6 @@
 """Capturing: the saved tensors are what attention was called with, and bad requests leave nothing behind."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_saved_tensors_reproduce_the_models_attention(tmp_path: Path, architectu
 
 def test_manifest_says_what_was_captured_and_no_path(llama: str, tmp_path: Path) -> None:
     manifest = run(llama, tmp_path / "out", [200, 100, 100], [2, 0]).manifest
-    assert manifest.model == "llama"
+    assert re.fullmatch("llama@[0-9a-f]{8}", manifest.model)
     assert manifest.lengths == [100, 200]
     assert manifest.layers == [0, 2]
     assert manifest.model_layers == 3

@@ -101,6 +101,16 @@ def test_the_commands_cover_every_cell(run):
         ]
 
 
+def test_a_flag_stays_in_the_command_that_measures_again():
+    line = "fpbench latency --methods {} --lens {} --ttft --model m --engine hf --batch 1"
+    records = [timed(command=line.format(method, length)) for method in ("dense", "flashprefill") for length in (1, 2)]
+    (again,) = commands(records)
+    words = again.split()
+    assert words[words.index("--lens") + 1] == "1,2"
+    assert words[words.index("--ttft") + 1] == "--model"
+    assert words[words.index("--batch") + 1] == "1"
+
+
 def test_a_headline_never_comes_from_a_fallback():
     assert headlines(comparison([timed(1.0, fallback=True), dense(4.0)])) == []
 

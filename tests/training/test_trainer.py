@@ -63,6 +63,7 @@ def test_a_checkpoint_of_another_seed_or_in_part_is_refused(tmp_path, monkeypatc
         trainer().resume(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_loss_falls():
     run = trainer(curriculum=replace(TINY, stages=[Stage("a", 60, {256: 1}, 1.0)]))
     run.warm_up = 5
