@@ -55,6 +55,9 @@ def test_json_is_all_that_stdout_gets(tmp_path):
     rows = json.loads(fpbench(*TINY, "--out", tmp_path, "--json").stdout)
     assert {row["label"] for row in rows} == {"dense", "flashprefill"}
     assert json.loads(fpbench("report", tmp_path, "--json").stdout) == rows
+    both = json.loads(fpbench("report", tmp_path, tmp_path, "--json", "--out", tmp_path / "both.html").stdout)
+    assert both == [*rows, *rows]
+    assert {row["run"] for row in both} == {tmp_path.name}
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):

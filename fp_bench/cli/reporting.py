@@ -1,5 +1,6 @@
 """``fpbench report`` and ``merge``: what is made of the records of runs."""
 
+import json
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -60,12 +61,13 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) 
     from fp_bench.results.report import write_markdown
     from fp_bench.terminal import say, show_tables
 
-    for chapter in (chapter for part in parts for chapter in part.chapters):
-        if only not in (None, chapter.name):
-            continue
-        if as_json:
-            print(chapter.data[chapter.name].to_json(orient="records", indent=1))
-        else:
+    chosen = [(part, chapter) for part in parts for chapter in part.chapters if only in (None, chapter.name)]
+    if as_json:
+        tables = (chapter.data[chapter.name].assign(run=part.run.folder.name) for part, chapter in chosen)
+        rows = [row for table in tables for row in json.loads(table.to_json(orient="records"))]
+        print(json.dumps(rows, indent=1))
+    else:
+        for _, chapter in chosen:
             show_tables([*chapter.tables, chapter.failures])
     if len(parts) == 1:
         say(f"report: {write_markdown(parts[0])}")

@@ -40,7 +40,7 @@ def flash_prefill(
 
     Keys are mean-pooled in blocks of 128; a key block is kept for a query block when its energy is at least ``alpha``
     times the largest of the row, or when it is forced; attention over the kept blocks is exact. On a GPU float16 and
-    bfloat16 run the Triton kernels, without a host sync; anything else runs plain torch.
+    bfloat16 run that GPU's kernels, without a host sync; anything else runs plain torch.
 
     Args:
         q: ``[batch, q_len, q_heads, head_dim]``, float16, bfloat16 or float32, any strides with head_dim contiguous;

@@ -20,11 +20,12 @@ blocks cover, the error is the norm of the difference to exact dense attention o
 speed-up over the fastest dense kernel times the density.\
 """
 PREFILL_NOTE = """\
-Time to first token: from token ids on the device to the first new token on the host, by the wall clock, with a KV cache
-as decoding needs it. Attention is what the method's calls take within such a prefill, selecting and attending, of all
-layers together, from one prefill a round of its own. Rounds of the methods are interleaved in a shuffled order; a time
-is the median of the rounds' medians. Density is the kept share of the causal block pairs, recall the share of dense
-attention mass that the kept blocks cover.\
+Time to first token: from token ids to the first new token on the host, by the wall clock, with a KV cache as decoding
+needs it; the token ids are on the device, with vLLM on the host, and its scheduling is in the time. Attention is what
+the method's calls take within such a prefill, selecting and attending, of all layers together, from one prefill a round
+of its own. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds' medians.
+Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept blocks
+cover.\
 """
 
 

@@ -101,7 +101,7 @@ class LatencyRecord(Record):
     attend_ms: float | None = None
     """Median of the attention alone, on a selection made outside the timer."""
     ttft_ms: float | None = None
-    """Median time to first token of a model: from token ids on the device to the first token chosen."""
+    """Median time to first token of a model: from token ids on the device, in vLLM on the host, to the first token."""
     attention_ms: float | None = None
     """Time of the attention of all layers within one prefill, selecting and attending."""
     timer: Clock | None = None

@@ -14,7 +14,7 @@ from fp_bench.results.chapter import Chapter
 from fp_bench.results.environment import environment_rows
 from fp_bench.results.latency_report import latency_chapter
 from fp_bench.results.record import Record
-from fp_bench.results.store import Run, read_run
+from fp_bench.results.store import Run
 from fp_bench.results.table import Table
 
 COUNTED = "--samples"
@@ -41,16 +41,6 @@ class Part:
     def commands(self) -> Sequence[str]:
         """The fewest command lines that measure everything again."""
         return commands(self.run.records)
-
-
-def write_report(folder: Path) -> Path:
-    """Write the report of a run folder as `write_markdown` does.
-
-    Raises:
-        UsageError: no records there, or the folder cannot be written.
-        UnavailableError: the disk is full.
-    """
-    return write_markdown(Part(read_run(folder)))
 
 
 def write_markdown(part: Part) -> Path:

@@ -9,10 +9,15 @@ from fp_bench.results.kept_maps import KeptMap
 from fp_bench.results.latency_plots import latency_plots
 from fp_bench.results.latency_report import headlines
 from fp_bench.results.latency_tables import comparison
-from fp_bench.results.report import commands, write_report
+from fp_bench.results.report import Part, commands, write_markdown
 from fp_bench.results.selection_plots import selection_plots
-from fp_bench.results.store import RecordStore
+from fp_bench.results.store import RecordStore, read_run
 from tests.results.records import dense, failed, timed
+
+
+def write_report(folder):
+    return write_markdown(Part(read_run(folder)))
+
 
 LENGTHS = (4096, 65536, 262144)
 
