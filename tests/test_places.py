@@ -57,7 +57,9 @@ def test_several_places_write_what_one_does(name, tmp_path, run, undisturbed):
 
 
 @each_job
-@pytest.mark.parametrize("losses", [(1,), (2,), (4,), (2, 7)])
+@pytest.mark.parametrize(
+    "losses", [*(pytest.param(each, marks=pytest.mark.slow) for each in [(1,), (2,), (4,)]), (2, 7)]
+)
 def test_a_lost_place_is_replaced_and_nothing_is_lost_or_twice(name, losses, tmp_path, run, undisturbed):
     assert run(name, tmp_path, [Shaky(losses)]) == undisturbed[name]
 

@@ -101,6 +101,7 @@ def test_a_task_that_no_suite_has_is_refused():
         make_plan(request(suites=suites, tasks=["factt", "vt"], lens=[4096]))
 
 
+@pytest.mark.slow  # tests/test_places.py has it with places
 def test_two_workers_write_what_one_does(tmp_path):
     one = records_of(tmp_path / "one", request())
     two = records_of(tmp_path / "two", request(workers=2), Conduct())

@@ -201,7 +201,7 @@ def test_no_process_is_left_behind(tmp_path):
     assert not any(worker.is_alive() for worker in workers)
 
 
-@pytest.mark.parametrize("kept", [0, 2, 5])
+@pytest.mark.parametrize("kept", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_cut_off_anywhere_resumes_to_the_same_set(odd_methods, tmp_path, kept):
     plan = quick_plan(request("dense,raises,window", lens=[128, 256], rounds=1))
     with RecordStore(tmp_path / "whole") as store:

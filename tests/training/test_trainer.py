@@ -42,6 +42,7 @@ def test_a_resumed_training_equals_an_undisturbed_one_bitwise(tmp_path):
         assert torch.equal(momentum, second.optimizer.momenta[name]), name
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_losses_whoever_writes_the_texts():
     runs = [trainer(), trainer(), trainer(curriculum=replace(TINY, seed=1))]
     runs[1].workers = 2
