@@ -28,6 +28,7 @@ from pages.tables import ACCURACY_RUNS, measured, scores
 SPEED = "h200/all-32-8-128"
 FOLDER = Path(__file__).parents[1] / "docs" / "img"
 CHANGES = ("difference", "difference_low", "difference_high")
+DIGITS = "%.4g"
 LOWEST = -14.0
 """Points below dense attention that the right panel reaches to; what is lower is written there."""
 
@@ -111,7 +112,7 @@ def main() -> None:
     """Draw it and write the PNG and its CSV."""
     drawn = picture()
     (FOLDER / f"{drawn.name}.png").write_bytes(drawn.png)
-    drawn.data.to_csv(FOLDER / f"{drawn.name}.csv", index=False, float_format="%.4g")
+    drawn.data.to_csv(FOLDER / f"{drawn.name}.csv", index=False, float_format=DIGITS)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 from fp_bench.cli import front
 from fp_bench.registry import BUILTIN_METHODS
 from pages.__main__ import MARKED, PARTS, stale
+from pages.picture import DIGITS, FOLDER, picture
 from pages.tables import RESULTS, number, share, speed_up
 
 ROOT = Path(__file__).parents[1]
@@ -46,3 +47,10 @@ def test_exit_codes_are_those_of_the_front_door():
     table = (ROOT / "docs" / "exit-codes.md").read_text()
     codes = {value for name, value in vars(front).items() if name.startswith("EXIT_")}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == codes | {0}
+
+
+@published
+def test_the_picture_shows_what_the_records_say():
+    shown = picture()
+    assert shown.data.to_csv(index=False, float_format=DIGITS) == (FOLDER / f"{shown.name}.csv").read_text()
+    assert (FOLDER / f"{shown.name}.png").is_file()
