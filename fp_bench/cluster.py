@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, first_line
 from fp_bench.isolation import START_SECONDS
 from fp_bench.machine import Machine
 from fp_bench.places import Here, PlaceLostError
@@ -47,18 +47,22 @@ def ray_places(address: str, workers: int | None) -> Iterator[list["RayPlace"]]:
             logging_level="ERROR",
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UnavailableError(f"--ray {address}: no cluster answers: {reason}") from None
+        raise UnavailableError(f"--ray {address}: no cluster answers: {first_line(error)}") from None
     try:
         there = ray.cluster_resources()
         gpus, cores = int(there.get("GPU", 0)), there.get("CPU", 1.0)
         count = gpus or workers or 1
         share = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": max(1.0, cores // count)}
-        yield [RayPlace(share) for _ in range(count)]
-    except PlaceLostError as lost:
-        raise UnavailableError(f"--ray {address}: no device of the cluster becomes free: {lost}") from None
+        yield _take(address, share, count)
     finally:
         ray.shutdown()
+
+
+def _take(address: str, share: Mapping[str, float], count: int) -> list["RayPlace"]:
+    try:
+        return [RayPlace(share) for _ in range(count)]
+    except PlaceLostError as lost:
+        raise UnavailableError(f"--ray {address}: no device of the cluster becomes free: {lost}") from None
 
 
 class _Keeper:
@@ -160,7 +164,7 @@ class RayPlace:
 
 
 def _lost(error: Exception, actor: Any) -> PlaceLostError:
-    return PlaceLostError(str(error).strip().splitlines()[0], actor)
+    return PlaceLostError(first_line(error), actor)
 
 
 class _Remote:

@@ -25,3 +25,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says; of one that says nothing its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

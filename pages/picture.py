@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from fp_bench.results.drawing import (
     COLOURS,
@@ -20,6 +20,7 @@ from fp_bench.results.drawing import (
     label_ends,
     length_axis,
     method_lines,
+    ratio_axis,
     titled_figure,
 )
 from fp_bench.sizes import format_length
@@ -67,10 +68,7 @@ def _draw_speed(axes: Axes, rows: pd.DataFrame) -> None:
     for label, line, look in method_lines(rows):
         axes.plot(line["seq_len"], line["speedup_dense"], **look)
         ends.append((label, float(line["speedup_dense"].iloc[-1]), look["color"]))
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_locator(LogLocator(base=2))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}x"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    ratio_axis(axes)
     axes.set_title("speed-up of one call over cuDNN's dense attention", **PANEL_TITLE)
     length_axis(axes, rows)
     label_ends(axes, ends)

@@ -65,7 +65,7 @@ def run(
     if not pending:
         return
     for item, found, environment in _answers(
-        plan, pending, conduct, _too_long(plan, store), places or [Here.of(plan.machine)]
+        plan, pending, conduct, _out_of_memory(plan, store, conduct), places or [Here.of(plan.machine)]
     ):
         record = item.failed(found) if isinstance(found, Failure) else item.answered(found)
         env, time = store.add_environment(environment), datetime.now(UTC).isoformat(timespec="seconds")
@@ -83,7 +83,7 @@ class _Found(NamedTuple):
 
 
 def _answers(
-    plan: Plan, pending: Sequence[Item], conduct: Conduct, limits: "Limits", places: Sequence[Place]
+    plan: Plan, pending: Sequence[Item], conduct: Conduct, too_large: Sequence[Item], places: Sequence[Place]
 ) -> Iterator[_Found]:
     for item in pending:
         if item.candidate.method is None:
@@ -91,7 +91,9 @@ def _answers(
             yield _Found(item, why, places[0].environment)
     possible = [item for item in pending if item.candidate.method is not None]
     if possible:
-        room = _Room(plan, possible, conduct, limits, places)
+        room = _Room(plan, possible, conduct, places)
+        for item in too_large:
+            room.ran_out(item)
         try:
             yield from room.answers()
         finally:
@@ -108,31 +110,24 @@ def pending_items(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) ->
     return [item for item in plan.items if is_pending(item)]
 
 
-Limits = dict[tuple[str, str], int]
-"""Label of a method and code version -> the shortest length at which it ran out of memory."""
-
-
-def _too_long(plan: Plan, store: RecordStore) -> Limits:
-    limits: Limits = {}
-    for item in plan.items:
-        if store.status(item.key, item.asked["code_version"]) == "oom":
-            key, length = (item.label, item.asked["code_version"]), item.asked["seq_len"]
-            limits[key] = min(length, limits.get(key, length))
-    return limits
+def _out_of_memory(plan: Plan, store: RecordStore, conduct: Conduct) -> list[Item]:
+    """Return the items that an earlier run had no memory for and that are not to be tried again."""
+    if conduct.retry_failed:
+        return []
+    return [item for item in plan.items if store.status(item.key, item.asked["code_version"]) == "oom"]
 
 
 class _Room:
     """The workers of a run, and what they share."""
 
-    def __init__(
-        self, plan: Plan, items: Sequence[Item], conduct: Conduct, limits: Limits, places: Sequence[Place]
-    ) -> None:
+    def __init__(self, plan: Plan, items: Sequence[Item], conduct: Conduct, places: Sequence[Place]) -> None:
         self.plan = plan
         self.conduct = conduct
         self.left: deque[list[Item]] = deque()
         """Samples of workers whose place was lost for good."""
         self.lost: PlaceLostError | None = None
-        self._limits = {} if conduct.retry_failed else limits
+        self._limits: dict[tuple[str, str], int] = {}
+        """Label of a method and code version -> the shortest length at which it ran out of memory."""
         self._deadline = None if conduct.budget is None else monotonic() + conduct.budget
         self._stopping = threading.Event()
         # In one process there is one worker: transformers loads and swaps attention for the whole process.
@@ -244,14 +239,7 @@ class _Desk:
             if isinstance(found, Failure):
                 return found
             self._loaded = True
-        answered = self._step(
-            "answering, which --timeout limits",
-            self._room.conduct.timeout,
-            "answer",
-            item.stripe,
-            item.number,
-            item.label,
-        )
+        answered = self._step("answering", self._room.conduct.timeout, "answer", item.stripe, item.number, item.label)
         assert answered is not None
         return answered
 
@@ -269,7 +257,8 @@ class _Desk:
             answer = cast("Answer[Answered | None]", self._worker.call(name, *args, timeout=limit))
         except WorkerHungError as error:
             self._end()
-            return Failure("timeout", f"{doing}: {error}")
+            advice = "; --timeout sets the limit" if name == "answer" else ""
+            return Failure("timeout", f"{doing}: {error}{advice}")
         except WorkerLostError as error:
             self._end()
             return Failure("oom" if error.starved else "error", f"{doing}: {error}")

@@ -3,7 +3,7 @@
 import os
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -159,8 +159,8 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
         raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
-    tasks = {name: _tasks(suite, request.tasks, len(suites)) for name, suite in suites.items()}
-    _check_tasks(suites.values(), request.tasks or ())
+    _check_tasks(list(suites.values()), request.tasks or ())
+    tasks = {name: _tasks(suite, request.tasks) for name, suite in suites.items()}
     facts = model_facts(request.model)
     if facts.positions is not None and max(request.lens) > facts.positions:
         raise UsageError(
@@ -174,13 +174,14 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
     counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
-    version = code_version()
+    # Once: they read a model's weights and a suite's files.
+    of_all, of_suite = _asked_of_all(request, chat), {name: _asked_of_suite(suite) for name, suite in suites.items()}
     items = [
         Item(
             (name, task, length),
             number,
             candidate,
-            _asked(request, candidate, chat, suites[name], task, length, number, version),
+            of_all | of_suite[name] | _asked(request, candidate, chat, suites[name], task, length, number),
         )
         for length in request.lens
         for number in range(samples)
@@ -192,21 +193,21 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     return Plan(request, machine, list(candidates.values()), items, samples, chat)
 
 
-def _tasks(suite: Suite, asked: Sequence[str] | None, suites: int) -> list[str]:
+def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:
     """Return the tasks of a suite that are asked for; with several suites a task may be another's."""
     if asked is None:
         return [task for task in suite.tasks if task not in suite.left_out]
-    if suites == 1:
-        suite.check_tasks(asked)
     return [task for task in suite.tasks if task in asked]
 
 
-def _check_tasks(suites: Iterable[Suite], asked: Iterable[str]) -> None:
+def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
     """Refuse a task that no suite has.
 
     Raises:
         UsageError: which one.
     """
+    if len(suites) == 1:
+        suites[0].check_tasks(asked)
     known = {task for suite in suites for task in suite.tasks}
     for task in asked:
         if task not in known:
@@ -219,10 +220,34 @@ def _count(suite: Suite, task: str, samples: int) -> int:
     return samples if available is None else min(samples, available)
 
 
+def _asked_of_all(request: Request, chat: bool) -> dict[str, Any]:
+    """Return the record fields that all items have in common."""
+    return {
+        "kind": "accuracy",
+        "engine": request.engine,
+        "model": model_label(request.model, request.engine),
+        "dtype": request.dtype,
+        "dense_layers": request.dense_layers,
+        "chat": chat,
+        "seed": request.seed,
+        "code_version": code_version(),
+    }
+
+
+def _asked_of_suite(suite: Suite) -> dict[str, Any]:
+    """Return the record fields that all items of a suite have in common."""
+    return {
+        "suite": suite.name,
+        "variant": suite.variant,
+        "suite_version": suite.version,
+        "suite_params": suite.facts(),
+    }
+
+
 def _asked(
-    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int, version: str
+    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
 ) -> dict[str, Any]:
-    """Return the record fields of an item that are known before it is answered."""
+    """Return the record fields of an item alone that are known before it is answered."""
     method = candidate.fields()
     words = ["fpbench", "accuracy", "--suite", suite.label, "--tasks", task, "--lens", str(length)]
     words += ["--methods", method["label"], "--model", request.model, "--samples", str(number + 1)]
@@ -231,23 +256,11 @@ def _asked(
     words += ["--engine", request.engine]
     return {
         **method,
-        "kind": "accuracy",
         "asked_backend": candidate.method.backend if candidate.method else request.backend,
-        "engine": request.engine,
-        "model": model_label(request.model, request.engine),
-        "dtype": request.dtype,
-        "dense_layers": request.dense_layers,
-        "chat": chat,
-        "suite": suite.name,
-        "variant": suite.variant,
-        "suite_version": suite.version,
-        "suite_params": suite.facts(),
         "task": task,
         "task_number": suite.tasks.index(task),
         "seq_len": length,
         "sample_id": suite.sample_id(task, length, number),
-        "seed": request.seed,
-        "code_version": version,
         "command": shlex.join(words),
     }
 

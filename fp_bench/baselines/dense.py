@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.errors import UnavailableError, UnsupportedError, first_line
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.method import AttentionCall, Method, MethodParams
 
@@ -119,7 +119,7 @@ def unavailable(impl: str, device: torch.device) -> str | None:
         except ModuleNotFoundError:
             found = False
         except Exception as error:  # a package whose import fails, e.g. built for another torch
-            return f"dense:impl={impl} needs the package {package}, which fails: {_first_line(error)}"
+            return f"dense:impl={impl} needs the package {package}, which fails: {first_line(error)}"
         if not found:
             return f"dense:impl={impl} needs the package {package}, which is not installed"
     return None
@@ -194,14 +194,10 @@ class Dense(Method):
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # whatever a package raises, the others are still there
-                reasons.append(f"{impl}: {_first_line(error)}")
+                reasons.append(f"{impl}: {first_line(error)}")
         if not times:
             raise UnavailableError(f"no dense implementation runs here: {'; '.join(reasons) or call.q.device}")
         return min(times, key=lambda impl: times[impl])
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
 
 EMBEDDED = "embedded"
@@ -112,8 +112,7 @@ def _or_unavailable(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UnavailableError(f"model {name!r} cannot be loaded: {reason}") from None
+        raise UnavailableError(f"model {name!r} cannot be loaded: {first_line(error)}") from None
 
 
 def model_label(name: str, engine: str = "hf") -> str:

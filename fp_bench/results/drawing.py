@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
 from fp_bench.sizes import format_length
@@ -167,6 +167,14 @@ def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: format_length(int(length))))
     axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
     axes.set_xlabel("length in tokens")
+
+
+def ratio_axis(axes: Axes, subs: Sequence[float] = (1,)) -> None:
+    """Make the y axis one of speed-ups, with ticks at ``subs`` times each power of two."""
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_locator(LogLocator(base=2, subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}x"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:

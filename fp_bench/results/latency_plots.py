@@ -20,6 +20,7 @@ from fp_bench.results.drawing import (
     method_lines,
     new_figure,
     panel_grid,
+    ratio_axis,
     titled_figure,
 )
 from fp_bench.results.latency_tables import SETTING, comparison, is_prefill, setting_title
@@ -101,10 +102,7 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
             if column == "speedup_dense" and not is_prefill(rows):
                 axes.plot(line["seq_len"], 1 / line["density"], color=look["color"], linewidth=1.3, dashes=(4, 3))
         axes.set_title(title, **PANEL_TITLE)
-        axes.set_yscale("log", base=2)
-        axes.yaxis.set_major_locator(LogLocator(base=2, subs=(1, 1.5) if sparse["density"].min() > 0.15 else (1,)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}x"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        ratio_axis(axes, (1, 1.5) if sparse["density"].min() > 0.15 else (1,))
         length_axis(axes, rows)
     for axes in all_axes:  # once the shared limits are known
         label_ends(axes, ends[axes])

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, first_line
 
 
 class Repository(NamedTuple):
@@ -60,5 +60,5 @@ def load(repository: Repository, split: str, owner: str) -> Any:
 
 
 def _unreachable(repository: Repository, owner: str, error: Exception) -> UnavailableError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return UnavailableError(f"{owner}: {repository.name} cannot be fetched from the hub: {reason}")

@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UnavailableError, UsageError, first_line
 
 Row = Mapping[str, Any]
 
@@ -111,5 +111,5 @@ def _parquet(file: Traversable, owner: str) -> Iterator[Any]:
 
 
 def _unreadable(file: Traversable, owner: str, error: Exception) -> UnavailableError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return UnavailableError(f"{owner}: {file} cannot be read: {reason}")
