@@ -47,12 +47,12 @@ wheel-check: $(READY)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt torch
-	$(PY) -m pip install -q -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install -q --no-compile -c constraints.txt torch
+	$(PY) -m pip install -q --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(VENV)/.docs-ready: $(VENV)/.ready
-	$(PY) -m pip install -q -c constraints.txt -e '.[docs]'
+	$(PY) -m pip install -q --no-compile -c constraints.txt -e '.[docs]'
 	@touch $@
 
 # What CI has no time for.

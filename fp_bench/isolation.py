@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import ensure_running
 from typing import Any, Protocol
 
 START_SECONDS = 300.0
@@ -88,18 +89,24 @@ class LocalWorker:
 class WorkerProcess:
     """The object in a process of its own, which is started at once and not waited for.
 
+    It is forked from a server that has imported what the first ``make`` needs, which takes seconds, and has done
+    nothing else: what has used a GPU must not fork.
+
     Args:
-        make: makes the object; importable by name in the new process.
+        make: makes the object; importable by name in the new process. Its attribute ``IMPORTS``, if it has one, names
+            modules for the server beside its own.
         *args: for ``make``; they and all arguments and results of calls travel through a pipe.
     """
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        spawn = get_context("spawn")
-        self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_serve, args=(theirs, make, args), daemon=True)
+        context = get_context("forkserver")
+        context.set_forkserver_preload([make.__module__, *getattr(make, "IMPORTS", ())])
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
         self._ready = False
         with _no_interrupts():
-            self._process.start()
+            ensure_running()
+        self._process.start()
         theirs.close()
 
     @property
@@ -170,7 +177,7 @@ def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) ->
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Let a process start with Ctrl-C blocked for good: it is the parent's to handle, which gets it afterwards."""
+    """Start a process with Ctrl-C blocked in it and all it forks: it is the parent's to handle, which gets it later."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,6 +1,6 @@
 """The README's tables of speed and scores, as Markdown, made from published records."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import floor, log10
 from pathlib import Path
@@ -107,20 +107,20 @@ class Scores:
     """A row a method: scores by length, and at one of them what separates it from dense attention and what it keeps.
 
     Args:
-        runs: folders of the records, below ``results``; of a length that several have, the last one's count.
+        run: folder of the records, below ``results``.
         lengths: as the command line takes them.
         at: the length of the difference and the density.
         methods: label of a method, as in the records -> what the row is called.
     """
 
-    runs: Sequence[str]
+    run: str
     lengths: str
     at: str
     methods: Mapping[str, str]
 
     def markdown(self) -> str:
         """Return the table."""
-        found = scores(*self.runs).set_index(["seq_len", "label"])
+        found = scores(self.run).set_index(["seq_len", "label"])
         lengths, at = parse_lengths(self.lengths), parse_length(self.at)
         name = format_length(at)
         head = ["", *map(format_length, lengths), f"to dense at {name}, 95 %", f"kept at {name}"]
@@ -141,18 +141,14 @@ def _interval(row: pd.Series) -> str:
     return f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"
 
 
-def scores(*runs: str) -> pd.DataFrame:
-    """Return `accuracy_tables.summary` of published runs; of a length that several have, the last one's rows."""
-    by_length: dict[int, pd.DataFrame] = {}
-    for run in runs:
-        found = summary(read_run(RESULTS / run).accuracy)
-        by_length |= {int(str(length)): rows for length, rows in found.groupby("seq_len")}
-    return pd.concat(by_length.values())
+def scores(run: str) -> pd.DataFrame:
+    """Return `accuracy_tables.summary` of the RULER scores of a published run."""
+    return summary([record for record in read_run(RESULTS / run).accuracy if record.suite == "ruler"])
 
 
 SPEED = ByLength("h200/latency-32-8-128", lengths="4k,16k,64k,256k", method="flashprefill")
 RIVALS = ByMethod(
-    "h200/all-32-8-128",
+    "h100/all-32-8-128",
     lengths="4k,16k,64k,256k",
     kept_at="64k",
     methods={
@@ -166,10 +162,10 @@ RIVALS = ByMethod(
         "flexprefill": "FlexPrefill, gamma 0.9",
     },
 )
-ACCURACY_RUNS = ("h100/ruler-seven", "h100/ruler-64k")
+ACCURACY_RUN = "h100/accuracy"
 ACCURACY = Scores(
-    ACCURACY_RUNS,
-    lengths="4k,16k,64k",
+    ACCURACY_RUN,
+    lengths="4k,16k,64k,128k",
     at="64k",
     methods={
         "dense": "dense",

@@ -1,7 +1,7 @@
 """GPU tests are skipped with a reason where there is no GPU; Triton kernels then run in Triton's interpreter."""
 
 import os
-from multiprocessing import get_context
+from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -12,9 +12,14 @@ import hypothesis
 import pytest
 import torch
 
+from fp_bench.results.drawing import STYLE
+
 if not torch.cuda.is_available():
     # Must be set before any kernel is defined.
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Most of the time of a PDF goes into cutting a font to what is shown; this kind is not cut.
+STYLE["pdf.fonttype"] = 3
 
 # Speed lives in benchmarks: no example is timed. The same examples each time, so that a red run is about the change;
 # `--hypothesis-profile explore` draws others.
@@ -46,19 +51,11 @@ def save_undrawn(plot, folder):
     return path
 
 
-@pytest.fixture(autouse=True)
-def forked_workers(request, monkeypatch):
-    """Importing torch and transformers takes most of a worker's life, so workers are forked from a process that has.
-
-    Those of a subprocess's fpbench and those of tests/test_isolation.py are spawned, as they are for users: what a
-    server had done with a GPU before it forked, its workers could not undo.
-    """
-    if request.path.name != "test_isolation.py" and not torch.cuda.is_available():
-        context = get_context("forkserver")
-        context.set_forkserver_preload(
-            ["fp_bench.latency.worker", "fp_bench.accuracy.worker", "transformers.models.qwen3.modeling_qwen3"]
-        )
-        monkeypatch.setattr("fp_bench.isolation.get_context", lambda _: context)
+@pytest.fixture(scope="session", autouse=True)
+def server_of_workers():
+    """Have workers forked from a server that has imported what those of any test need, not only the first's."""
+    set_forkserver_preload(["fp_bench.latency.worker", "fp_bench.accuracy.worker", "fp_bench.models.imports"])
+    ensure_running()
 
 
 PLUGIN = Path(__file__).parent / "plugin"

@@ -23,9 +23,9 @@ class Thing:
     def die(self, number):
         os.kill(os.getpid(), number)
 
-    def sleep(self):
+    def sleep(self, path):
         child = subprocess.Popen(["sleep", "600"])
-        Path(os.environ["CHILD"]).write_text(str(child.pid))
+        path.write_text(str(child.pid))
         time.sleep(600)
 
 
@@ -46,12 +46,11 @@ def test_a_crash_names_the_signal():
     worker.close()  # closing twice is fine
 
 
-def test_a_hang_ends_with_all_it_started(tmp_path, monkeypatch):
-    monkeypatch.setenv("CHILD", str(tmp_path / "child"))
+def test_a_hang_ends_with_all_it_started(tmp_path):
     worker = WorkerProcess(Thing, 1)
     ticks = []
     with pytest.raises(WorkerHungError, match=r"within 0.5 s"):
-        worker.call("sleep", timeout=0.5, tick=lambda: ticks.append(1))
+        worker.call("sleep", tmp_path / "child", timeout=0.5, tick=lambda: ticks.append(1))
     assert ticks
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + 30

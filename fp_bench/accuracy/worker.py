@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -89,6 +89,8 @@ class Examinee:
 
     Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
     """
+
+    IMPORTS: ClassVar = ("fp_bench.models.imports",)
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -92,6 +92,8 @@ class ModelHand:
     Time to first token is from token ids on the device to the first new token on the host: making text into ids is no
     part of it, nor is what a server adds.
     """
+
+    IMPORTS: ClassVar = ("fp_bench.models.imports",)
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

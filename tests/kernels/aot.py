@@ -4,8 +4,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from fp_bench.kernels.layout import HEAD_DIMS
 
 
 @dataclass(frozen=True)
@@ -74,17 +78,19 @@ def signature(kernel, dtype: str) -> dict[str, str]:
     return types | {name: kind for name, kind in SCALARS.items() if name in types}
 
 
-def compile_all(backend: str, arch: str, dtype: str = "bf16") -> list[dict[str, object]]:
-    """Compile every portable kernel at every head size for one chip."""
+def compile_portable(
+    backend: str, arch: str, dtype: str = "bf16", head_dims: Sequence[int] = HEAD_DIMS
+) -> list[dict[str, object]]:
+    """Compile every portable kernel at the head sizes for one chip."""
     from triton.backends.compiler import GPUTarget
 
     from fp_bench.kernels import block_sparse_triton, discovery_triton, pooling_triton
-    from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
+    from fp_bench.kernels.layout import BLOCK_SIZE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     capability = int(arch) if backend == "cuda" else 0
     reports = []
-    for head_dim in HEAD_DIMS:
+    for head_dim in head_dims:
         for name, kernel, constants in (
             ("pool", pooling_triton._pool_kernel, {"num_warps": 4}),
             (
@@ -362,7 +368,8 @@ if __name__ == "__main__":
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,
-        "all": compile_all,
+        "portable": compile_portable,
+        "portable_128": partial(compile_portable, head_dims=(128,)),
     }
     wanted, *arguments = sys.argv[1:]
     print(json.dumps({what: compilers[what](*arguments) for what in wanted.split(",")}))
