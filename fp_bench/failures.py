@@ -2,13 +2,14 @@
 
 import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
 from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.machine import use_device
 from fp_bench.results.record import Status
 
 T = TypeVar("T")
@@ -49,6 +50,24 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in says or "can't allocate memory" in says)
     )
+
+
+@contextlib.contextmanager
+def yardstick(device: torch.device) -> Iterator[None]:
+    """Make a device the current one for a first small computation, by which a run is planned.
+
+    Raises:
+        UnavailableError: it has no memory even for that.
+    """
+    try:
+        use_device(device)
+        yield
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise UnavailableError(
+            f"{device} has no memory left to plan with; see what else runs there, or give --devices another"
+        ) from None
 
 
 @dataclass(frozen=True)

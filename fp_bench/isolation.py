@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 START_SECONDS = 300.0
 """Longest time that starting a process and importing torch may take; ordinary is a few seconds."""
+LOAD_SECONDS = 3600.0
+"""Loading a model may take this long: it may be fetched first."""
 TICK_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
 

@@ -117,7 +117,8 @@ def check_specs(text: str, registry: Registry):
 
 @pytest.mark.parametrize("words", commands_of_fpbench())
 def test_every_command_of_fpbench_is_one(words, tmp_path, monkeypatch):
-    monkeypatch.setattr("fp_bench.accuracy.cost._seconds_per_flop", lambda *_: 1e-9)
+    for plan in ("accuracy.cost", "latency.plan"):
+        monkeypatch.setattr(f"fp_bench.{plan}._seconds_per_flop", lambda *_: 1e-12)
     if "--config" in words:
         (tmp_path / "run.yaml").write_text("lens: 4k")
         words = [str(tmp_path / word) if word == "run.yaml" else word for word in words]

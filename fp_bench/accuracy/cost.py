@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from fp_bench.machine import Machine, use_device
+from fp_bench.failures import yardstick
+from fp_bench.machine import Machine
 from fp_bench.models.load import model_config
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -67,8 +68,9 @@ def weights_in_use(config: Any) -> float | None:
 
 
 def _seconds_per_flop(machine: Machine, dtype: torch.dtype) -> float:
-    use_device(machine.device)
     # Many CPUs multiply bfloat16 at 1 GFLOP/s: a larger product would take longer than the run that it is to foretell.
     size = 8192 if machine.gpu else 512
-    a = torch.ones(size, size, device=machine.device, dtype=dtype)
-    return Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads()).timeit(2).median / (2 * size**3)
+    with yardstick(machine.device):
+        a = torch.ones(size, size, device=machine.device, dtype=dtype)
+        timer = Timer("a @ a", globals={"a": a}, num_threads=torch.get_num_threads())
+        return timer.timeit(2).median / (2 * size**3)

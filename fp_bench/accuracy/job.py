@@ -14,15 +14,13 @@ from fp_bench.accuracy.worker import Answered, Examinee, Stripe
 from fp_bench.accuracy.worker_engine import EngineExaminee
 from fp_bench.errors import UnavailableError
 from fp_bench.failures import Answer, Failure
-from fp_bench.isolation import LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.isolation import LOAD_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
 from fp_bench.places import Here, Place, PlaceLostError
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.results.store import RecordStore
 from fp_bench.sizes import format_length
 from fp_bench.threads import merged
 
-LOAD_SECONDS = 3600.0
-"""Loading a model may take this long: it may be fetched first."""
 TIMEOUT_SECONDS = 600.0
 """An answer may take this long when nothing else was asked for."""
 

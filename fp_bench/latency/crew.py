@@ -8,7 +8,15 @@ from typing import Any, TypeVar, cast
 import torch
 
 from fp_bench.failures import Answer, Failure
-from fp_bench.isolation import START_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.isolation import (
+    LOAD_SECONDS,
+    START_SECONDS,
+    LocalWorker,
+    Worker,
+    WorkerHungError,
+    WorkerLostError,
+    WorkerProcess,
+)
 from fp_bench.latency.measure import Timing
 from fp_bench.latency.noise import Watch
 from fp_bench.latency.plan import Cell, Group, Plan
@@ -100,11 +108,11 @@ class Crew:
 
     def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
         post = self._post(cell)
-        if not post.loaded:
-            # Imports are no step of a cell, and may well take longer than one.
-            if isinstance(failed := self._step(cell, "loading", "load", limit=START_SECONDS), Failure):
-                return failed
-            post.loaded = True
+        # Imports and models are no step of a cell, and may well take longer than one.
+        limit = LOAD_SECONDS if self._plan.request.model else START_SECONDS
+        if isinstance(failed := self._step(cell, "loading", "load", limit=limit), Failure):
+            return failed
+        post.loaded = True
         found: Found | PrefillFound | Failure = self._step(
             cell, "checking", "check", group.shape, group.layer, limit=self._limit(group)
         )

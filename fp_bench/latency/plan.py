@@ -10,12 +10,12 @@ import torch
 
 from fp_bench.candidate import Candidate
 from fp_bench.errors import UsageError
-from fp_bench.failures import Failure
+from fp_bench.failures import Failure, yardstick
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.kernels.backend import check_backend
 from fp_bench.latency.measure import MIN_SAMPLES, Effort, timer_for
-from fp_bench.machine import Machine, parse_dtype, use_device
+from fp_bench.machine import Machine, parse_dtype
 from fp_bench.models.load import model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.registry import Spec
@@ -288,16 +288,16 @@ class _Prefills:
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
     """Time one short dense call, the yardstick of every estimate."""
-    use_device(machine.device)
     length = 8192 if machine.gpu else 2048
-    q = torch.randn(1, heads.q_heads, length, heads.head_dim, device=machine.device, dtype=dtype)
-    timer = timer_for(machine.device)
+    with yardstick(machine.device):
+        q = torch.randn(1, heads.q_heads, length, heads.head_dim, device=machine.device, dtype=dtype)
+        timer = timer_for(machine.device)
 
-    def dense() -> torch.Tensor:
-        return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+        def dense() -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
 
-    timer.once(dense)
-    seconds = timer.once(dense)[1] / 1e3
+        timer.once(dense)
+        seconds = timer.once(dense)[1] / 1e3
     return seconds / dense_flop(Shape(1, length, heads.q_heads, heads.q_heads, heads.head_dim))
 
 

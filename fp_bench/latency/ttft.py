@@ -104,7 +104,7 @@ class ModelHand:
         self._ids: Tensor | None = None
 
     def load(self) -> Answer[None]:
-        """Build the method and load the model."""
+        """Build the method and load the model, unless both are there."""
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
@@ -118,28 +118,30 @@ class ModelHand:
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
-        """Give the memory of the prompt back, or of the model too: then the next check loads it again."""
+        """Give the memory of the prompt back, or of the model too, which is then to be loaded again."""
         self._ids = None
         if everything:
             self._model = None
         collect_and_free()
 
     def _load(self) -> None:
-        check_code(self._setup.code_version)
-        use_device(self._device)
-        self._method = create_method(self._setup.spec, self._setup.backend)
-
-    def _check(self, length: int) -> PrefillFound:
-        assert self._method is not None
         setup = self._setup
+        if self._method is None:
+            check_code(setup.code_version)
+            use_device(self._device)
+            self._method = create_method(setup.spec, setup.backend)
         if self._model is None:
             from transformers.utils.logging import disable_progress_bar
 
             disable_progress_bar()  # of loading the weights; this process talks through its parent
             dtype = parse_dtype(setup.dtype)
             self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
+
+    def _check(self, length: int) -> PrefillFound:
+        if self._method is None or self._model is None:
+            raise RuntimeError("check comes after load")
         vocabulary = self._model.config.get_text_config().vocab_size
-        ids = some_tokens(self._tokenizer, length, setup.seed, vocabulary=vocabulary)
+        ids = some_tokens(self._tokenizer, length, self._setup.seed, vocabulary=vocabulary)
         self._ids = torch.tensor([ids], device=self._device)
         with SparsePrefill(self._model, self._method, measure_selection=True) as prefill:
             logits = self._prefill()

@@ -37,11 +37,11 @@ class EngineHand:
         self._ids: list[int] = []
 
     def load(self) -> Answer[None]:
-        """Build the method."""
+        """Build the method and start the engine, unless both are there."""
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and run the prefill once, in an engine started for it the first time."""
+        """Make the prompt and run the prefill once; ``layer`` says nothing here."""
         del layer
         return self._attempt(partial(self._check, shape.seq_len))
 
@@ -50,18 +50,16 @@ class EngineHand:
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
-        """Shut the engine down; the next check starts another. Its memory was set aside, so prompts hold none."""
+        """Shut the engine down, which is then to be loaded again. Its memory was set aside, so prompts hold none."""
         if everything:
             self._forget()
             collect_and_free()
 
     def _load(self) -> None:
-        check_code(self._setup.code_version)
-        self._method = create_method(self._setup.spec, self._setup.backend)
-
-    def _check(self, length: int) -> PrefillFound:
-        setup, method = self._setup, self._method
-        assert method is not None
+        setup = self._setup
+        if self._method is None:
+            check_code(setup.code_version)
+            self._method = create_method(setup.spec, setup.backend)
         if self._engine is None:
             self._engine = VllmEngine(
                 setup.model,
@@ -70,6 +68,11 @@ class EngineHand:
                 longest=setup.longest + 1,
                 share=setup.share,
             )
+
+    def _check(self, length: int) -> PrefillFound:
+        setup, method = self._setup, self._method
+        if method is None or self._engine is None:
+            raise RuntimeError("check comes after load")
         tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
         vocabulary = model_config(setup.model).vocab_size
         self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)

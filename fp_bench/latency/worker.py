@@ -77,7 +77,7 @@ class Hand:
         self._ready: Checked | None = None
 
     def load(self) -> Answer[None]:
-        """Import and build the method."""
+        """Import and build the method, unless it is."""
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[Found]:
@@ -97,6 +97,8 @@ class Hand:
             collect_and_free()
 
     def _load(self) -> None:
+        if self._method is not None:
+            return
         check_code(self._setup.code_version)
         use_device(self._device)
         self._method = create_method(self._setup.spec, self._setup.backend)

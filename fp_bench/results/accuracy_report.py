@@ -1,6 +1,6 @@
 """What a report says of accuracy records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -20,7 +20,7 @@ from fp_bench.results.accuracy_tables import (
 from fp_bench.results.chapter import Chapter
 from fp_bench.results.record import AccuracyRecord
 from fp_bench.sizes import format_length
-from fp_bench.suites.ruler.summary import EFFECTIVE, effective_length
+from fp_bench.suites.ruler.summary import EFFECTIVE, LENGTHS, effective_length, weighted_average
 from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
@@ -70,12 +70,22 @@ def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:
     for _, rows in ruler.groupby([*SETTING], sort=False, dropna=False):
         found = []
         for label, line in rows.groupby("label", sort=False):
-            length = effective_length(dict(zip(line["seq_len"], line["score"], strict=True)))
-            found.append(f"{label} {format_length(length) if length else 'none of these'}")
+            averages = dict(zip(line["seq_len"], line["score"], strict=True))
+            length = effective_length(averages)
+            found.append(f"{label} {format_length(length) if length else 'none of these'}{_weighted(averages)}")
         yield (
             f"Effective length on {setting_title(rows.iloc[0])} (the longest with an average of at least "
             f"{100 * EFFECTIVE:.1f}): {', '.join(found)}."
         )
+
+
+def _weighted(averages: Mapping[int, float]) -> str:
+    """Return the paper's weighted averages where all its lengths were measured."""
+    if not set(LENGTHS) <= set(averages):
+        return ""
+    of_paper = {length: averages[length] for length in LENGTHS}
+    inc, dec = (weighted_average(of_paper, longer_counts_more=longer) for longer in (True, False))
+    return f" (wAvg inc {points(inc)}, dec {points(dec)})"
 
 
 def _circumstances(rows: pd.DataFrame) -> Iterator[str]:

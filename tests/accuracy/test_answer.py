@@ -17,6 +17,7 @@ def embedded():
     return load_model("embedded", device=torch.device("cpu"), dtype=torch.float32)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_answers_every_task_of_the_probe(embedded):
     model, words = embedded
     suite, reads = Probe(), Prompter(words, chat=False)

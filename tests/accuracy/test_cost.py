@@ -6,6 +6,8 @@ from transformers import LlamaConfig, MambaConfig, Qwen2_5_VLConfig, Qwen3MoeCon
 
 from fp_bench.accuracy.cost import prefill_flop, prefill_seconds, weights_in_use
 from fp_bench.accuracy.plan import make_plan
+from fp_bench.errors import UnavailableError
+from fp_bench.failures import yardstick
 from fp_bench.machine import Machine
 from fp_bench.terminal import show_accuracy_plan
 from tests.accuracy.test_job import request
@@ -59,3 +61,10 @@ def test_seconds_grow_with_the_prompts():
         for prompts in ({512: 1}, {512: 50, 2048: 50})
     )
     assert 0 < 20 * few < many
+
+
+def test_a_device_without_memory_is_told_in_one_line():
+    with pytest.raises(UnavailableError, match="cpu has no memory left to plan with"), yardstick(torch.device("cpu")):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match="something else"), yardstick(torch.device("cpu")):
+        raise RuntimeError("something else")

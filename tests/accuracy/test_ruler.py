@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "methods", "tasks"),
     [
-        pytest.param({"experts": True}, METHODS, ["vt"], id="every method"),
+        pytest.param({"experts": True}, METHODS, ["vt"], id="every method", marks=pytest.mark.slow),
         pytest.param({"chat": True}, METHODS[:1], None, id="every task"),
     ],
 )

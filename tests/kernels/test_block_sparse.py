@@ -47,7 +47,7 @@ def test_torch_attends_as_defined(case, share):
 
 
 @needs_interpreter
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(cases(dtypes=(torch.float32, torch.float16), max_len=600), shares)
 def test_triton_attends_as_defined(case, share):
     assert_attends_as_defined(case, share, "triton")

@@ -102,6 +102,7 @@ def test_vertical_slash_compiles_and_fits(compiled):
             assert 2 * 128 * attend["registers"] <= 65536
 
 
+@pytest.mark.slow
 def test_paged_kernels_compile_for_hopper_as_the_unpaged_ones_do(tmp_path):
     compiled = compile_elsewhere("paged", "cuda", "90", "16", "128", cache=tmp_path)["paged"]
     reports = {report["kernel"]: report for report in compiled}
@@ -128,10 +129,11 @@ def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, tmp_p
     assert report["registers"] == 168  # what setmaxnreg 240 / 240 / 24 starts from
 
 
+@pytest.mark.slow
 @needs_gluon
 @pytest.mark.parametrize(
     "cases",
-    [("128x128",), pytest.param(("64x128", "128x16", "128x64", "256x64", "256x128"), marks=pytest.mark.slow)],
+    [("128x128",), ("64x128", "128x16", "128x64", "256x64", "256x128")],
     ids=["128", "others"],
 )
 def test_the_hopper_kernel_over_pages_is_the_unpaged_one_but_for_look_ups(cases, tmp_path):
@@ -144,6 +146,7 @@ def test_the_hopper_kernel_over_pages_is_the_unpaged_one_but_for_look_ups(cases,
         assert report["registers"] == 168
 
 
+@pytest.mark.slow
 @needs_gluon
 def test_the_fp8_kernels_use_8_bit_products_and_exchange_nothing_but_row_sums(tmp_path):
     quantise, attend = compile_elsewhere("fp8", cache=tmp_path)["fp8"]

@@ -48,7 +48,7 @@ def test_torch_selects_as_defined(case, rule):
 
 
 @needs_interpreter
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(cases(dtypes=(torch.float32, torch.float16), head_dims=(64,)), rules)
 def test_triton_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "triton")

@@ -21,6 +21,8 @@ def assert_masses_as_defined(case, rows, backend, device="cpu"):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("rows", "length"), [(64, 64), (64, 300), (128, 300), (128, 1500)])
+@pytest.mark.parametrize(
+    ("rows", "length"), [(64, 64), (64, 300), (128, 300), pytest.param(128, 1500, marks=pytest.mark.slow)]
+)
 def test_masses_of_the_last_queries(backend, rows, length):
     assert_masses_as_defined(Case(q_len=length, kv_len=length, q_heads=4, kv_heads=2), rows, backend)

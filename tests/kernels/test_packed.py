@@ -88,7 +88,7 @@ def test_torch_attends_as_defined(case, packs, share, corrected):
 
 
 @needs_interpreter
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(cases(max_len=400, dtypes=(torch.float32, torch.float16), head_dims=(64,)), st.booleans(),
        st.sampled_from([0.4, 1.0]), st.booleans())  # fmt: skip
 def test_triton_attends_as_defined(case, packs, share, corrected):
@@ -102,7 +102,7 @@ def test_torch_selects_as_defined(case, rule):
 
 
 @needs_interpreter
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(cases(dtypes=(torch.float32, torch.float16), head_dims=(64,)), rules)
 def test_triton_selects_as_defined(case, rule):
     assert_selects_as_defined(case, rule, "triton")

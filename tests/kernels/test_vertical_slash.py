@@ -173,6 +173,7 @@ def test_triton_selects_and_attends_as_defined(given_prompt):
     assert_as_defined(*given_prompt, "triton")
 
 
+@pytest.mark.slow
 @needs_interpreter
 def test_triton_on_long_walks_and_a_head_that_reads_nothing():
     heads = [Lines(40, 120), AShape(70, 200), AShape(0, 0), AShape(4, 1)]

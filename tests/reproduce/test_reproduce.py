@@ -61,7 +61,7 @@ def test_nothing_measured_is_said_by_the_exit_code(tmp_path, records):
         (("v1-sppedup",), "did you mean 'v1-speedup'"),
         (("--records", "nowhere"), "nowhere holds no records.jsonl"),
         ((), "give --records or --measure"),
-        (("v2-correction", "--measure"), "v2-correction has no command"),
+        (("v1-kernel", "--measure"), "v1-kernel has no command"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, words, said):

@@ -1,6 +1,7 @@
 """Training texts are what the tokenizer makes of the suites' own wording, for every task."""
 
 import re
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -19,12 +20,15 @@ from fp_bench.training.page import Answer, Page, TooShortError
 from fp_bench.training.pen import Pen
 from fp_bench.training.tokenizer import EOS, UNKNOWN, vocabulary
 
-WORDS = vocabulary()
+
+@cache
+def tokenizer():
+    return vocabulary()
 
 
 @pytest.fixture(scope="module")
 def lexicon():
-    return Lexicon(WORDS, 0, pool=3000)
+    return Lexicon(tokenizer(), 0, pool=3000)
 
 
 class OneQuestion(Pen):
@@ -47,7 +51,7 @@ def written(write, lexicon, seed, length=1024, pen=OneQuestion):
         begin, last = answers[-1]
         assert ids[-1] == EOS
         assert begin + len(last.ids) == len(ids)
-        return ids.tolist(), WORDS.decode(ids[:begin].tolist()), begin
+        return ids.tolist(), tokenizer().decode(ids[:begin].tolist()), begin
     raise AssertionError("too short")
 
 
@@ -58,7 +62,7 @@ def test_ids_are_what_the_tokenizer_makes_of_the_text(name, length, lexicon):
         ids, _, _ = written(WRITERS[name][0], lexicon, seed, length, pen=Pen)
         read = [token for token in ids if token != EOS]
         assert UNKNOWN not in read
-        assert WORDS.encode(WORDS.decode(read)) == read
+        assert tokenizer().encode(tokenizer().decode(read)) == read
 
 
 @pytest.mark.parametrize("task", list(NEEDLES))
@@ -70,7 +74,7 @@ def test_needle_texts_are_rulers(task, spelled, lexicon):
         ruler_pages.hide(pen, page, needles, spelled=spelled, key_count=needles.key_count * 4)
 
     ids, text, begin = written(write, lexicon, 1)
-    assert WORDS.encode(text) == ids[:begin]
+    assert tokenizer().encode(text) == ids[:begin]
     template = needles.template
     opening = template.task.split("{context}")[0]
     kind = needles.values if template == templates.NIAH else needles.values.removesuffix("s")
@@ -105,7 +109,7 @@ def test_variable_tracking_is_rulers(lexicon):
     seen = set()
     for seed in range(24):
         ids, text, begin = written(ruler_pages.variable_tracking, lexicon, seed, 2048)
-        assert WORDS.encode(text) == ids[:begin]
+        assert tokenizer().encode(text) == ids[:begin]
         parts = text.split(templates.VARIABLE_TRACKING.task.split("\n\n")[0])
         assert len(parts) == 3, "an example, then what is asked"
         for part, end in zip(parts[1:], (r"\n\n", ""), strict=True):
@@ -125,7 +129,7 @@ def test_variable_tracking_is_rulers(lexicon):
             shown = templates.VARIABLE_TRACKING.task.split("\n\n")[0] + part
             assert re.fullmatch(re.escape(prompt) + (f" ?{' '.join(names)}{end}" if end else ""), shown)
             seen.add((len(statements), len(names)))
-        learnt = WORDS.decode(ids[begin:]).split()
+        learnt = tokenizer().decode(ids[begin:]).split()
         assert learnt == names
     assert (5, 5) in seen
     assert len(seen) > 3
@@ -133,7 +137,7 @@ def test_variable_tracking_is_rulers(lexicon):
 
 def test_common_words_are_rulers(lexicon):
     ids, text, begin = written(ruler_pages.common_words, lexicon, 0, 4096)
-    assert WORDS.encode(text) == ids[:begin]
+    assert tokenizer().encode(text) == ids[:begin]
     opening, question = templates.COMMON_WORDS.task.split("{context}")
     _, example, asked = text.split(opening)
     for part in (example, asked):
@@ -142,7 +146,7 @@ def test_common_words_are_rulers(lexicon):
         assert numbered_list(words) == listed
         counts = {word: words.count(word) for word in words}
         common = sorted(words, key=lambda word: -counts[word])[: 10 * counts[max(counts, key=counts.get)]]
-        told = answer if part is example else WORDS.decode(ids[begin:])
+        told = answer if part is example else tokenizer().decode(ids[begin:])
         answers = re.findall(r"\d+\. (\w+)", told)
         assert told == f" {numbered_list(answers)}" + ("\n" if part is example else "")
         assert set(answers) == set(common)
@@ -151,28 +155,28 @@ def test_common_words_are_rulers(lexicon):
 
 def test_frequent_words_are_rulers(lexicon):
     ids, text, begin = written(ruler_pages.frequent_words, lexicon, 0, 4096)
-    assert WORDS.encode(text) == ids[:begin]
+    assert tokenizer().encode(text) == ids[:begin]
     opening, question = templates.FREQUENT_WORDS.task.split("{context}")
     context = text[len(opening) : text.index(question)]
     assert templates.FREQUENT_WORDS.fill(context).text == text
     words = context.split(" ")
     ranked = sorted(set(words), key=lambda word: -words.count(word))
     assert ranked[0] == "..."
-    assert set(WORDS.decode(ids[begin:]).split()) == set(ranked[1:4])
+    assert set(tokenizer().decode(ids[begin:]).split()) == set(ranked[1:4])
 
 
 def test_documents_are_rulers(lexicon):
     hops = set()
     for seed in range(6):
         ids, text, begin = written(ruler_pages.documents, lexicon, seed, 2048)
-        assert WORDS.encode(text) == ids[:begin]
+        assert tokenizer().encode(text) == ids[:begin]
         opening, question = templates.QA.task.split("{context}")
         query = text[text.rindex("Question: ") + 10 : -len(" Answer:")]
         context = text[len(opening) : text.rindex(question.replace("{query}", query))]
         assert templates.QA.fill(context, query=query).text == text
         documents = context.split("\n\n")
         assert [each.split("\n")[0] for each in documents] == [f"Document {i + 1}:" for i in range(len(documents))]
-        answer = WORDS.decode(ids[begin:])
+        answer = tokenizer().decode(ids[begin:])
         assert answer.rstrip(".").split(". ")[-1].strip() in context
         hops.add("founder of" in query)
     assert hops == {True, False}
@@ -182,7 +186,7 @@ def test_probe_texts_are_the_probes(lexicon):
     for write in (probe_pages.needles, probe_pages.question_first, probe_pages.documents):
         for seed in range(8):
             ids, text, begin = written(write, lexicon, seed, 700)
-            assert WORDS.encode(text) == ids[:begin]
+            assert tokenizer().encode(text) == ids[:begin]
             assert text.startswith(probe_text.OPENING)
             assert re.search(r"\n\n(Question: .*\?\n)?Answer: [^\n]*$", text)
             for key, kind, value in re.findall(r" The magic (\w+) for (\w+ \w+) is ([#\w-]+)\.", text.split("\n\n")[0]):
@@ -201,12 +205,15 @@ def test_the_samples_of_every_task_have_an_answer_as_it_is_taught(suite):
     suite = create_suite(Spec(suite))
     offline = [task for task in suite.tasks if suite.variant == "" or not task.startswith(("qa", "niah"))]
     for task in offline:
-        for sample in suite.samples(task, 4096 if suite.variant else 2048, [0], WORDS, seed=3, reserved=1):
-            answer = answer_to(sample, WORDS)
-            text = WORDS.decode(answer.ids.tolist())
+        for sample in suite.samples(task, 4096 if suite.variant else 2048, [0], tokenizer(), seed=3, reserved=1):
+            answer = answer_to(sample, tokenizer())
+            text = tokenizer().decode(answer.ids.tolist())
             assert suite.score(sample, text) == 1.0, (task, text)
             assert len(answer.ids) < sample.max_new_tokens
-            assert paper(sample, WORDS).ids.tolist()[1:] == [*WORDS.encode(sample.text), *answer.ids.tolist()]
+            assert paper(sample, tokenizer()).ids.tolist()[1:] == [
+                *tokenizer().encode(sample.text),
+                *answer.ids.tolist(),
+            ]
 
 
 def test_a_batch_comes_from_its_step_alone(lexicon):
@@ -227,9 +234,9 @@ def test_any_order_is_right():
 
 
 def test_words_of_the_suites_are_whole_and_others_are_spelled():
-    assert len(WORDS) < 7000
+    assert len(tokenizer()) < 7000
     for text in (" gentle-harbor", " Greta", " lives in", " VAR", " One", "One", " terrier"):
-        assert len(WORDS.encode(text)) == len(re.findall(r" ?\w+|-", text))
+        assert len(tokenizer().encode(text)) == len(re.findall(r" ?\w+|-", text))
     for text, tokens in (
         (" katepi", 2),
         (" VAR ABCDE =", 5),
@@ -237,9 +244,9 @@ def test_words_of_the_suites_are_whole_and_others_are_spelled():
         (" xqkzpw", 3),
         ("  naïve ü 日本\n", None),
     ):
-        ids = WORDS.encode(text)
-        assert WORDS.decode(ids) == text
+        ids = tokenizer().encode(text)
+        assert tokenizer().decode(ids) == text
         assert tokens in (None, len(ids))
     uuid = "8f14e45f-ceea-467f-9575-6c0b7cd0f1d2"
-    assert WORDS.encode(f" {uuid}")[1:] == WORDS.encode(uuid)
-    assert len(WORDS.encode(uuid)) == 20
+    assert tokenizer().encode(f" {uuid}")[1:] == tokenizer().encode(uuid)
+    assert len(tokenizer().encode(uuid)) == 20

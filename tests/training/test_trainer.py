@@ -27,6 +27,7 @@ def weights(trained):
     return {name: weight.detach().clone() for name, weight in trained.model.named().items()}
 
 
+@pytest.mark.slow
 def test_a_resumed_training_equals_an_undisturbed_one_bitwise(tmp_path):
     whole = trainer()
     whole.run(12)

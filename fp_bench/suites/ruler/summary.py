@@ -1,29 +1,14 @@
-"""What the RULER paper makes of task scores: an average a length, and how long a context a model can use.
+"""What the RULER paper makes of task scores: how long a context a model can use, and averages over lengths.
 
 Scores are shares, 0 to 1; the paper prints percent.
 """
 
 from collections.abc import Mapping
 
-from fp_bench.suites.ruler.tasks import TASKS
-
+LENGTHS = tuple(4096 * 2**doublings for doublings in range(6))
+"""The lengths of the paper's tables, 4K to 128K."""
 EFFECTIVE = 0.856
 """Average of Llama-2-7B at 4K, which a model must reach at a length for it to count (RULER, section 4)."""
-
-
-def average(scores: Mapping[str, float]) -> float:
-    """Return the plain mean over the thirteen tasks.
-
-    Args:
-        scores: mean score of each task at one length.
-
-    Raises:
-        ValueError: a task is missing: a mean of some tasks is no RULER average.
-    """
-    missing = [task for task in TASKS if task not in scores]
-    if missing:
-        raise ValueError(f"no score of {', '.join(missing)}")
-    return sum(scores[task] for task in TASKS) / len(TASKS)
 
 
 def effective_length(averages: Mapping[int, float], threshold: float = EFFECTIVE) -> int | None:
@@ -40,7 +25,7 @@ def weighted_average(averages: Mapping[int, float], *, longer_counts_more: bool)
     """Return the paper's wAvg: weights 1, 2, 3, ... over lengths, increasing (inc) or decreasing (dec).
 
     Args:
-        averages: average of each length; the paper takes 4K to 128K, doubling.
+        averages: average of each length; the paper's are of `LENGTHS`.
         longer_counts_more: the longest length has the largest weight, else the shortest.
 
     Raises:

@@ -1,7 +1,6 @@
 import pytest
 
-from fp_bench.suites.ruler.summary import average, effective_length, weighted_average
-from fp_bench.suites.ruler.tasks import TASKS
+from fp_bench.suites.ruler.summary import effective_length, weighted_average
 
 GPT_4 = {4096: 0.966, 8192: 0.963, 16384: 0.952, 32768: 0.932, 65536: 0.87, 131072: 0.812}
 """GPT-4-1106-preview in NVIDIA/RULER's README: effective 64K, wAvg (inc) 89.0, wAvg (dec) 94.1."""
@@ -19,11 +18,6 @@ def test_no_length_may_be_effective():
     assert effective_length({4096: 0.856}) == 4096
 
 
-def test_an_average_takes_all_thirteen_tasks():
-    scores = {task: place / 12 for place, task in enumerate(TASKS)}
-    assert average(scores) == pytest.approx(0.5)
-    del scores["vt"]
-    with pytest.raises(ValueError, match="no score of vt"):
-        average(scores)
+def test_no_lengths_have_no_average():
     with pytest.raises(ValueError, match="no lengths"):
         weighted_average({}, longer_counts_more=True)
