@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench import milliseconds, relative_error, structured_call
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
-from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.jobs.latency.measure import CudaEvents, computed_entries
+from fp_bench.kernels.attention import block_sparse_attention
+from fp_bench.kernels.attention.reference import attention_rows
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
 from fp_bench.kernels.pooling import pool_keys
-from fp_bench.kernels.reference import attention_rows
-from fp_bench.latency.measure import CudaEvents, computed_entries
+from fp_bench.methods.flashprefill import FlashPrefill
 
 Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LENGTHS = (16384, 32768, 65536, 131072, 262144)

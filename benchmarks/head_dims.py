@@ -15,11 +15,11 @@ import torch
 from benchmarks.bench import milliseconds
 from fp_bench.inputs.density import GivenDensity
 from fp_bench.inputs.source import Shape
-from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.means import block_means
-from fp_bench.latency.measure import CudaEvents, computed_entries
-from fp_bench.method import AttentionCall
-from fp_bench.registry import Spec, create_method
+from fp_bench.jobs.latency.measure import CudaEvents, computed_entries
+from fp_bench.kernels.attention import block_sparse_attention
+from fp_bench.kernels.pooling.means import block_means
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 
 CASES = ((64, 32, 8, 65536), (128, 32, 8, 65536), (128, 32, 8, 131072), (128, 32, 8, 262144), (256, 16, 4, 65536))
 """head_dim, query heads, KV heads, length."""

@@ -15,8 +15,8 @@ import torch
 
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.method import AttentionCall
-from fp_bench.registry import Spec, create_method
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 from fp_bench.sizes import format_length
 
 LENGTHS = (4096, 8192, 16384)

@@ -9,19 +9,19 @@ from torch import Tensor
 from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
 from benchmarks.official import OfficialMInference
 from fp_bench.inputs.source import QKV
-from fp_bench.kernels import reference_vertical_slash
+from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.kernels.attention.reference import sample_rows
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.head_patterns import Blocks, HeadPatterns
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.mixed_heads import attend_heads
-from fp_bench.kernels.reference import sample_rows
-from fp_bench.kernels.strongest_blocks import select_strongest_blocks
-from fp_bench.kernels.vertical_slash import convert, following_diagonals
-from fp_bench.kernels.vertical_slash_index import OCTET, TILE, VerticalSlashIndex
-from fp_bench.latency.measure import CudaEvents
-from fp_bench.method import AttentionCall
-from fp_bench.registry import Spec, create_method
+from fp_bench.kernels.lines import convert, following_diagonals
+from fp_bench.kernels.lines import reference as reference_vertical_slash
+from fp_bench.kernels.lines.head_patterns import Blocks, HeadPatterns
+from fp_bench.kernels.lines.index import OCTET, TILE, VerticalSlashIndex
+from fp_bench.kernels.lines.mixed_heads import attend_heads
+from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 
 LINES = ((1000, 6096), (512, 2048), (100, 800))
 """MInference's columns and diagonals."""

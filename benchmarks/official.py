@@ -19,8 +19,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from fp_bench.baselines.xattention import official_first_chunk
 from fp_bench.inputs.source import QKV
+from fp_bench.methods.xattention import official_first_chunk
 
 BLOCK = 128
 

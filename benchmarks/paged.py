@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.bench import milliseconds, structured_call
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
+from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.prefill import flash_prefill_paged
-from fp_bench.latency.measure import CudaEvents
-from fp_bench.method import AttentionCall
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill import FlashPrefill
 
 Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 SCALE = HEAD_DIM**-0.5

@@ -24,15 +24,16 @@ from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
 from benchmarks.minference import LINES, blocks_parity, blocks_times, minference_parity, minference_times
 from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialMInference, OfficialXAttention
 from fp_bench.inputs.source import QKV
-from fp_bench.kernels import reference_antidiagonal, reference_flex
+from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.flex_rule import FlexRule
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.flexprefill import reference as reference_flex
+from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.rule import KeepRule
-from fp_bench.latency.measure import CudaEvents
-from fp_bench.method import AttentionCall
-from fp_bench.registry import Spec, create_method
+from fp_bench.kernels.xattention import reference as reference_antidiagonal
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 from fp_bench.sizes import parse_lengths
 
 STRIDES = (8, 16)

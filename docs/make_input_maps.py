@@ -13,14 +13,14 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.kernels.reference import attention_rows, sample_rows
-from fp_bench.latency.kept_map import kept_share
-from fp_bench.method import AttentionCall
-from fp_bench.results.drawing import COLOURS, GRID, MUTED, PANEL_TITLE, STYLE
-from fp_bench.results.selection_plots import PUBLISHED_DENSITY, draw_map
+from fp_bench.jobs.latency.kept_map import kept_share
+from fp_bench.kernels.attention.reference import attention_rows, sample_rows
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill import FlashPrefill
+from fp_bench.reports.drawing import COLOURS, GRID, MUTED, PANEL_TITLE, STYLE
+from fp_bench.reports.latency.selection_plots import PUBLISHED_DENSITY, draw_map
 from fp_bench.sizes import format_length
 
 HEADS, KV_HEADS, HEAD_DIM, LENGTH, SEED = 8, 2, 128, 4096, 0

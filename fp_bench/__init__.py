@@ -11,14 +11,14 @@ __version__ = "0.1.0"
 __all__ = ["PagedBatch", "__version__", "flash_prefill", "flash_prefill_paged"]
 
 if TYPE_CHECKING:
+    from fp_bench.kernels.flashprefill.prefill import flash_prefill
+    from fp_bench.kernels.paged import flash_prefill_paged
     from fp_bench.kernels.paged.batch import PagedBatch
-    from fp_bench.kernels.paged.prefill import flash_prefill_paged
-    from fp_bench.kernels.prefill import flash_prefill
 
 _LAZY = {
     "PagedBatch": "fp_bench.kernels.paged.batch",
-    "flash_prefill": "fp_bench.kernels.prefill",
-    "flash_prefill_paged": "fp_bench.kernels.paged.prefill",
+    "flash_prefill": "fp_bench.kernels.flashprefill.prefill",
+    "flash_prefill_paged": "fp_bench.kernels.paged",
 }
 
 

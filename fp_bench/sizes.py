@@ -1,4 +1,4 @@
-"""Lengths as people write them: ``4k``, ``8192``, ``4k-256k`` (doubling), separated by commas; shares: ``3%``."""
+"""Lengths as people write them (``4k``, ``8192``, ``4k-256k``), shares (``3%``) and times (``10m``)."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from fp_bench.errors import UsageError
 _SUFFIX = {"": 1, "k": 1024, "m": 1024 * 1024}
 MAX_LENGTH = 4 * 1024 * 1024
 """Longest length that the block lists can name (see kernels.block_index)."""
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+LONGEST_SECONDS = 30 * 24 * 3600
 
 
 def parse_length(text: str) -> int:
@@ -83,3 +85,22 @@ def parse_share(text: str, what: str) -> float:
     if not 0 < share < 1:
         raise UsageError(f"{what} {text!r} is {share:g}; the limits are above 0 and below 1, or 100%")
     return share
+
+
+def parse_duration(text: str, what: str = "duration") -> float:
+    """Return seconds.
+
+    Args:
+        text: a number with ``s``, ``m`` or ``h``; without one it is seconds.
+        what: the option it was given for, for the message.
+
+    Raises:
+        UsageError: no such span, or not above 0 and at most 30 days.
+    """
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smh]?)", text.strip().lower())
+    if not match:
+        raise UsageError(f"{what} {text!r} is not a span of time, e.g. 90s, 10m or 1.5h")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 < seconds <= LONGEST_SECONDS:
+        raise UsageError(f"{what} {text!r} is {seconds:g} s; the limits are above 0 s and {LONGEST_SECONDS} s")
+    return seconds

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from fp_bench.errors import UsageError
-from fp_bench.failures import IncorrectError
+from fp_bench.jobs.failures import IncorrectError
+from fp_bench.jobs.latency.measure import TOLERANCE, Truth, WallClock, check
+from fp_bench.kernels.attention.reference import attention
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.reference import attention
 from fp_bench.kernels.selection import Selection
-from fp_bench.latency.measure import TOLERANCE, Truth, WallClock, check
-from fp_bench.method import AttentionCall, Method
-from fp_bench.registry import Spec
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.registry import Spec
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, Tokenizer
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from fp_bench.registry import BUILTIN_METHODS
-from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.methods.registry import BUILTIN_METHODS
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED
 

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from fp_bench.results.drawing import (
+from fp_bench.reports.drawing import (
     COLOURS,
     MUTED,
     PANEL_TITLE,

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from fp_bench.registry import BUILTIN_SUITES, methods, suites
-from fp_bench.results.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.methods.registry import methods
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.suites.registry import BUILTIN_SUITES, suites
 from pages.markdown import table
 
 LIMITS = {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from fp_bench.results.accuracy_tables import points, signed, summary
-from fp_bench.results.latency_tables import comparison
-from fp_bench.results.record import LatencyRecord
-from fp_bench.results.store import read_run
+from fp_bench.records.record import LatencyRecord
+from fp_bench.records.store import read_run
+from fp_bench.reports.accuracy.tables import points, signed, summary
+from fp_bench.reports.latency.tables import comparison
 from fp_bench.sizes import format_length, parse_length, parse_lengths
 from pages.markdown import table
 

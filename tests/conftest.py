@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import torch
 
-from fp_bench.results.drawing import STYLE
+from fp_bench.reports.drawing import STYLE
 
 if not torch.cuda.is_available():
     # Must be set before any kernel is defined.
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
 def no_pictures(request, monkeypatch):
     """Drawing takes most of a small run's time, so runs have empty pictures but where a test is about them."""
     if "results" not in request.path.parts and "draws" not in request.keywords:
-        monkeypatch.setattr("fp_bench.results.drawing.Plot.save", save_undrawn)
+        monkeypatch.setattr("fp_bench.reports.drawing.Plot.save", save_undrawn)
 
 
 def save_undrawn(plot, folder):
@@ -54,7 +54,7 @@ def save_undrawn(plot, folder):
 @pytest.fixture(scope="session", autouse=True)
 def server_of_workers():
     """Have workers forked from a server that has imported what those of any test need, not only the first's."""
-    set_forkserver_preload(["fp_bench.latency.worker", "fp_bench.accuracy.worker", "fp_bench.models.imports"])
+    set_forkserver_preload(["fp_bench.jobs.latency.worker", "fp_bench.jobs.accuracy.worker", "fp_bench.models.imports"])
     ensure_running()
 
 

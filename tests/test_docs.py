@@ -18,12 +18,13 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from fp_bench.cli import app
-from fp_bench.method import AttentionCall, Method
-from fp_bench.registry import Registry, Spec, methods, suites
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.registry import Registry, Spec, methods
 from fp_bench.sizes import parse_lengths
-from tests.accuracy.models import save_model
+from fp_bench.suites.registry import suites
+from tests.cli.test_cli import fpbench
+from tests.jobs.accuracy.models import save_model
 from tests.kernels.calls import Case
-from tests.test_cli import fpbench
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("results/*.md"), *ROOT.glob("fp_bench/models/*/*.md")]

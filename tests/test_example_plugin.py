@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fp_bench.results.store import read_records
-from tests.accuracy.models import save_model
-from tests.test_cli import fpbench
+from fp_bench.records.store import read_records
+from tests.cli.test_cli import fpbench
+from tests.jobs.accuracy.models import save_model
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "examples" / "plugin"

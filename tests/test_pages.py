@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fp_bench.cli import front
-from fp_bench.registry import BUILTIN_METHODS
+from fp_bench.methods.registry import BUILTIN_METHODS
 from pages.__main__ import MARKED, PARTS, stale
 from pages.picture import DIGITS, FOLDER, picture
 from pages.tables import RESULTS, number, share, speed_up

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from fp_bench.errors import UsageError
-from fp_bench.method import Method
-from fp_bench.registry import methods, suites
+from fp_bench.methods.base import Method
+from fp_bench.methods.registry import methods
 from fp_bench.suites.needle.suite import Needle
+from fp_bench.suites.registry import suites
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.scoring import all_of
 from fp_bench.suites.suite import Suite

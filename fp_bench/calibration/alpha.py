@@ -8,11 +8,11 @@ import torch
 
 from fp_bench.calibration.captured import captured_calls, captured_model
 from fp_bench.errors import UsageError
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.captured import Captured
-from fp_bench.machine import parse_dtype
-from fp_bench.method import AttentionCall
-from fp_bench.results.table import Table
+from fp_bench.jobs.machine import parse_dtype
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill import FlashPrefill
+from fp_bench.reports.table import Table
 
 SMALLEST_ALPHA = 1e-9
 STEPS = 24

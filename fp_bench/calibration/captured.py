@@ -9,7 +9,7 @@ import torch
 
 from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.source import Shape
-from fp_bench.method import AttentionCall
+from fp_bench.methods.base import AttentionCall
 from fp_bench.models.capture import capture
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fp_bench.baselines.minference_patterns import write_patterns
 from fp_bench.calibration.captured import captured_calls, captured_model
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines, Pattern
-from fp_bench.kernels.last_attention import last_attention
-from fp_bench.kernels.strongest_blocks import select_strongest_blocks
-from fp_bench.kernels.vertical_slash import LAST_QUERIES, SINK_COLUMNS
-from fp_bench.machine import parse_dtype
-from fp_bench.method import AttentionCall
-from fp_bench.results.table import Table
+from fp_bench.jobs.machine import parse_dtype
+from fp_bench.kernels.attention.last import last_attention
+from fp_bench.kernels.lines import LAST_QUERIES, SINK_COLUMNS
+from fp_bench.kernels.lines.head_patterns import AShape, Blocks, HeadPatterns, Lines, Pattern
+from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.minference_patterns import write_patterns
+from fp_bench.reports.table import Table
 
 CANDIDATES: tuple[Pattern, ...] = (
     AShape(100, 800), Lines(30, 800), Lines(100, 750), Lines(500, 700), Lines(3500, 100), Blocks(58),

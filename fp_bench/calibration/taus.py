@@ -15,11 +15,11 @@ from torch import Tensor
 from fp_bench.calibration.captured import captured_calls, captured_model
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.kernels.antidiagonal import antidiagonal_weights
+from fp_bench.jobs.machine import parse_dtype
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.machine import parse_dtype
-from fp_bench.method import AttentionCall
-from fp_bench.results.table import Table
+from fp_bench.kernels.xattention import antidiagonal_weights
+from fp_bench.methods.base import AttentionCall
+from fp_bench.reports.table import Table
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from fp_bench.cli.front import app
 from fp_bench.cli.options import configure, span, specs, within
 from fp_bench.cli.recording import exit_code, record
 from fp_bench.cli.reporting import show_report
-from fp_bench.durations import parse_duration
 from fp_bench.errors import UsageError
-from fp_bench.registry import methods as known_methods
-from fp_bench.registry import suites as known_suites
-from fp_bench.sizes import parse_lengths
+from fp_bench.methods.registry import methods as known_methods
+from fp_bench.sizes import parse_duration, parse_lengths
+from fp_bench.suites.registry import suites as known_suites
 
 
 @app.command()
@@ -75,11 +74,11 @@ def accuracy(
     lengths = parse_lengths(lens)
     chosen = specs(methods, known_methods) if methods else None
     asked = specs(suite, known_suites)
-    from fp_bench.accuracy.cost import prefill_seconds
-    from fp_bench.accuracy.job import Conduct, pending_items, run
-    from fp_bench.accuracy.plan import Request, make_plan
-    from fp_bench.machine import parse_dtype
-    from fp_bench.terminal import show_accuracy_plan
+    from fp_bench.cli.terminal import show_accuracy_plan
+    from fp_bench.jobs.accuracy.cost import prefill_seconds
+    from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
+    from fp_bench.jobs.accuracy.plan import Request, make_plan
+    from fp_bench.jobs.machine import parse_dtype
 
     request = Request(
         lens=lengths,

@@ -13,7 +13,7 @@ from fp_bench.errors import UnavailableError, UsageError, did_you_mean
 from fp_bench.sizes import parse_share
 
 if TYPE_CHECKING:
-    from fp_bench.results.compare import Comparison
+    from fp_bench.reports.compare import Comparison
 
 
 @app.command()
@@ -45,10 +45,10 @@ def compare(
             raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
     if ci not in (None, "github"):
         raise UsageError(f"--ci {ci!r} is unknown; known: github")
-    from fp_bench.results.compare import compare as compare_runs
-    from fp_bench.results.compare_text import FORMATS
-    from fp_bench.results.verdict import Rule
-    from fp_bench.terminal import show_comparison
+    from fp_bench.cli.terminal import show_comparison
+    from fp_bench.reports.compare import compare as compare_runs
+    from fp_bench.reports.compare_text import FORMATS
+    from fp_bench.reports.verdict import Rule
 
     if form not in ("rich", *FORMATS):
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
@@ -67,7 +67,7 @@ def compare(
 
 def _tell_github(found: "Comparison") -> None:
     """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
-    from fp_bench.results.compare_text import annotations, markdown
+    from fp_bench.reports.compare_text import annotations, markdown
 
     for line in annotations(found):
         print(line, file=sys.stderr)
@@ -80,7 +80,7 @@ def _tell_github(found: "Comparison") -> None:
 
 
 def _verdict_code(found: "Comparison", strict: bool) -> int:
-    from fp_bench.results.verdict import Verdict
+    from fp_bench.reports.verdict import Verdict
 
     if found.count(Verdict.REGRESSED):
         return EXIT_REGRESSED

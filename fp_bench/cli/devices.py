@@ -10,7 +10,7 @@ from fp_bench.cli.options import numbers
 from fp_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from fp_bench.places import Place
+    from fp_bench.jobs.places import Place
 
 Devices = Annotated[
     str | None, typer.Option("--devices", help="GPUs of this machine that share the work, e.g. 0,1; default: one.")
@@ -41,15 +41,15 @@ def open_places(
         raise UsageError(f"--engine {engine} runs on the first visible GPU; set CUDA_VISIBLE_DEVICES, not --devices")
     chosen = numbers(devices, "--devices")
     if ray is None:
-        from fp_bench.places import places_here
+        from fp_bench.jobs.places import places_here
 
         yield places_here(chosen, most=workers or 1)
         return
     if chosen is not None:
         raise UsageError(f"--devices {devices} are GPUs of this machine, and --ray takes all of a cluster; give one")
-    from fp_bench.cluster import ray_places
-    from fp_bench.results.environment import machine_name
-    from fp_bench.terminal import say
+    from fp_bench.cli.terminal import say
+    from fp_bench.jobs.cluster import ray_places
+    from fp_bench.records.environment import machine_name
 
     with ray_places(ray, workers) as places:
         say(f"ray: {len(places)} of {machine_name(places[0].environment)}")

@@ -11,9 +11,8 @@ from fp_bench.cli.front import app
 from fp_bench.cli.options import configure, numbers, span, specs, within
 from fp_bench.cli.recording import exit_code, record
 from fp_bench.cli.reporting import show_report
-from fp_bench.durations import parse_duration
-from fp_bench.registry import methods as known_methods
-from fp_bench.sizes import parse_lengths
+from fp_bench.methods.registry import methods as known_methods
+from fp_bench.sizes import parse_duration, parse_lengths
 
 
 @app.command()
@@ -78,9 +77,9 @@ def latency(
     del config  # it has become the other options
     lengths = parse_lengths(lens)
     chosen = specs(methods, known_methods) if methods else None
-    from fp_bench.latency.job import Conduct, count_pending, run
-    from fp_bench.latency.plan import Heads, Request, make_plan
-    from fp_bench.terminal import show_plan
+    from fp_bench.cli.terminal import show_plan
+    from fp_bench.jobs.latency.job import Conduct, count_pending, run
+    from fp_bench.jobs.latency.plan import Heads, Request, make_plan
 
     request = Request(
         lens=lengths,

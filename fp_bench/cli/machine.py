@@ -12,8 +12,8 @@ from fp_bench.cli.recording import exit_code
 @app.command()
 def methods() -> None:
     """List the methods, their parameters and presets, and whether each runs here."""
-    from fp_bench.doctor import method_table
-    from fp_bench.terminal import show_tables
+    from fp_bench.cli.doctor import method_table
+    from fp_bench.cli.terminal import show_tables
 
     show_tables([method_table()])
 
@@ -29,16 +29,16 @@ def doctor(
     if aa:
         _measure_noise(rounds)
         return
-    from fp_bench.doctor import machine_table, runnable_table, tested_table
-    from fp_bench.terminal import show_tables
+    from fp_bench.cli.doctor import machine_table, runnable_table, tested_table
+    from fp_bench.cli.terminal import show_tables
 
     show_tables([machine_table(), tested_table(), runnable_table()])
 
 
 def _measure_noise(rounds: int) -> None:
-    from fp_bench.latency.aa import aa_plan, aa_table, measure
-    from fp_bench.results.verdict import Rule
-    from fp_bench.terminal import show_plan, show_progress, show_tables
+    from fp_bench.cli.terminal import show_plan, show_progress, show_tables
+    from fp_bench.jobs.latency.aa import aa_plan, aa_table, measure
+    from fp_bench.reports.verdict import Rule
 
     plan = aa_plan(rounds)
     show_plan(plan)

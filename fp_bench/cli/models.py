@@ -8,7 +8,7 @@ import typer
 from fp_bench.cli.front import app
 from fp_bench.cli.options import numbers, read_text, within
 from fp_bench.errors import UsageError
-from fp_bench.registry import Spec
+from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
 Lens = Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")]
@@ -33,9 +33,9 @@ def capture(
     """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
     lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
     content = read_text(text) if text else None
-    from fp_bench.machine import parse_device, parse_dtype
+    from fp_bench.cli.terminal import say
+    from fp_bench.jobs.machine import parse_device, parse_dtype
     from fp_bench.models.capture import capture as save
-    from fp_bench.terminal import say
 
     manifest = save(
         model,
@@ -75,8 +75,8 @@ def calibrate(
     content = read_text(text) if text else None
     if spec.name not in ("flashprefill", "xattention"):
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
-    from fp_bench.machine import parse_device
-    from fp_bench.terminal import say, show_tables
+    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.jobs.machine import parse_device
 
     on = parse_device(device)
     if spec.name == "flashprefill":
@@ -87,8 +87,8 @@ def calibrate(
         say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
         print(f"flashprefill:alpha={found.alpha:.4g}")
         return
-    from fp_bench.baselines.xattention import XAttention
     from fp_bench.calibration.taus import profile_model
+    from fp_bench.methods.xattention import XAttention
 
     stride = XAttention.from_options(spec.options).params.stride
     taus = profile_model(model, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
@@ -112,8 +112,8 @@ def search_heads(
     lengths = parse_lengths(lens)
     content = read_text(text) if text else None
     from fp_bench.calibration.heads import search_model
-    from fp_bench.machine import parse_device
-    from fp_bench.terminal import say, show_tables
+    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.jobs.machine import parse_device
 
     found = search_model(model, lengths, text=content, seed=seed, device=parse_device(device), dtype=dtype)
     found.save(out)

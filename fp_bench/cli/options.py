@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fp_bench.durations import parse_duration
 from fp_bench.errors import UsageError
-from fp_bench.registry import Registry, Spec
+from fp_bench.methods.registry import Registry, Spec
+from fp_bench.sizes import parse_duration
 
 if TYPE_CHECKING:
-    from fp_bench.results.store import Run
+    from fp_bench.records.store import Run
 
 
 def within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
@@ -29,7 +29,7 @@ def within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], i
 def configure(context: typer.Context, path: Path | None) -> Path | None:
     """Take a verb's options from a YAML file; those on the command line win."""
     if path is not None:
-        from fp_bench.config import read_config
+        from fp_bench.cli.config import read_config
 
         options = {
             option.removeprefix("--"): str(parameter.name)
@@ -77,7 +77,7 @@ def read_text(path: Path) -> str:
 
 def read_runs(folders: list[Path]) -> list["Run"]:
     """Read run folders."""
-    from fp_bench.results.store import read_run
+    from fp_bench.records.store import read_run
 
     runs = [read_run(folder) for folder in folders]
     # They stay until the end; looking among them for garbage, again and again, would take as long as the rest.

@@ -9,8 +9,8 @@ import typer
 from fp_bench.cli.front import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING
 
 if TYPE_CHECKING:
-    from fp_bench.results.record import Record
-    from fp_bench.results.store import RecordStore
+    from fp_bench.records.record import Record
+    from fp_bench.records.store import RecordStore
 
 
 def record(
@@ -29,8 +29,8 @@ def record(
         keys: the cells of the plan.
         budget: seconds that the run was given, if any.
     """
-    from fp_bench.results.store import RecordStore, latest
-    from fp_bench.terminal import duration, say, show_progress
+    from fp_bench.cli.terminal import duration, say, show_progress
+    from fp_bench.records.store import RecordStore, latest
 
     with RecordStore(folder) as store:
         if store.torn:

@@ -13,7 +13,7 @@ from fp_bench.cli.options import read_runs
 from fp_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from fp_bench.results.report import Part
+    from fp_bench.reports.report import Part
 
 
 @app.command()
@@ -34,13 +34,13 @@ def report(
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
     read = read_runs(runs)
     if form == "customSmallerIsBetter":
-        from fp_bench.results.compare_text import smaller_is_better
+        from fp_bench.reports.compare_text import smaller_is_better
 
         print(smaller_is_better([record for run in read for record in run.records]))
         return
-    from fp_bench.results.html import write_html
-    from fp_bench.results.report import Part
-    from fp_bench.terminal import say
+    from fp_bench.cli.terminal import say
+    from fp_bench.reports.html import write_html
+    from fp_bench.reports.report import Part
 
     parts = [Part(run) for run in read]
     show_parts(parts, as_json or form == "json")
@@ -50,16 +50,16 @@ def report(
 
 def show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
     """Show the tables of a run folder, or of one kind of its records, and write its report."""
-    from fp_bench.results.report import Part
-    from fp_bench.results.store import read_run
+    from fp_bench.records.store import read_run
+    from fp_bench.reports.report import Part
 
     show_parts([Part(read_run(folder))], as_json, only)
 
 
 def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
     """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
-    from fp_bench.results.report import write_markdown
-    from fp_bench.terminal import say, show_tables
+    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.reports.report import write_markdown
 
     chosen = [(part, chapter) for part in parts for chapter in part.chapters if only in (None, chapter.name)]
     if as_json:
@@ -79,8 +79,8 @@ def merge(
     out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
 ) -> None:
     """Join run folders into one, each round once."""
-    from fp_bench.results.merge import merge as join
-    from fp_bench.terminal import say
+    from fp_bench.cli.terminal import say
+    from fp_bench.records.merge import merge as join
 
     written, left_out = join(runs, out)
     say(f"{written} records in {out}; {left_out} that two runs have in common are in it once")

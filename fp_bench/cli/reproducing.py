@@ -11,7 +11,7 @@ from fp_bench.cli.front import EXIT_FAILED, EXIT_NOTHING, app
 from fp_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from fp_bench.reproduce.figure import Figure
+    from fp_bench.reports.papers.figure import Figure
 
 PUBLISHED = (Path("results/h200"), Path("results/h100"))
 
@@ -34,17 +34,17 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON on stdout.")] = False,
 ) -> None:
     """Make figures and tables of the papers again: ours over theirs, and which of their statements hold here."""
-    from fp_bench.reproduce.figure import load_figure, load_figures
-    from fp_bench.terminal import say, show_tables
+    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.reports.papers.figure import load_figure, load_figures
 
     figures = [load_figure(figure)] if figure else load_figures()
-    from fp_bench.reproduce.page import Again, list_table, overview_table, rows, write_page
+    from fp_bench.reports.papers.page import Again, list_table, overview_table, rows, write_page
 
     if listing:
         show_tables([list_table(figures)])
         return
-    from fp_bench.reproduce.judge import Verdict
-    from fp_bench.reproduce.measured import read_measured
+    from fp_bench.reports.papers.judge import Verdict
+    from fp_bench.reports.papers.measured import read_measured
 
     if measure and figure and not figures[0].commands:
         raise UsageError(f"{figure} has no command to measure it: {figures[0].unmeasured}")

@@ -6,8 +6,8 @@ from fp_bench.errors import UsageError
 from fp_bench.inputs.random import Random
 from fp_bench.inputs.source import Shape
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.rule import KeepRule
 
 FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
 

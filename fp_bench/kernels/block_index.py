@@ -1,6 +1,8 @@
 """BlockIndex: which key blocks each query block reads; what most methods hand from selecting to attending."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -9,6 +11,8 @@ from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid
 
 MAX_KEY_BLOCKS = torch.iinfo(torch.int16).max
+ROWS_AT_ONCE = 16
+"""Query blocks scored by one matrix product of the torch implementation: 2048 rows keep it busy and small."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +153,16 @@ class BlockIndex:
 def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:
     """Return ``[rows, key_blocks]``: the key blocks of which each row can see a key."""
     return torch.arange(grid.key_blocks, device=device) <= grid.diagonals(device)[:, None]
+
+
+def few_rows(batch: int, lists: int, grid: BlockGrid) -> Iterator[tuple[int, int, slice]]:
+    """Yield (sequence, list, some rows of tiles) until all were: about 2048 rows of Q at a time."""
+    at_once = ROWS_AT_ONCE * grid.block_size // grid.row_size
+    for b, number, row in product(range(batch), range(lists), range(0, grid.rows, at_once)):
+        yield b, number, slice(row, min(row + at_once, grid.rows))
+
+
+def list_kept(index: BlockIndex, b: int, number: int, rows: slice, kept: Tensor) -> None:
+    """Write the lists of some rows: the kept ones of their first key blocks, ``[rows, blocks]`` bool, all causal."""
+    index.blocks[b, number, rows, : kept.shape[1]] = torch.argsort(~kept, dim=-1, stable=True).to(torch.int16)
+    index.counts[b, number, rows] = kept.sum(-1, dtype=torch.int32)

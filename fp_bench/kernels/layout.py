@@ -132,3 +132,13 @@ class BlockGrid:
     def diagonals(self, device: torch.device | str = "cpu") -> Tensor:
         """Return ``[rows]`` int64: the key block in which each row lies, the last one that it can see."""
         return torch.arange(self.first, self.first + self.rows, device=device) // (self.block_size // self.row_size)
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a factor on the logits under which the largest logit is not the largest product.
+
+    Raises:
+        UnsupportedError: the value and its limit.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise UnsupportedError(f"scale {scale} must be finite and above 0")

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnsupportedError, UsageError
-from fp_bench.kernels.reference import attention_rows, sample_rows
+from fp_bench.kernels.attention.reference import attention_rows, sample_rows
 from fp_bench.kernels.selection import Selection
-from fp_bench.method import AttentionCall, Method
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.models.masks import hides_a_key, packed_positions, prefill_mask, visible
 

@@ -6,17 +6,17 @@ import warnings
 
 from torch import Tensor
 
-from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UsageError
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.kernels.layout import BLOCK_SIZE
+from fp_bench.kernels.paged import flash_prefill_paged, implementation
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.prefill import flash_prefill_paged, implementation
 from fp_bench.kernels.selection import Selection
-from fp_bench.method import AttentionCall, Method
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.dense import Dense
+from fp_bench.methods.flashprefill import FlashPrefill
+from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.attention import selection_recall
 from fp_bench.models.calls import CallCounts, LayerCalls
-from fp_bench.registry import Spec, create_method
 
 VARIABLE = "FPBENCH_METHOD"
 """Environment variable that names the method, as ``--methods`` does: engines hand no options of ours down."""

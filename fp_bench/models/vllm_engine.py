@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.method import Method
+from fp_bench.methods.base import Method
+from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import RANDOM, model_config, model_source
 from fp_bench.models.serving import PagedPrefill

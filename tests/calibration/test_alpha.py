@@ -3,11 +3,11 @@ import torch
 
 from fp_bench.calibration.alpha import calibrate
 from fp_bench.errors import UsageError
-from fp_bench.flashprefill import FlashPrefill
 from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.source import Shape
-from fp_bench.method import AttentionCall
-from tests.latency.test_job import capture
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill import FlashPrefill
+from tests.jobs.latency.test_job import capture
 
 CPU = torch.device("cpu")
 

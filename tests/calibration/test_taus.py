@@ -3,14 +3,14 @@ import json
 import pytest
 import torch
 
-from fp_bench.baselines.xattention import XAttention
 from fp_bench.calibration.taus import block_masses, needed_taus, profile
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.kernels.reference import attention
-from fp_bench.method import AttentionCall
-from tests.latency.test_job import capture
-from tests.test_cli import fpbench
+from fp_bench.kernels.attention.reference import attention
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.xattention import XAttention
+from tests.cli.test_cli import fpbench
+from tests.jobs.latency.test_job import capture
 
 CPU = torch.device("cpu")
 

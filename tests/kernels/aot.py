@@ -84,8 +84,10 @@ def compile_portable(
     """Compile every portable kernel at the head sizes for one chip."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import block_sparse_triton, discovery_triton, pooling_triton
+    from fp_bench.kernels.attention import triton as block_sparse_triton
+    from fp_bench.kernels.flashprefill import triton as discovery_triton
     from fp_bench.kernels.layout import BLOCK_SIZE
+    from fp_bench.kernels.pooling import triton as pooling_triton
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     capability = int(arch) if backend == "cuda" else 0
@@ -122,14 +124,12 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     """Compile the selection kernels of XAttention, FlexPrefill and ranked energies for one chip."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import (
-        antidiagonal_triton,
-        discovery_triton,
-        energies_triton,
-        flex_triton,
-        last_attention_triton,
-    )
+    from fp_bench.kernels.attention import last_triton as last_attention_triton
+    from fp_bench.kernels.flashprefill import energies_triton
+    from fp_bench.kernels.flashprefill import triton as discovery_triton
+    from fp_bench.kernels.flexprefill import triton as flex_triton
     from fp_bench.kernels.layout import BLOCK_SIZE
+    from fp_bench.kernels.xattention import triton as antidiagonal_triton
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     capability = int(arch) if backend == "cuda" else 0
@@ -173,8 +173,10 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
     """Compile what MInference's heads take for one chip: lines, windows, blocks, attention of last queries."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import block_sparse_triton, last_attention_triton, vertical_slash_triton
-    from fp_bench.kernels.vertical_slash_index import OCTET, TILE
+    from fp_bench.kernels.attention import last_triton as last_attention_triton
+    from fp_bench.kernels.attention import triton as block_sparse_triton
+    from fp_bench.kernels.lines import triton as vertical_slash_triton
+    from fp_bench.kernels.lines.index import OCTET, TILE
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     capability = int(arch) if backend == "cuda" else 0
@@ -227,8 +229,8 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
     """Compile the kernels of packed batches for one chip, attention at each of the page sizes."""
     from triton.backends.compiler import GPUTarget
 
-    from fp_bench.kernels import discovery_triton
-    from fp_bench.kernels.block_sparse_triton import ROW_GROUP, launch_config
+    from fp_bench.kernels.attention.triton import ROW_GROUP, launch_config
+    from fp_bench.kernels.flashprefill import triton as discovery_triton
     from fp_bench.kernels.layout import BLOCK_SIZE
     from fp_bench.kernels.paged import attention_triton, pooling_triton
     from fp_bench.kernels.paged import discovery_triton as paged_discovery
@@ -259,7 +261,9 @@ def compile_fp8() -> list[dict[str, object]]:
     from triton.backends.compiler import GPUTarget
     from triton.experimental.gluon import language as gl
 
-    from fp_bench.kernels import block_sparse_fp8, fp8, fp8_triton
+    from fp_bench.kernels.fp8 import hopper as block_sparse_fp8
+    from fp_bench.kernels.fp8 import layout as fp8
+    from fp_bench.kernels.fp8 import triton as fp8_triton
 
     target = GPUTarget("cuda", 90, 32)
     kernel = fp8_triton._quantise_kernel
@@ -297,8 +301,8 @@ def _exchanged_in_loops(ptx: str) -> list[dict[str, int]]:
 
 def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
-    from fp_bench.kernels import hopper_parts as parts
-    from fp_bench.kernels.block_sparse_hopper import _block_sparse_hopper_kernel as kernel
+    from fp_bench.kernels.attention import hopper_parts as parts
+    from fp_bench.kernels.attention.hopper import _block_sparse_hopper_kernel as kernel
 
     head_dim, packed, means = int(head_dim), int(packed), int(means)
     row_size = parts.BLOCK // packed
@@ -316,8 +320,8 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, me
 
 def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf16") -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel over pages for sm_90."""
-    from fp_bench.kernels import hopper_parts as parts
-    from fp_bench.kernels.paged.attention_hopper import _paged_hopper_kernel as kernel
+    from fp_bench.kernels.attention import hopper_parts as parts
+    from fp_bench.kernels.paged.hopper import _paged_hopper_kernel as kernel
 
     rows, keys = (parts.BLOCK // 2, 1), (min(page, parts.launch_config(head_dim)["TILE"]), 1)
     boxes = dict.fromkeys(("q_desc", "out_desc"), rows) | dict.fromkeys(("k_desc", "v_desc"), keys)
@@ -331,7 +335,7 @@ def _compile_gluon(
     """Compile an attention kernel for sm_90; ``boxes`` are rows and heads of each TMA descriptor."""
     from triton.experimental.gluon import language as gl
 
-    from fp_bench.kernels import hopper_parts as parts
+    from fp_bench.kernels.attention import hopper_parts as parts
 
     types = signature(kernel, dtype) | {"counter_ptr": "*i32"}
     types |= {name: "*i32" for name in PAGED_INTEGERS if name in types}

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import antidiagonal
-from fp_bench.kernels import reference_antidiagonal as reference
+from fp_bench.kernels import xattention as antidiagonal
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import causal_blocks
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.xattention import reference
 from tests.kernels.calls import Case, cases
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
@@ -47,7 +47,7 @@ def test_triton_weighs_as_defined(case, stride):
 @needs_interpreter
 @pytest.mark.parametrize("case", [Case(q_len=4300, kv_len=4300), Case(q_len=2100, kv_len=4200, head_dim=128)])
 def test_triton_joins_tiles_as_on_a_gpu(case, monkeypatch):
-    from fp_bench.kernels import antidiagonal_triton
+    from fp_bench.kernels.xattention import triton as antidiagonal_triton
 
     # Tiles of sm_90, several of them in a row, whole and masked, one of them beyond a row's end.
     monkeypatch.setattr(antidiagonal_triton, "capability", lambda _device: 90)

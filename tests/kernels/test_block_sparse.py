@@ -6,10 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import block_sparse_attention, reference
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
 from fp_bench.kernels.layout import BlockGrid
 from tests.kernels.calls import Case, cases, relative_error
 

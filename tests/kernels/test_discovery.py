@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UnsupportedError, UsageError
-from fp_bench.kernels import reference
 from fp_bench.kernels.backend import resolve_backend, triton_missing
-from fp_bench.kernels.discovery import select_blocks
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill import select_blocks
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.pooling import pool_keys
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, cases
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
@@ -26,16 +27,16 @@ rules = st.builds(
 
 def away_from_ties(case, q, pooled, rule, tolerance=1e-4):
     """Where the energy is clearly on one side of the threshold in the float32 definition."""
-    energy = reference.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
+    energy = defined_selection.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
     threshold = rule.alpha * energy.amax(-1, keepdim=True)
     return (energy - threshold).abs() > tolerance * threshold
 
 
 def assert_selects_as_defined(case, rule, backend, device="cpu"):
     q, k, _ = case.tensors(device)
-    pooled = reference.pool_keys(k)
+    pooled = defined_pooling.pool_keys(k)
     ours = select_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale, backend=backend).mask()
-    defined = reference.select_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale).mask()
+    defined = defined_selection.select_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale).mask()
     differs = (ours != defined) & away_from_ties(case, q, pooled, rule)
     # alpha 0 has no ties: every causal block is kept.
     assert not differs.any() if rule.alpha else torch.equal(ours, defined)
@@ -59,11 +60,11 @@ def test_triton_compacts_lists_longer_than_one_tile():
     # Blocks of 16 tokens give more key blocks than COMPACT_TILE at a length the interpreter can walk.
     case = Case(q_len=64, kv_len=16 * 600, q_heads=1, kv_heads=1, head_dim=16)
     q, k, _ = case.tensors(block=16)
-    pooled = reference.pool_keys(k, 16)
+    pooled = defined_pooling.pool_keys(k, 16)
     rule = KeepRule(0.05, 1, 1, 0)
     ours, defined = (
         select(q, pooled, rule, kv_len=case.kv_len, scale=case.scale, block_size=16, **extra)
-        for select, extra in ((select_blocks, {"backend": "triton"}), (reference.select_blocks, {}))
+        for select, extra in ((select_blocks, {"backend": "triton"}), (defined_selection.select_blocks, {}))
     )
     assert ours.counts.max() > 20
     assert torch.equal(ours.mask(), defined.mask())
@@ -98,7 +99,7 @@ def test_pooling_as_defined(backend, case):
     pooled = pool_keys(k, backend=backend)
     assert pooled.dtype == k.dtype
     tolerance = {torch.float32: 1e-6, torch.float16: 2e-3}[k.dtype]
-    torch.testing.assert_close(pooled, reference.pool_keys(k), atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(pooled, defined_pooling.pool_keys(k), atol=tolerance, rtol=tolerance)
 
 
 def test_pooling_accumulates_in_float32():

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import flex, flex_torch
-from fp_bench.kernels import reference_flex as reference
+from fp_bench.kernels import flexprefill as flex
 from fp_bench.kernels.backend import triton_missing
-from fp_bench.kernels.flex_rule import FlexRule
+from fp_bench.kernels.flexprefill import reference
+from fp_bench.kernels.flexprefill import torch as flex_torch
+from fp_bench.kernels.flexprefill.rule import FlexRule
 from tests.kernels.calls import Case
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
@@ -61,7 +62,7 @@ def test_triton_selects_as_defined(case, rule):
 def crossings(values, budget, backend, active=None):
     if backend == "torch":
         return flex_torch.crossing(values, budget, active)
-    from fp_bench.kernels import flex_triton
+    from fp_bench.kernels.flexprefill import triton as flex_triton
 
     return flex_triton.crossing(values, budget, active)
 

@@ -5,14 +5,17 @@ import torch
 from hypothesis import given, settings
 
 from fp_bench.errors import UnavailableError, UnsupportedError
-from fp_bench.kernels import reference, reference_fp8
+from fp_bench.kernels.attention import reference
 from fp_bench.kernels.backend import triton_missing
-from fp_bench.kernels.fp8 import SMALLEST_PEAK, block_sparse_attention_fp8, key_order, quantise_kv
+from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
+from fp_bench.kernels.fp8 import reference as reference_fp8
+from fp_bench.kernels.fp8.layout import SMALLEST_PEAK, key_order
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, cases, relative_error
 from tests.kernels.test_block_sparse import random_index, shares
 
 if triton_missing() is None:
-    from fp_bench.kernels.fp8_triton import quantise_kv_triton
+    from fp_bench.kernels.fp8.triton import quantise_kv_triton
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
 fp8_cases = cases(max_len=500, dtypes=(torch.float32, torch.float16), head_dims=(128,))
@@ -44,7 +47,7 @@ def test_rounding_keeps_three_bits_of_what_is_near_the_blocks_largest(case):
     rounded = reference_fp8.quantise_kv(k, v)
     blocks = -(-case.kv_len // 128)
     assert rounded.k.shape == rounded.v.shape == (case.batch, case.kv_heads, blocks, 128, 128)
-    assert torch.equal(rounded.pooled, reference.pool_keys(k))
+    assert torch.equal(rounded.pooled, defined_pooling.pool_keys(k))
     for exact, found, which in zip((k, v), reference_fp8.dequantised(rounded, case.kv_len), (0, 1), strict=True):
         scale = rounded.scales[..., which].repeat_interleave(128, 2)[:, :, : case.kv_len, None].transpose(1, 2)
         allowed = torch.maximum(exact.float().abs() * 2**-4, scale * 2**-10) * (1 + 1e-5)

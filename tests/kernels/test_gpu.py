@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from fp_bench import flash_prefill
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import block_sparse_attention, implementation, reference
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention, implementation
-from fp_bench.kernels.discovery import select_blocks
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill import select_blocks
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.pooling import pool_keys
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, cases, relative_error
 from tests.kernels.test_block_sparse import assert_attends_as_defined
 from tests.kernels.test_discovery import assert_selects_as_defined, rules
@@ -114,7 +115,7 @@ def test_selection_away_from_ties(case, rule):
 @given(cases(max_len=3000, dtypes=HALF))
 def test_pooling(case):
     _, k, _ = case.tensors("cuda")
-    torch.testing.assert_close(pool_keys(k), reference.pool_keys(k), atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(pool_keys(k), defined_pooling.pool_keys(k), atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -129,7 +130,7 @@ def test_kept_blocks_that_are_not_forced_agree_at_16k(dtype, heads):
     mask = ours.mask() & ~forced
     defined = torch.cat(
         [
-            reference.select_blocks(
+            defined_selection.select_blocks(
                 q[:, :, head : head + 1], pooled[:, :, head // (heads[0] // heads[1]), None], rule,
                 kv_len=case.kv_len, scale=case.scale,
             ).mask()

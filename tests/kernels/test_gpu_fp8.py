@@ -5,15 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fp_bench.flashprefill import FP8_TOLERANCE, FlashPrefill
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.kernels import reference, reference_fp8
+from fp_bench.kernels.attention import reference
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, fp8_missing, quantise_kv
+from fp_bench.kernels.fp8 import reference as reference_fp8
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.pooling import pool_keys
-from fp_bench.method import AttentionCall
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill import FP8_TOLERANCE, FlashPrefill
 from tests.kernels.calls import Case, cases, relative_error
 from tests.kernels.test_block_sparse import random_index
 

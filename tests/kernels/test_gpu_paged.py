@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from fp_bench.errors import UnavailableError
-from fp_bench.kernels.paged import attention_triton
-from fp_bench.kernels.paged.prefill import implementation
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.paged import attention_triton, implementation
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import PagedCall, Sequence, random_lists, spread
 from tests.kernels.test_paged import alone, prefill
@@ -32,7 +31,7 @@ def batch(
 
 def attend(call: PagedCall, kernel: str, lists) -> torch.Tensor:
     if kernel == "hopper":
-        from fp_bench.kernels.paged import attention_hopper as module
+        from fp_bench.kernels.paged import hopper as module
     else:
         module = attention_triton
     out = torch.full_like(call.q, 7.0)

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from fp_bench.kernels import antidiagonal, flex, flex_torch
-from fp_bench.kernels import reference_antidiagonal as reference
-from fp_bench.kernels.flex_rule import FlexRule
+from fp_bench.kernels import flexprefill as flex
+from fp_bench.kernels import xattention as antidiagonal
+from fp_bench.kernels.flexprefill import torch as flex_torch
+from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.xattention import reference
 from tests.kernels.calls import Case
 from tests.kernels.test_antidiagonal import assert_weighs_as_defined
 from tests.kernels.test_flex import assert_selects_as_defined
@@ -59,7 +61,7 @@ def test_masses_of_the_last_queries(head_dim, rows):
 
 
 def test_crossings_exactly():
-    from fp_bench.kernels import flex_triton
+    from fp_bench.kernels.flexprefill import triton as flex_triton
 
     values = torch.randint(0, 1000, (3, 300_000), generator=torch.Generator().manual_seed(0)).cuda() / 1024
     values[:, ::7] = 0

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fp_bench.kernels import reference_flex
+from fp_bench.kernels.attention import last_reference
+from fp_bench.kernels.attention.last import last_attention
 from fp_bench.kernels.backend import triton_missing
-from fp_bench.kernels.last_attention import last_attention
 from tests.kernels.calls import Case
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
@@ -14,7 +14,7 @@ BACKENDS = ["torch", pytest.param("triton", marks=needs_interpreter)]
 
 def assert_masses_as_defined(case, rows, backend, device="cpu"):
     q, k, _ = case.tensors(device)
-    defined = torch.stack(reference_flex.last_attention(q, k, scale=case.scale, block_size=rows))
+    defined = torch.stack(last_reference.last_attention(q, k, scale=case.scale, block_size=rows))
     ours = last_attention(q[:, -rows:], k, case.scale, backend=backend)
     torch.testing.assert_close(ours[..., : case.kv_len], defined, atol=1e-6, rtol=1e-4)
     assert (ours[..., case.kv_len :] == 0).all()

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference, reference_packed
+from fp_bench.kernels.attention import block_sparse_attention, reference
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
-from fp_bench.kernels.block_sparse import block_sparse_attention
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.flashprefill_v2 import reference as reference_packed
+from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.means import BlockMeans, block_means
-from fp_bench.kernels.packed_discovery import select_packed_blocks
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
+from fp_bench.kernels.pooling.means import BlockMeans, block_means
 from tests.kernels.calls import Case, cases, relative_error
 from tests.kernels.test_discovery import rules
 
@@ -44,7 +45,7 @@ def assert_attends_as_defined(case, packs, share, corrected, backend, device="cp
 
 def assert_selects_as_defined(case, rule, backend, device="cpu"):
     q, k, _ = case.tensors(device)
-    pooled = reference.pool_keys(k)
+    pooled = defined_pooling.pool_keys(k)
     ours = select_packed_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale, backend=backend)
     defined = reference_packed.select_packed_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale)
     energies = reference_packed.packed_energies(q, pooled, ours.grid, case.scale)
@@ -128,10 +129,10 @@ def test_the_worked_example_of_the_specification():
 def test_a_chunk_selects_what_the_whole_prompt_does(backend):
     case = Case(q_len=700, kv_len=700, q_heads=4, kv_heads=1)
     q, k, _ = case.tensors()
-    rule, pooled = KeepRule(0.3, 1, 1, 0), reference.pool_keys(k)
+    rule, pooled = KeepRule(0.3, 1, 1, 0), defined_pooling.pool_keys(k)
     whole = select_packed_blocks(q, pooled, rule, kv_len=700, scale=case.scale, backend=backend).mask()
     for start, stop in ((0, 96), (96, 512), (512, 700)):
-        seen = reference.pool_keys(k[:, :stop])
+        seen = defined_pooling.pool_keys(k[:, :stop])
         chunk = select_packed_blocks(q[:, start:stop], seen, rule, kv_len=stop, scale=case.scale, backend=backend)
         first = start // 32
         assert torch.equal(chunk.mask(), whole[:, :, first : first + chunk.grid.rows, : chunk.grid.key_blocks])
@@ -155,7 +156,7 @@ def test_a_mean_adds_at_most_the_mass_of_its_block():
     """Two keys with logits 0 and 2: 8.389 of mass, 5.437 by their mean (worked example of the specification)."""
     q, k = torch.ones(1, 1, 1, 1), torch.tensor([0.0, 2.0, 0.0]).view(1, 3, 1, 1)
     index = BlockIndex.from_mask(torch.tensor([False, True]).view(1, 1, 1, 2), 1, 3, 2)
-    means = BlockMeans(reference.pool_keys(k, 2), reference.pool_keys(k, 2))
+    means = BlockMeans(defined_pooling.pool_keys(k, 2), defined_pooling.pool_keys(k, 2))
     dense = reference.attention(q, k, k, scale=1.0).lse.exp() - 1
     corrected = reference.attention(q, k, k, scale=1.0, index=index, means=means).lse.exp() - 1
     assert dense.item() == pytest.approx(8.389, abs=1e-3)
@@ -165,7 +166,7 @@ def test_a_mean_adds_at_most_the_mass_of_its_block():
 def test_the_correction_lowers_the_error_at_the_same_density():
     case = Case(q_len=2000, kv_len=2000, q_heads=4, kv_heads=2, head_dim=64)
     q, k, v = case.tensors(contrast=0.5)
-    index = select_packed_blocks(q, reference.pool_keys(k), KeepRule(0.9), kv_len=2000, scale=case.scale)
+    index = select_packed_blocks(q, defined_pooling.pool_keys(k), KeepRule(0.9), kv_len=2000, scale=case.scale)
     assert index.density().mean() < 0.8
     exact = reference.attention(q, k, v, scale=case.scale).out
     errors = [
@@ -179,7 +180,7 @@ def test_the_correction_lowers_the_error_at_the_same_density():
 @given(cases(dtypes=(torch.float32,)), st.sampled_from([0.0, 0.4, 1.0]))
 @settings(max_examples=20)
 def test_bits_are_the_lists(case, share):
-    from fp_bench.kernels.means_triton import kept_bits
+    from fp_bench.kernels.pooling.means_triton import kept_bits
 
     index = random_lists(case, case.q_heads // case.kv_heads, share)
     bits = kept_bits(index)[..., None] >> torch.arange(32) & 1
@@ -195,7 +196,7 @@ def test_lists_of_some_heads_and_groups_without_room_are_refused():
     with pytest.raises(UnsupportedError, match="2 heads share a list; it must be 1 or all"):
         block_sparse_attention(q, k, v, BlockIndex.from_mask(mask, 256, 256, packed=2), scale=1.0)
     with pytest.raises(UnsupportedError, match="8 query heads of a KV head do not fit a row of 4"):
-        select_packed_blocks(q, reference.pool_keys(k, 4), KeepRule(0.1), kv_len=256, scale=1.0, block_size=4)
+        select_packed_blocks(q, defined_pooling.pool_keys(k, 4), KeepRule(0.1), kv_len=256, scale=1.0, block_size=4)
 
 
 ON_GPU = cases(max_len=1500, dtypes=(torch.float16, torch.bfloat16))

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import reference
 from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged import reference as paged_reference
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.prefill import flash_prefill_paged
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import PagedCall, Sequence, random_call, spread
 
@@ -32,8 +34,8 @@ def tied(call: PagedCall, rule=RULE) -> bool:
     """Whether an energy lies so near its threshold that it may fall on either side."""
     for sequence in call.sequences:
         if sequence.q.shape[1]:
-            pooled = reference.pool_keys(sequence.k)
-            energy = reference.block_energies(sequence.q, pooled, kv_len=sequence.k.shape[1], scale=call.scale)
+            pooled = defined_pooling.pool_keys(sequence.k)
+            energy = defined_selection.block_energies(sequence.q, pooled, kv_len=sequence.k.shape[1], scale=call.scale)
             if ((energy / energy.amax(-1, keepdim=True) - rule.alpha).abs() < 1e-5).any():
                 return True
     return False
@@ -48,7 +50,9 @@ def alone(call: PagedCall, rule=RULE) -> torch.Tensor:
             continue
         own = rule if sequence.last_chunk else replace(rule, last_full_blocks=0)
         q, k, v = (tensor.to(call.q.device) for tensor in (sequence.q, sequence.k, sequence.v))
-        index = reference.select_blocks(q, reference.pool_keys(k), own, kv_len=k.shape[1], scale=call.scale)
+        index = defined_selection.select_blocks(
+            q, defined_pooling.pool_keys(k), own, kv_len=k.shape[1], scale=call.scale
+        )
         out[starts[s] : starts[s + 1]] = reference.attention(q, k, v, scale=call.scale, index=index).out[0]
     return out
 

@@ -4,8 +4,10 @@ from hypothesis import given, settings
 
 from fp_bench import flash_prefill
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.attention import reference
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, cases, relative_error
 
 
@@ -15,11 +17,11 @@ def test_the_composed_operator_is_the_composed_definition(case):
     q, k, v = case.tensors()
     rule = KeepRule(0.3, 1, 2, 1)
     out, lse = flash_prefill(q, k, v, alpha=0.3, sink_blocks=1, window_blocks=2, last_full_blocks=1, return_lse=True)
-    pooled = reference.pool_keys(k)
-    energy = reference.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
+    pooled = defined_pooling.pool_keys(k)
+    energy = defined_selection.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
     if ((energy / energy.amax(-1, keepdim=True) - 0.3).abs() < 1e-5).any():
         return  # a tie may fall on either side
-    index = reference.select_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale)
+    index = defined_selection.select_blocks(q, pooled, rule, kv_len=case.kv_len, scale=case.scale)
     expected = reference.attention(q, k, v, scale=case.scale, index=index)
     assert relative_error(out, expected.out) < 1e-5
     torch.testing.assert_close(lse, expected.lse, atol=1e-4, rtol=1e-4)

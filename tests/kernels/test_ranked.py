@@ -8,16 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
 from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill.ranked import TopK, TopP, log2_energies, select_ranked
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.ranked import TopK, TopP, log2_energies, select_ranked
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, cases
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
 NONE_FORCED = KeepRule(alpha=0.0, sink_blocks=0, window_blocks=0, last_full_blocks=0)
-DEFINED = {TopK: reference.select_top_k, TopP: reference.select_top_p}
+DEFINED = {TopK: defined_selection.select_top_k, TopP: defined_selection.select_top_p}
 rankings = st.builds(
     lambda kind, share: kind(share), st.sampled_from([TopK, TopP]), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
 )
@@ -26,7 +27,7 @@ rankings = st.builds(
 def both(case, ranking, backend, forced=NONE_FORCED, device="cpu", block=128):
     """Return our mask and the defined one."""
     q, k, _ = case.tensors(device, block=block)
-    pooled = reference.pool_keys(k, block)
+    pooled = defined_pooling.pool_keys(k, block)
     call = {"kv_len": case.kv_len, "scale": case.scale, "block_size": block}
     ours = select_ranked(q, pooled, ranking, forced, **call, backend=backend).mask()
     return ours, DEFINED[type(ranking)](q, pooled, ranking.share, forced, **call).mask()
@@ -35,8 +36,8 @@ def both(case, ranking, backend, forced=NONE_FORCED, device="cpu", block=128):
 def assert_selects_as_defined(case, ranking, backend, device="cpu"):
     q, k, _ = case.tensors(device)
     ours, defined = both(case, ranking, backend, device=device)
-    pooled = reference.pool_keys(k)
-    energies = reference.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
+    pooled = defined_pooling.pool_keys(k)
+    energies = defined_selection.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
     # Rounding may swap blocks whose energies are alike, or take one more where the sum just reaches the share.
     differs = (ours ^ defined).float() * energies
     total = energies.sum(-1)
@@ -77,9 +78,9 @@ def test_triton_selects_as_defined(ranking):
 @pytest.mark.parametrize("case", ODD)
 def test_triton_writes_the_defined_energies(case):
     q, k, _ = case.tensors()
-    pooled = reference.pool_keys(k)
+    pooled = defined_pooling.pool_keys(k)
     grid = BlockGrid(case.q_len, case.kv_len)
-    defined = reference.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
+    defined = defined_selection.block_energies(q, pooled, kv_len=case.kv_len, scale=case.scale)
     ours = torch.exp2(log2_energies(q, pooled, grid, case.scale, "triton"))
     seen = defined.sum(-1, keepdim=True) > 0
     # The definition is relative to the largest logit of each row, ours is not: compare shares.
@@ -91,13 +92,13 @@ def test_definition_by_hand():
     # Energies of the rows: [1], [2, 0.3679], [1.3679, 0.2707, 1] (specs: one head of size 1, blocks of 2).
     q = torch.tensor([1.0, 1, 1, 1, 1, 2]).view(1, 6, 1, 1)
     k = torch.tensor([2.0, 0, 0, 0, 1, 1]).view(1, 6, 1, 1)
-    pooled = reference.pool_keys(k, 2)
+    pooled = defined_pooling.pool_keys(k, 2)
     call = {"kv_len": 6, "scale": 1.0, "block_size": 2}
-    half = reference.select_top_k(q, pooled, 0.5, NONE_FORCED, **call)
+    half = defined_selection.select_top_k(q, pooled, 0.5, NONE_FORCED, **call)
     assert half.mask()[0, 0].int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 1]]
-    most = reference.select_top_p(q, pooled, 0.8, NONE_FORCED, **call)
+    most = defined_selection.select_top_p(q, pooled, 0.8, NONE_FORCED, **call)
     assert most.mask()[0, 0].int().tolist() == [[1, 0, 0], [1, 0, 0], [1, 0, 1]]
-    nearly = reference.select_top_p(q, pooled, 0.95, NONE_FORCED, **call)
+    nearly = defined_selection.select_top_p(q, pooled, 0.95, NONE_FORCED, **call)
     assert nearly.mask()[0, 0].int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
 
 

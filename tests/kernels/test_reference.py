@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import reference
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.flashprefill import reference as defined_selection
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.rule import KeepRule
+from fp_bench.kernels.pooling import reference as defined_pooling
 from tests.kernels.calls import Case, relative_error
 
 
@@ -17,8 +19,8 @@ def column(values):
 
 
 def energies(q, k, block=2):
-    pooled = reference.pool_keys(column(k), block)
-    return reference.block_energies(column(q), pooled, kv_len=len(k), scale=1.0, block_size=block)[0, 0]
+    pooled = defined_pooling.pool_keys(column(k), block)
+    return defined_selection.block_energies(column(q), pooled, kv_len=len(k), scale=1.0, block_size=block)[0, 0]
 
 
 def lists(index: BlockIndex):
@@ -37,7 +39,7 @@ def test_t1_energies():
 def test_t1_lists(alpha, expected):
     q, k = column(T1_Q), column(T1_K)
     rule = KeepRule(alpha, sink_blocks=0, window_blocks=1, last_full_blocks=0)
-    index = reference.select_blocks(q, reference.pool_keys(k, 2), rule, kv_len=6, scale=1.0, block_size=2)
+    index = defined_selection.select_blocks(q, defined_pooling.pool_keys(k, 2), rule, kv_len=6, scale=1.0, block_size=2)
     assert lists(index) == expected
 
 
@@ -55,7 +57,7 @@ def test_t3_padding_rows_do_not_count():
 def test_t4_alpha_zero_is_dense():
     case = Case(q_len=300, kv_len=300, q_heads=4, kv_heads=2)
     q, k, v = case.tensors()
-    index = reference.select_blocks(q, reference.pool_keys(k), KeepRule(0), kv_len=300, scale=case.scale)
+    index = defined_selection.select_blocks(q, defined_pooling.pool_keys(k), KeepRule(0), kv_len=300, scale=case.scale)
     ours = reference.attention(q, k, v, scale=case.scale, index=index)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     dense = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=case.scale, enable_gqa=True).transpose(1, 2)
@@ -76,8 +78,8 @@ def test_t5_selection_is_not_scale_free_but_ignores_a_shift_of_keys_that_queries
     rule = KeepRule(0.3, 1, 1, 1)
 
     def mask(q, k):
-        pooled = reference.pool_keys(k)
-        return reference.select_blocks(q, pooled, rule, kv_len=1024, scale=case.scale).mask()
+        pooled = defined_pooling.pool_keys(k)
+        return defined_selection.select_blocks(q, pooled, rule, kv_len=1024, scale=case.scale).mask()
 
     assert not torch.equal(mask(q, k), mask(4 * q, k))
     level = q - (q @ u)[..., None] * u + 2 * u  # q_i . u = 2 for all rows
@@ -88,13 +90,13 @@ def test_t5_selection_is_not_scale_free_but_ignores_a_shift_of_keys_that_queries
 def test_t6_kept_set_shrinks_with_alpha_and_holds_sink_diagonal_and_maximum():
     case = Case(q_len=1500, kv_len=1500, q_heads=2, kv_heads=1)
     q, k, _ = case.tensors()
-    pooled = reference.pool_keys(k)
-    energy = reference.block_energies(q, pooled, kv_len=1500, scale=case.scale)
+    pooled = defined_pooling.pool_keys(k)
+    energy = defined_selection.block_energies(q, pooled, kv_len=1500, scale=case.scale)
     best = energy.argmax(-1, keepdim=True)
     before = None
     for alpha in (0.0, 0.05, 0.3, 1.0):
         rule = KeepRule(alpha, 1, 1, 0)
-        mask = reference.select_blocks(q, pooled, rule, kv_len=1500, scale=case.scale).mask()
+        mask = defined_selection.select_blocks(q, pooled, rule, kv_len=1500, scale=case.scale).mask()
         assert mask.gather(-1, best).all()
         assert mask[..., 0].all()
         assert mask.diagonal(dim1=-2, dim2=-1).all()
@@ -103,7 +105,7 @@ def test_t6_kept_set_shrinks_with_alpha_and_holds_sink_diagonal_and_maximum():
 
 
 def test_pooling_divides_the_last_block_by_its_real_length():
-    pooled = reference.pool_keys(column([1, 3, 5]), 2)
+    pooled = defined_pooling.pool_keys(column([1, 3, 5]), 2)
     assert pooled.flatten().tolist() == [2.0, 5.0]
 
 
@@ -111,7 +113,7 @@ def test_rows_are_rows_of_the_whole_and_recall_follows_from_lse():
     case = Case(q_len=200, kv_len=500, q_heads=4, kv_heads=2)
     q, k, v = case.tensors()
     rule = KeepRule(0.5, 1, 1, 0)
-    index = reference.select_blocks(q, reference.pool_keys(k), rule, kv_len=500, scale=case.scale)
+    index = defined_selection.select_blocks(q, defined_pooling.pool_keys(k), rule, kv_len=500, scale=case.scale)
     rows = torch.tensor([0, 17, 199])
     some = reference.attention_rows(q, k, v, scale=case.scale, rows=rows, index=index)
     whole = reference.attention(q, k, v, scale=case.scale, index=index)

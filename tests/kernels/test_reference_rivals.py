@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from fp_bench.kernels import reference
-from fp_bench.kernels import reference_antidiagonal as antidiagonal
-from fp_bench.kernels import reference_flex as flex
+from fp_bench.kernels.attention import last_reference, reference
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.flex_rule import FlexRule
+from fp_bench.kernels.flexprefill import reference as flex
+from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.xattention import reference as antidiagonal
 from tests.kernels.calls import Case, relative_error
 
 
@@ -132,7 +132,7 @@ class TestFlexPrefill:
     def test_t4_masses_sum_to_one_and_forced_blocks_are_kept(self, tau, official):
         case = Case(q_len=1100, kv_len=1100, q_heads=4, kv_heads=2)
         q, k, _ = case.tensors()
-        for mass in flex.last_attention(q, k, scale=case.scale):
+        for mass in last_reference.last_attention(q, k, scale=case.scale):
             torch.testing.assert_close(mass.sum(-1), torch.ones(1, 4))
         mask = flex.select_blocks(q, k, FlexRule(0.9, tau, official=official), scale=case.scale).mask()
         assert mask[..., 0].all()
@@ -145,14 +145,14 @@ class TestFlexPrefill:
         q = torch.zeros(1, n, 1, n)
         k = torch.eye(n).view(1, n, 1, n)
         q[0, torch.arange(5, n), 0, torch.arange(n - 5)] = 200.0
-        _, slash = flex.last_attention(q, k, scale=1.0, block_size=size)
+        _, slash = last_reference.last_attention(q, k, scale=1.0, block_size=size)
         assert slash[0, 0].argmax() == n - 1 - 5
         assert slash[0, 0].max().item() == pytest.approx(1)
 
     def test_t5_tau_decides_which_heads_are_query_aware(self):
         case = Case(q_len=1500, kv_len=1500, q_heads=4, kv_heads=2)
         q, k, _ = case.tensors()
-        vertical, _ = flex.last_attention(q, k, scale=case.scale)
+        vertical, _ = last_reference.last_attention(q, k, scale=case.scale)
         mass = torch.stack([block.sum(-1) for block in vertical.split(128, -1)], -1)
         distance = flex.pattern_divergence(q, k, mass, scale=case.scale, block_size=128)
         assert ((distance >= 0) & (distance <= 0.8326)).all()

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference, strongest_blocks
-from fp_bench.kernels import reference_vertical_slash as defined
+from fp_bench.kernels.attention import block_sparse_attention, reference
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines
-from fp_bench.kernels.means import block_means
-from fp_bench.kernels.mixed_heads import MixedIndex, attend_heads, select_heads
-from fp_bench.kernels.strongest_blocks import select_strongest_blocks
-from fp_bench.kernels.vertical_slash_index import VerticalSlashIndex
+from fp_bench.kernels.lines import reference as defined
+from fp_bench.kernels.lines import strongest_blocks
+from fp_bench.kernels.lines.head_patterns import AShape, Blocks, HeadPatterns, Lines
+from fp_bench.kernels.lines.index import VerticalSlashIndex
+from fp_bench.kernels.lines.mixed_heads import MixedIndex, attend_heads, select_heads
+from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
+from fp_bench.kernels.pooling.means import block_means
 from tests.kernels.calls import Case, relative_error
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))

@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
-from fp_bench.kernels import reference
-from fp_bench.kernels import reference_vertical_slash as defined
+from fp_bench.kernels.attention import reference
 from fp_bench.kernels.backend import triton_missing
-from fp_bench.kernels.head_patterns import AShape, Blocks, HeadPatterns, Lines
-from fp_bench.kernels.mixed_heads import attend_heads, select_heads
-from fp_bench.kernels.vertical_slash import (
+from fp_bench.kernels.lines import (
     convert,
     following_diagonals,
     select_vertical_slash,
     vertical_slash_attention,
 )
-from fp_bench.kernels.vertical_slash_index import TILE, VerticalSlashIndex
+from fp_bench.kernels.lines import reference as defined
+from fp_bench.kernels.lines.head_patterns import AShape, Blocks, HeadPatterns, Lines
+from fp_bench.kernels.lines.index import TILE, VerticalSlashIndex
+from fp_bench.kernels.lines.mixed_heads import attend_heads, select_heads
 from tests.kernels.calls import Case, relative_error
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))

@@ -28,10 +28,10 @@ from transformers import (
     set_seed,
 )
 
-from fp_bench.baselines.dense import Dense
 from fp_bench.errors import UnsupportedError, UsageError
-from fp_bench.flashprefill import FlashPrefill
-from fp_bench.method import Method
+from fp_bench.methods.base import Method
+from fp_bench.methods.dense import Dense
+from fp_bench.methods.flashprefill import FlashPrefill
 from fp_bench.models.attention import SparsePrefill
 
 LENGTH = 640

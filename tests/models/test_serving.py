@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from fp_bench.errors import UsageError
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.paged.reference import flash_prefill_paged
-from fp_bench.kernels.rule import KeepRule
-from fp_bench.method import AttentionCall
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models import vllm_plugin
 from fp_bench.models.serving import VARIABLE, PagedPrefill, layer_number
-from fp_bench.registry import Spec, create_method
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import Sequence, spread
 

@@ -10,19 +10,19 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from fp_bench.accuracy import worker_engine
-from fp_bench.accuracy.answer import greedy
 from fp_bench.errors import UnavailableError, UnsupportedError, UsageError
 from fp_bench.inputs.source import Shape
-from fp_bench.latency import ttft_engine
-from fp_bench.latency.worker import Setup as LatencySetup
+from fp_bench.jobs.accuracy import worker_engine
+from fp_bench.jobs.accuracy.answer import greedy
+from fp_bench.jobs.latency import ttft_engine
+from fp_bench.jobs.latency.worker import Setup as LatencySetup
+from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models import vllm_engine
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.load import load_model, model_config, model_label
 from fp_bench.models.vllm_engine import VllmEngine, check_engine
-from fp_bench.registry import Spec, create_method
-from fp_bench.results.environment import code_version
-from tests.accuracy.models import save_model
+from fp_bench.records.environment import code_version
+from tests.jobs.accuracy.models import save_model
 
 CPU = torch.device("cpu")
 
@@ -168,8 +168,8 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
 
 def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatch, folder):
     monkeypatch.setattr(worker_engine, "VllmEngine", HfEngine)
-    from fp_bench.accuracy.plan import Request, make_plan
-    from fp_bench.accuracy.worker import Examinee
+    from fp_bench.jobs.accuracy.plan import Request, make_plan
+    from fp_bench.jobs.accuracy.worker import Examinee
 
     plan = make_plan(
         Request(

@@ -5,10 +5,10 @@ import time
 
 import torch
 
+from fp_bench.kernels.attention.reference import attention
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.reference import attention
-from fp_bench.method import Method, MethodParams
+from fp_bench.methods.base import Method, MethodParams
 
 
 class Window(Method):

@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from fp_bench.baselines.dense import Dense
+from fp_bench.methods.dense import Dense
 
 
 class Crashes(Dense):

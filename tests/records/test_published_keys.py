@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fp_bench.registry import Spec, create_method
-from fp_bench.results.record import cell_key
-from fp_bench.results.store import read_run
+from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.record import cell_key
+from fp_bench.records.store import read_run
 
 ROOT = Path(__file__).parents[2]
 PINNED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "published_keys.json").read_text())

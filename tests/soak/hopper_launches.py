@@ -9,9 +9,8 @@ import sys
 
 import torch
 
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import block_sparse_attention, reference
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
 from fp_bench.kernels.layout import BlockGrid
 
 CHECK_EVERY, EXACT_EVERY = 50, 20

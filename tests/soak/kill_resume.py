@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fp_bench.results.store import RECORDS, read_records
+from fp_bench.records.store import RECORDS, read_records
 
 
 @dataclass(frozen=True)

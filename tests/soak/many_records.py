@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fp_bench.results.record import AccuracyRecord, LatencyRecord
-from tests.results.records import ASKED
+from fp_bench.records.record import AccuracyRecord, LatencyRecord
+from tests.records.records import ASKED
 
 
 def latency(draw: random.Random) -> Iterator[Any]:

@@ -11,9 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fp_bench.kernels.block_sparse import block_sparse_attention
-from fp_bench.kernels.discovery import select_blocks
-from fp_bench.kernels.paged.prefill import implementation
+from fp_bench.kernels.attention import block_sparse_attention
+from fp_bench.kernels.flashprefill import select_blocks
+from fp_bench.kernels.paged import implementation
 from fp_bench.kernels.pooling import pool_keys
 from tests.kernels.calls import relative_error
 from tests.kernels.paged_calls import PagedCall, random_call

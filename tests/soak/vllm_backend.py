@@ -17,9 +17,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from fp_bench.kernels import reference
+from fp_bench.kernels.attention import reference
+from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.paged import reference as paged_reference
-from fp_bench.kernels.rule import KeepRule
 from fp_bench.models import vllm_plugin
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import PagedCall, Sequence, spread

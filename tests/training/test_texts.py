@@ -7,18 +7,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fp_bench.registry import Spec, create_suite
+from fp_bench.methods.registry import Spec
 from fp_bench.suites.probe import text as probe_text
+from fp_bench.suites.registry import create_suite
 from fp_bench.suites.ruler import templates
 from fp_bench.suites.ruler.hermetic import prose
 from fp_bench.suites.ruler.tasks import NEEDLES, chain, numbered_list
-from fp_bench.training import probe_pages, ruler_pages
-from fp_bench.training.curriculum import WRITERS, Curriculum
-from fp_bench.training.exam import answer_to, paper
-from fp_bench.training.lexicon import Lexicon
-from fp_bench.training.page import Answer, Page, TooShortError
-from fp_bench.training.pen import Pen
-from fp_bench.training.tokenizer import EOS, UNKNOWN, vocabulary
+from training import probe_pages, ruler_pages
+from training.curriculum import WRITERS, Curriculum
+from training.exam import answer_to, paper
+from training.lexicon import Lexicon
+from training.page import Answer, Page, TooShortError
+from training.pen import Pen
+from training.tokenizer import EOS, UNKNOWN, vocabulary
 
 
 @cache

@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fp_bench.training import checkpoint
-from fp_bench.training.curriculum import CURRICULUM, Curriculum, Stage
-from fp_bench.training.exam import Exam, marks, table
-from fp_bench.training.export import export
-from fp_bench.training.model import Retriever, Shape
-from fp_bench.training.tokenizer import vocabulary
-from fp_bench.training.trainer import Trainer
+from training import checkpoint
+from training.curriculum import CURRICULUM, Curriculum, Stage
+from training.exam import Exam, marks, table
+from training.export import export
+from training.model import Retriever, Shape
+from training.tokenizer import vocabulary
+from training.trainer import Trainer
 
 SMALL = Shape(6912, hidden=32, layers=2, heads=2, kv_heads=1, head_size=16, inner=32)
 TINY = Curriculum([Stage("a", 8, {256: 1}, 1.0), Stage("b", 12, {256: 0.5, 512: 0.5}, 0.0)], tokens=512, pool=500)

@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.block_sparse import block_sparse_attention
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.method import AttentionCall, Method, MethodParams
+from fp_bench.methods.base import AttentionCall, Method, MethodParams
 
 
 class SinkAndWindow(Method):

@@ -1,4 +1,4 @@
-"""Block-sparse causal attention from pages in portable Triton: block_sparse_triton.py with two more look-ups.
+"""Block-sparse causal attention from pages in portable Triton: attention/triton.py with two more look-ups.
 
 Program order, the peeled last block and the flat mask-free loop are those of the unpaged kernel, with the batch's tiles
 in place of the rows of one sequence: a program asks which sequence its tile is of, and returns at once where the tile
@@ -11,14 +11,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fp_bench.kernels.attention.online_softmax import fold
+from fp_bench.kernels.attention.triton import ROW_GROUP, launch_config
 from fp_bench.kernels.backend import capability
-from fp_bench.kernels.block_sparse_triton import ROW_GROUP, launch_config
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E
-from fp_bench.kernels.online_softmax_triton import fold
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.paged.discovery_triton import PagedLists
-from fp_bench.kernels.paged.pages_triton import key_offsets, page_numbers
+from fp_bench.kernels.paged.pages import key_offsets, page_numbers
 
 SIZES = ("tiles", "kv_heads", "group", "table_width")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""

@@ -1,4 +1,4 @@
-"""FlashPrefill's discovery for a packed batch: discovery_triton.py's tile, once a query block of any sequence.
+"""FlashPrefill's discovery for a packed batch: flashprefill/triton.py's tile, once a query block of any sequence.
 
 The persistent grid walks the batch's tiles, longest first, heads innermost; each reads from device memory which
 sequence it is of, so the host needs to know no length. Tiles that are there only for the bound are skipped.
@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.backend import capability
-from fp_bench.kernels.discovery_triton import COMPACT_TILE, discover_tile, launch_config, program_count
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.flashprefill.triton import COMPACT_TILE, discover_tile, launch_config, program_count
 from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.rule import KeepRule
 
 SIZES = ("sink", "window", "last_full", "tiles", "q_heads", "group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""

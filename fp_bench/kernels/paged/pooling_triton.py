@@ -1,4 +1,4 @@
-"""Mean-pooled keys of a paged batch in Triton: pooling_triton.py, with each key found through the block table.
+"""Mean-pooled keys of a paged batch in Triton: pooling/triton.py, with each key found through the block table.
 
 One program a key block, KV head and sequence; those past a sequence's end return at once. A page of a cached prefix is
 read again in every call: K is read once, as attention over a whole prompt would.
@@ -12,7 +12,7 @@ from torch import Tensor
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.paged.pages_triton import key_offsets, page_numbers
+from fp_bench.kernels.paged.pages import key_offsets, page_numbers
 
 SIZES = ("table_width", "key_blocks", "kv_heads")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UsageError
-from fp_bench.registry import Spec, create_suite
+from fp_bench.methods.registry import Spec
+from fp_bench.suites.registry import create_suite
 from fp_bench.suites.ruler.hermetic.suite import CACHED_FROM, Ruler
 from fp_bench.suites.ruler.tasks import MAX_NEW_TOKENS, TASKS
 from tests.suites.tokenizers import Bytes, Words

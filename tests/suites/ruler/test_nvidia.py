@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.registry import Spec, create_suite
+from fp_bench.methods.registry import Spec
+from fp_bench.suites.registry import create_suite
 from fp_bench.suites.ruler.nvidia import sources
 from fp_bench.suites.ruler.nvidia.suite import NvidiaRuler
 from fp_bench.suites.ruler.nvidia.wonderwords import Pairs, WordLists

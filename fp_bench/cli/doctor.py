@@ -1,0 +1,140 @@
+"""What this machine is, and which methods and kernels run on it: each is tried on a tiny call, in a worker process."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+import torch
+
+from fp_bench.errors import UnavailableError
+from fp_bench.jobs.failures import failure
+from fp_bench.jobs.isolation import WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.jobs.machine import Machine
+from fp_bench.kernels.backend import BACKENDS
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.dense import implementations
+from fp_bench.methods.registry import Spec, create_method, methods
+from fp_bench.records.environment import environment_rows, installed
+from fp_bench.reports.table import Table
+
+TESTED = (
+    ("3.11", "2.13", "3.7", "CPU"),
+    ("3.12", "2.11", "3.6", "H200"),
+)
+"""Python, torch and triton that the tests have passed with, and on what."""
+TINY = 256
+"""Tokens of the call that methods are tried on."""
+
+
+def machine_table() -> Table:
+    """Return the facts of this machine that records would refer to."""
+    return Table("This machine", ["what", "value"], environment_rows(Machine.here().environment()), numbers=2)
+
+
+def tested_table() -> Table:
+    """Return the versions that fpbench was tested with, and whether this machine has them."""
+    gpu = Machine.here().gpu
+    device = "CPU" if gpu is None else str(gpu.facts()["name"] or "an unknown GPU")
+    here = platform.python_version(), torch.__version__, installed("triton") or "", device
+    rows = [[*tested, "yes" if _matches(tested, here) else "no"] for tested in TESTED]
+    if not any(row[-1] == "yes" for row in rows):
+        rows.append([*here, "yes, and not tested"])
+    return Table("Tested with", ["python", "torch", "triton", "on", "this machine"], rows, numbers=5)
+
+
+def _matches(tested: Sequence[str], here: Sequence[str]) -> bool:
+    """Return whether the device is of the kind tested and versions agree; patch releases may differ."""
+    versions = zip(tested[:3], here[:3], strict=True)
+    return tested[3] in here[3] and all(f"{found}.".startswith(f"{version}.") for version, found in versions)
+
+
+def runnable_table() -> Table:
+    """Return every method, dense implementation and backend, and whether it runs here."""
+    with closing(Trials()) as trials:
+        rows = [[str(spec), backend, *trials.tried(spec, backend)] for spec, backend in _everything()]
+    return Table("What runs here", ["method", "backend asked", "runs with", "why not"], rows, numbers=4)
+
+
+def _everything() -> Iterator[tuple[Spec, str]]:
+    for name in methods.targets():
+        if name == "dense":
+            yield from ((Spec(name, {"impl": impl}), "auto") for impl in ("auto", *implementations()))
+        else:
+            yield from ((Spec(name), backend) for backend in BACKENDS)
+
+
+class Trials:
+    """Tries methods in a worker process, so that one that crashes or hangs here is told of like any other.
+
+    Args:
+        timeout: seconds that one may take, compiling included.
+    """
+
+    def __init__(self, timeout: float = 120.0) -> None:
+        self._timeout = timeout
+        self._worker: WorkerProcess | None = None
+
+    def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
+        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        self._worker = self._worker or WorkerProcess(Trial)
+        try:
+            runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
+        except (WorkerLostError, WorkerHungError) as error:
+            self.close()
+            return "", str(error)
+        return runs, why_not
+
+    def close(self) -> None:
+        """End the worker process."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+
+class Trial:
+    """Tries one method; this is what runs in the worker process."""
+
+    @torch.no_grad()
+    def run(self, spec: Spec, backend: str) -> tuple[str, str]:
+        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        try:
+            method = create_method(spec, backend)
+            call = _tiny_call()
+            if reason := method.unsupported(call):
+                return "", reason
+            index = method.select(call)
+            method.attend(call, index)
+            if call.q.is_cuda:
+                torch.cuda.synchronize()
+            return method.implementation(call, index), ""
+        except Exception as error:  # a plug-in may raise anything
+            return "", failure(error).reason
+
+
+def _tiny_call() -> AttentionCall:
+    device = Machine.here().device
+    q, k, v = (torch.randn(1, TINY, heads, 128, device=device, dtype=torch.bfloat16) for heads in (2, 1, 1))
+    return AttentionCall(q, k, v, scale=128**-0.5)
+
+
+def method_table() -> Table:
+    """Return the methods with what they run on here, their parameters with defaults, and their presets."""
+    with closing(Trials()) as trials:
+        rows = [row for name in methods.targets() for row in _method_rows(name, trials)]
+    return Table("Methods", ["method", "parameter", "default", "what it is"], rows, numbers=4)
+
+
+def _method_rows(name: str, trials: Trials) -> list[list[str]]:
+    try:
+        cls: type[Method] = methods.load(name)
+    except UnavailableError as error:
+        return [[name, "", "not here", str(error)]]
+    runs, why_not = trials.tried(Spec(name))
+    summary = (cls.__doc__ or "").strip().partition("\n")[0]
+    rows = [[name, "", f"here: {runs}" if runs else "not here", why_not or summary]]
+    for parameter, field in cls.Params.model_fields.items():
+        description = " ".join((field.description or "").split())
+        rows.append(["", parameter, str(field.default), description])
+    for preset, values in cls.presets.items():
+        rows.append(["", f"preset={preset}", ":".join(f"{key}={value}" for key, value in values.items()), ""])
+    return rows

@@ -1,0 +1,155 @@
+"""What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.reports.table import Table
+from fp_bench.sizes import format_length
+
+if TYPE_CHECKING:
+    from fp_bench.jobs.accuracy.plan import Plan as AccuracyPlan
+    from fp_bench.jobs.latency.plan import Plan
+    from fp_bench.reports.compare import Comparison
+
+QUIET_SECONDS = 2.0
+"""Between two lines of progress where there is no terminal."""
+PLAIN_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def say(line: str) -> None:
+    """Print a line that is no result."""
+    _people().print(line, soft_wrap=True, markup=False)
+
+
+def _people() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def show_plan(plan: "Plan") -> None:
+    """Print what will be measured, how long it may take, and what to know about the numbers."""
+    lengths = list(dict.fromkeys(format_length(group.shape.seq_len) for group in plan.groups))
+    labels = [cell.asked["label"] for cell in plan.groups[0].cells]
+    shape = plan.groups[0].shape
+    layers = len({group.layer for group in plan.groups})
+    say(
+        f"plan: {', '.join(labels)} at {', '.join(lengths)}"
+        f"{f', {layers} layers' if layers > 1 else ''}; {_subject(plan)}, heads "
+        f"{shape.q_heads}/{shape.kv_heads}/{shape.head_dim}, {plan.request.dtype}; "
+        f"{plan.records} records, at most about {duration(plan.seconds)}"
+    )
+    for note in plan.notes():
+        say(f"note: {note}")
+
+
+def _subject(plan: "Plan") -> str:
+    model = plan.request.model
+    return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
+
+
+def show_accuracy_plan(plan: "AccuracyPlan", seconds: float | None, devices: int) -> None:
+    """Print what will be answered, what that costs at least, and what to know about the numbers.
+
+    Args:
+        plan: of the run.
+        seconds: of dense prefill, at least, on one device; None where there is no estimate.
+        devices: that share it.
+    """
+    asked = plan.request
+    lengths = ", ".join(format_length(length) for length in asked.lens)
+    stripes = dict.fromkeys(item.stripe[:2] for item in plan.items)
+    suites = ", ".join(f"{spec} ({sum(name == str(spec) for name, _ in stripes)} tasks)" for spec in asked.suites)
+    labels = ", ".join(str(candidate.fields()["label"]) for candidate in plan.candidates)
+    workers = f", {asked.workers} processes" if (asked.workers or 1) > 1 else ""
+    whole = plan.samples * len(stripes) * len(asked.lens) * len(plan.candidates)
+    most = "at most " if len(plan.items) < whole else ""
+    say(
+        f"plan: {labels} on {suites} at {lengths}; {most}{plan.samples} samples each, model {asked.model}, "
+        f"{asked.dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
+    )
+    if seconds is None:
+        say("cost: not estimated; the arithmetic is of causal language models with attention heads in every layer")
+    else:
+        where = f"on {devices} devices" if devices > 1 else "here"
+        say(
+            f"cost: dense prefill of all prompts takes {duration(seconds / devices)} at the rate of a large matrix "
+            f"product {where}; writing prompts and decoding come on top, sparse methods take less"
+        )
+    for note in plan.notes():
+        say(f"note: {note}")
+
+
+def duration(seconds: float) -> str:
+    """Return ``40 s``, ``3 min`` or ``1.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def show_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
+    """Pass records on, with a bar and an estimate on a terminal, and elsewhere a line now and then."""
+    console = _people()
+    if not console.is_terminal:
+        yield from _progress_lines(records, total)
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=total)
+        for record in records:
+            bar.update(task, advance=1, description=record_line(record)[:80])
+            if record.status != "ok":
+                bar.console.print(record_line(record), soft_wrap=True, markup=False)
+            yield record
+
+
+def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
+    """Say every failure, and every `QUIET_SECONDS` where the run is and how long the rest may take."""
+    started = said = monotonic()
+    for done, record in enumerate(records, 1):
+        now = monotonic()
+        if record.status != "ok" or done == total or now - said > QUIET_SECONDS:
+            left = (now - started) / done * (total - done)
+            say(f"{done}/{total} {record_line(record)}{f'; about {duration(left)} left' if done < total else ''}")
+            said = now
+        yield record
+
+
+def record_line(record: Record) -> str:
+    """Return one record in a line."""
+    where = f"{format_length(record.seq_len)} {record.label}"
+    if isinstance(record, AccuracyRecord):
+        where += f" {record.sample_id}"
+    elif isinstance(record, LatencyRecord) and record.layer:
+        where += f" layer {record.layer}"
+    if record.status != "ok":
+        return f"{where}: {record.status}: {record.reason}"
+    kept = f"density {record.density or 0:.1%}"
+    if isinstance(record, AccuracyRecord):
+        return f"{where}: {100 * (record.score or 0):.0f}, {kept}"
+    assert isinstance(record, LatencyRecord)
+    return f"{where} round {record.round}: {record.median_ms:.4g} ms, {kept}"
+
+
+def show_tables(tables: Sequence[Table]) -> None:
+    """Print tables on stdout; one that is too wide for the terminal is wrapped by it, never cut."""
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else PLAIN_WIDTH
+    for table in tables:
+        if table.rows:
+            console.width = max(width, table.narrowest)
+            console.print(table.rich())
+
+
+def show_comparison(comparison: "Comparison") -> None:
+    """Print what changed between two runs, the gravest first, and the verdicts counted."""
+    from fp_bench.reports.compare_text import summary, tables
+
+    show_tables(tables(comparison))
+    console = Console(highlight=False)
+    for line in summary(comparison):
+        console.print(line, soft_wrap=True, markup=False)

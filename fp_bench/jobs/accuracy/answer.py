@@ -1,0 +1,116 @@
+"""One prompt through a model with a method: its answer, or how its next tokens compare with dense attention's."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fp_bench.errors import UsageError
+from fp_bench.jobs.failures import IncorrectError
+
+COMPARED_POSITIONS = 256
+"""Positions of a text at which next-token distributions are compared, evenly spaced over its second half."""
+
+
+class Likeness(NamedTuple):
+    """How next-token distributions compare with dense attention's."""
+
+    agreement: float
+    """Share of the positions where the likeliest token is the same."""
+    kl: float
+    """Kullback-Leibler divergence from dense attention's, mean over positions, nats."""
+
+
+@torch.no_grad()
+def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], least: int = 0) -> list[int]:
+    """Return the new tokens that greedy decoding chooses, up to and without the first stop token.
+
+    Args:
+        model: a causal language model.
+        ids: the prompt, ``[1, length]``, on the model's device.
+        max_new_tokens: at most so many.
+        stop: tokens that end an answer.
+        least: tokens that an answer has before it can end.
+    """
+    from transformers import GenerationConfig
+
+    stops = sorted(set(stop))
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=least,
+        do_sample=False,
+        eos_token_id=stops or None,
+        pad_token_id=stops[0] if stops else 0,
+    )
+    with _own_settings(model, settings):
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
+    new: list[int] = out[0, ids.shape[1] :].tolist()
+    return next((new[:place] for place, token in enumerate(new) if token in stops), new)
+
+
+@contextmanager
+def _own_settings(model: Any, settings: Any) -> Iterator[None]:
+    """Leave a model's own settings out, e.g. penalties of repetition: given beside it, others are merged with them."""
+    before, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end an answer, by the model's generation settings and its tokenizer."""
+    named = [getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id]
+    return {
+        int(token) for entry in named for token in (entry if isinstance(entry, list) else [entry]) if token is not None
+    }
+
+
+@torch.no_grad()
+def next_token_logits(model: Any, ids: Tensor) -> Tensor:
+    """Return logits ``[positions, vocabulary]`` in float32 at positions spread over the second half of a text.
+
+    Args:
+        model: a causal language model.
+        ids: the text, ``[1, length]``.
+    """
+    length = ids.shape[1]
+    count = min(COMPARED_POSITIONS, length - length // 2)
+    positions = torch.linspace(length // 2, length - 1, count).round().long().to(ids.device)
+    logits: Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=positions).logits
+    return logits[0].float()
+
+
+def likeness(logits: Tensor, dense: Tensor) -> Likeness:
+    """Compare next-token distributions with dense attention's, both logits ``[positions, vocabulary]``.
+
+    Raises:
+        IncorrectError: logits that are not finite.
+    """
+    if not (logits.isfinite().all() and dense.isfinite().all()):
+        raise IncorrectError("the logits are not all finite")
+    ours, theirs = logits.log_softmax(-1), dense.log_softmax(-1)
+    kl = (theirs.exp() * (theirs - ours)).sum(-1).mean()
+    return Likeness(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), max(0.0, float(kl)))
+
+
+def check_length(prompt: int, new: int, limit: int, positions: int | None) -> None:
+    """Refuse a prompt that does not fit.
+
+    Args:
+        prompt: its tokens.
+        new: tokens that the answer may take.
+        limit: tokens that both may take.
+        positions: what the model can read; None where it does not say.
+
+    Raises:
+        UsageError: too long for either.
+    """
+    if prompt + new > limit:
+        raise UsageError(f"prompt too long: {prompt} tokens and {new} new ones exceed length {limit}")
+    if positions is not None and prompt + new > positions:
+        raise UsageError(
+            f"prompt too long: {prompt} tokens and {new} new ones exceed the model's {positions} positions"
+        )

@@ -1,0 +1,278 @@
+"""The plan of an accuracy run: lengths x samples x methods become items, each one record."""
+
+import os
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.jobs.accuracy.worker import Answered, Setup, Stripe
+from fp_bench.jobs.candidate import Candidate
+from fp_bench.jobs.failures import Failure
+from fp_bench.jobs.machine import Machine, parse_dtype
+from fp_bench.kernels.backend import check_backend
+from fp_bench.methods.registry import Spec
+from fp_bench.models.load import EMBEDDED, model_facts, model_label
+from fp_bench.models.prompting import prompter
+from fp_bench.models.vllm_engine import check_engine
+from fp_bench.records.environment import code_version
+from fp_bench.records.record import AccuracyRecord, cell_key
+from fp_bench.sizes import format_length
+from fp_bench.suites.registry import create_suite
+from fp_bench.suites.suite import Suite
+
+RIVALS = (Spec("flexprefill"), Spec("xattention"), Spec("minference"), Spec("streaming"))
+METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}), *RIVALS)
+METHODS_EMBEDDED = (
+    Spec("dense"),
+    Spec("flashprefill", {"preset": "embedded"}),
+    Spec("flashprefill", {"alpha": "0.6"}),
+    *RIVALS,
+)
+"""FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
+CPU_SAMPLES, GPU_SAMPLES = 3, 50
+"""Samples a task and length."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None leaves the choice to the plan."""
+
+    lens: Sequence[int]
+    suites: Sequence[Spec]
+    tasks: Sequence[str] | None = None
+    methods: Sequence[Spec] | None = None
+    model: str = EMBEDDED
+    samples: int | None = None
+    seed: int = 0
+    dtype: str = "bf16"
+    backend: str = "auto"
+    dense_layers: int = 0
+    chat: str = "auto"
+    workers: int | None = None
+    """Processes; None is one a place."""
+    spread: bool = False
+    """Whether one copy of the model takes all visible GPUs."""
+    engine: str = "hf"
+    """What runs the model: ``hf`` or ``vllm``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One sample for one method."""
+
+    stripe: Stripe
+    number: int
+    candidate: Candidate
+    asked: Mapping[str, Any]
+    """The record fields that are known before it is answered."""
+
+    @cached_property
+    def key(self) -> str:
+        """Identify what was asked."""
+        return cell_key(dict(self.asked), AccuracyRecord.asked)
+
+    @property
+    def label(self) -> str:
+        """Of its method."""
+        return str(self.asked["label"])
+
+    def answered(self, found: Answered) -> AccuracyRecord:
+        """Return the record of an answer."""
+        return AccuracyRecord(**self.asked, status="ok", **asdict(found))
+
+    def failed(self, why: Failure) -> AccuracyRecord:
+        """Return the record of a sample that could not be answered."""
+        return AccuracyRecord(**self.asked, status=why.status, reason=why.reason)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All items of a run, in order: by length, then by number of the sample, so that a run cut short is even."""
+
+    request: Request
+    machine: Machine
+    candidates: Sequence[Candidate]
+    items: Sequence[Item]
+    samples: int
+    """A task and length; of tasks that have fewer, all."""
+    chat: bool
+
+    def setup(self, stripes: Mapping[Stripe, Sequence[int]], machine: Machine) -> Setup:
+        """Return what a worker on a device has to know that will be asked for these samples."""
+        asked = self.request
+        cores = os.cpu_count() or 1
+        return Setup(
+            model=asked.model,
+            dtype=asked.dtype,
+            chat=asked.chat,
+            dense_layers=asked.dense_layers,
+            suites=asked.suites,
+            methods={c.fields()["label"]: c.spec for c in self.candidates if c.method is not None},
+            backend=asked.backend,
+            seed=asked.seed,
+            device=str(machine.device),
+            spread=asked.spread,
+            threads=max(1, cores // (asked.workers or 1)),
+            code_version=code_version(),
+            engine=asked.engine,
+            longest=max(asked.lens),
+            stripes=stripes,
+        )
+
+    @property
+    def prompts(self) -> Mapping[int, int]:
+        """How many prompts of each length are read, each once a method."""
+        return Counter(item.stripe[2] for item in self.items)
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know before believing the numbers, one line each."""
+        notes = []
+        if self.request.model == EMBEDDED:
+            notes.append(
+                "The embedded model is a probe of attention methods: it compares methods, it says nothing of other "
+                "models' scores."
+            )
+        if self.machine.gpu is None:
+            notes.append("No GPU here: the torch backend on the CPU; scores are as on a GPU but for rounding.")
+        return notes
+
+
+def make_plan(request: Request, machine: Machine | None = None) -> Plan:
+    """Resolve a request into items; the model's weights are not loaded.
+
+    Args:
+        request: what was asked for.
+        machine: the device; None is the current one.
+
+    Raises:
+        UsageError: an unknown suite, task, method, parameter, dtype, backend or chat mode, or a length beyond the
+            model's positions.
+        UnavailableError: a suite, its data or the model's tokenizer cannot be loaded.
+    """
+    parse_dtype(request.dtype)
+    check_backend(request.backend)
+    check_engine(request.engine, request.dtype)
+    if request.engine != "hf" and (request.dense_layers or request.spread or (request.workers or 1) > 1):
+        raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
+    machine = machine or Machine.here()
+    suites = {str(spec): create_suite(spec) for spec in request.suites}
+    _check_tasks(list(suites.values()), request.tasks or ())
+    tasks = {name: _tasks(suite, request.tasks) for name, suite in suites.items()}
+    facts = model_facts(request.model)
+    if facts.positions is not None and max(request.lens) > facts.positions:
+        raise UsageError(
+            f"length {format_length(max(request.lens))} exceeds the {facts.positions} positions of model "
+            f"{request.model}; give shorter --lens"
+        )
+    if not 0 <= request.dense_layers <= facts.layers:
+        raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
+    chat = prompter(facts.tokenizer, request.chat).chat
+    specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
+    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
+    samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
+    counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
+    # Once: they read a model's weights and a suite's files.
+    of_all, of_suite = _asked_of_all(request, chat), {name: _asked_of_suite(suite) for name, suite in suites.items()}
+    items = [
+        Item(
+            (name, task, length),
+            number,
+            candidate,
+            of_all | of_suite[name] | _asked(request, candidate, chat, suites[name], task, length, number),
+        )
+        for length in request.lens
+        for number in range(samples)
+        for name in suites
+        for task in tasks[name]
+        if number < counts[name, task]
+        for candidate in candidates.values()
+    ]
+    return Plan(request, machine, list(candidates.values()), items, samples, chat)
+
+
+def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:
+    """Return the tasks of a suite that are asked for; with several suites a task may be another's."""
+    if asked is None:
+        return [task for task in suite.tasks if task not in suite.left_out]
+    return [task for task in suite.tasks if task in asked]
+
+
+def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
+    """Refuse a task that no suite has.
+
+    Raises:
+        UsageError: which one.
+    """
+    if len(suites) == 1:
+        suites[0].check_tasks(asked)
+    known = {task for suite in suites for task in suite.tasks}
+    for task in asked:
+        if task not in known:
+            raise UsageError(f"no suite has task {task!r}{did_you_mean(task, known)}")
+
+
+def _count(suite: Suite, task: str, samples: int) -> int:
+    """Return how many samples of a task are asked: as many as it has at most."""
+    available = suite.available(task)
+    return samples if available is None else min(samples, available)
+
+
+def _asked_of_all(request: Request, chat: bool) -> dict[str, Any]:
+    """Return the record fields that all items have in common."""
+    return {
+        "kind": "accuracy",
+        "engine": request.engine,
+        "model": model_label(request.model, request.engine),
+        "dtype": request.dtype,
+        "dense_layers": request.dense_layers,
+        "chat": chat,
+        "seed": request.seed,
+        "code_version": code_version(),
+    }
+
+
+def _asked_of_suite(suite: Suite) -> dict[str, Any]:
+    """Return the record fields that all items of a suite have in common."""
+    return {
+        "suite": suite.name,
+        "variant": suite.variant,
+        "suite_version": suite.version,
+        "suite_params": suite.facts(),
+    }
+
+
+def _asked(
+    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
+) -> dict[str, Any]:
+    """Return the record fields of an item alone that are known before it is answered."""
+    method = candidate.fields()
+    words = ["fpbench", "accuracy", "--suite", suite.label, "--tasks", task, "--lens", str(length)]
+    words += ["--methods", method["label"], "--model", request.model, "--samples", str(number + 1)]
+    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
+    words += ["--dense-layers", str(request.dense_layers), "--chat", "on" if chat else "off"]
+    words += ["--engine", request.engine]
+    return {
+        **method,
+        "asked_backend": candidate.method.backend if candidate.method else request.backend,
+        "task": task,
+        "task_number": suite.tasks.index(task),
+        "seq_len": length,
+        "sample_id": suite.sample_id(task, length, number),
+        "command": shlex.join(words),
+    }
+
+
+def by_sample(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Yield the items of each sample together, in order."""
+    together: list[Item] = []
+    for item in items:
+        if together and (item.stripe, item.number) != (together[0].stripe, together[0].number):
+            yield together
+            together = []
+        together.append(item)
+    if together:
+        yield together

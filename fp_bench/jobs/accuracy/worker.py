@@ -1,0 +1,238 @@
+"""What a worker process of the accuracy job does: it holds the model and answers samples with one method or another."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from fp_bench.jobs.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
+from fp_bench.jobs.failures import Answer, attempt
+from fp_bench.jobs.machine import parse_dtype, use_device
+from fp_bench.methods.base import Method
+from fp_bench.methods.dense import Dense
+from fp_bench.methods.registry import Spec, create_method
+from fp_bench.models.attention import SparsePrefill
+from fp_bench.models.calls import CallCounts
+from fp_bench.models.load import load_model
+from fp_bench.models.prompting import Prompter, prompter
+from fp_bench.records.environment import check_code
+from fp_bench.suites.registry import create_suite
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite
+
+Stripe = tuple[str, str, int]
+"""Name of a suite, task and length: samples of one stripe come in the order of their numbers."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker has to know of a run."""
+
+    model: str
+    dtype: str
+    chat: str
+    dense_layers: int
+    suites: Sequence[Spec]
+    methods: Mapping[str, Spec]
+    """Specs by label."""
+    backend: str
+    seed: int
+    device: str
+    spread: bool
+    threads: int
+    code_version: str
+    engine: str = "hf"
+    """What runs the model."""
+    longest: int = 0
+    """Tokens of the longest prompt with its answer."""
+    stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
+    """The numbers of the samples that this worker will be asked for."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of one sample and method; names and units as in `AccuracyRecord`."""
+
+    score: float
+    kl: float | None
+    prediction: str | None
+    answers: list[str]
+    depth: float | None
+    groups: list[str] | None
+    templated: bool
+    cut_tokens: int
+    provenance: dict[str, str] | None
+    prompt_tokens: int
+    new_tokens: int
+    density: float | None
+    recall: float | None
+    backend: str | None
+    fallback: bool
+    dense_calls: dict[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a model gave for one prompt, and what became of its attention calls."""
+
+    counts: CallCounts
+    tokens: list[int] | None = None
+    score: float | None = None
+    """Of a sample without answers, instead of tokens."""
+    kl: float | None = None
+
+
+class Examinee:
+    """A model in this process, which answers samples.
+
+    Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
+    """
+
+    IMPORTS: ClassVar = ("fp_bench.models.imports",)
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._methods: dict[str, Method] = {}
+        self._suites: dict[str, Suite] = {}
+        self._streams: dict[Stripe, Iterator[Sample]] = {}
+        self._sample: tuple[Stripe, int, Sample] | None = None
+        self._dense_logits: torch.Tensor | None = None
+        self._model: Any = None
+        self._prompter: Prompter | None = None
+        self._untemplated: Prompter | None = None
+        self._stop: set[int] = set()
+        self._positions: int | None = None
+
+    def load(self) -> Answer[None]:
+        """Load the model."""
+        return attempt(self._load, self._device)
+
+    def answer(self, stripe: Stripe, number: int, label: str) -> Answer[Answered]:
+        """Answer one sample with one method.
+
+        Args:
+            stripe: suite, task and length.
+            number: of the sample; within a stripe they ascend.
+            label: of the method.
+        """
+        return attempt(lambda: self._answer(self._sample_of(stripe, number), stripe[0], label), self._device)
+
+    def _load(self) -> None:
+        setup = self._setup
+        torch.set_num_threads(setup.threads)
+        check_code(setup.code_version)
+        use_device(self._device)
+        self._load_model()
+
+    def _load_model(self) -> None:
+        setup = self._setup
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # of loading the weights; this process talks through its parent
+        self._model, tokenizer = load_model(
+            setup.model, device=self._device, dtype=parse_dtype(setup.dtype), spread=setup.spread
+        )
+        self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
+        self._stop = stop_tokens(self._model, tokenizer)
+        config = self._model.config.get_text_config()
+        self._positions = getattr(config, "max_position_embeddings", None)
+
+    def _sample_of(self, stripe: Stripe, number: int) -> Sample:
+        """Return a sample; the methods that answer it after each other share it."""
+        if self._sample is not None and self._sample[:2] == (stripe, number):
+            return self._sample[2]
+        self._sample, self._dense_logits = None, None
+        suite, task, length = stripe
+        prompts = self._prompter_of(suite, task)
+        wanted = self._suite(suite).sample_id(task, length, number)
+        for _ in range(2):
+            if stripe not in self._streams:
+                foreseen = self._setup.stripes.get(stripe, [])
+                numbers = sorted({number, *(other for other in foreseen if other > number)})
+                self._streams[stripe] = self._suite(suite).samples(
+                    task,
+                    length,
+                    numbers,
+                    prompts,
+                    seed=self._setup.seed,
+                    reserved=prompts.reserved,
+                )
+            found = next((sample for sample in self._streams[stripe] if sample.id == wanted), None)
+            if found is not None:
+                self._sample = (stripe, number, found)
+                return found
+            del self._streams[stripe]  # it has passed the number, or broke off when it raised
+        raise RuntimeError(f"{suite} gives no sample {wanted}")
+
+    def _suite(self, name: str) -> Suite:
+        if name not in self._suites:
+            spec = next(spec for spec in self._setup.suites if str(spec) == name)
+            self._suites[name] = create_suite(spec)
+        return self._suites[name]
+
+    def _prompter_of(self, suite: str, task: str) -> Prompter:
+        """Return what writes the prompts of a task."""
+        found = self._untemplated if task in self._suite(suite).untemplated else self._prompter
+        assert found is not None
+        return found
+
+    def _method(self, label: str) -> Method:
+        if label not in self._methods:
+            self._methods[label] = create_method(self._setup.methods[label], self._setup.backend)
+        return self._methods[label]
+
+    def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
+        started = time.perf_counter()
+        prompts = self._prompter_of(suite, sample.task)
+        prompt = prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix)
+        check_length(len(prompt), sample.max_new_tokens, sample.length, self._positions)
+        method = self._method(label)
+        stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
+        reply = self._reply(sample, method, prompt, stop)
+        counts = reply.counts
+        found: dict[str, Any]
+        if reply.tokens is None:
+            found = {"score": reply.score, "kl": reply.kl, "prediction": None, "new_tokens": 0}
+        else:
+            prediction = prompts.decode(reply.tokens)
+            score = self._suite(suite).score(sample, prediction)
+            found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(reply.tokens)}
+        return Answered(
+            **found,
+            answers=list(sample.answers),
+            depth=sample.depth,
+            groups=list(sample.groups) or None,
+            templated=prompts.chat,
+            cut_tokens=sample.cut_tokens,
+            provenance=self._suite(suite).provenance(sample.task) or None,
+            prompt_tokens=len(prompt),
+            density=counts.density() if counts.sparse else 1.0,
+            recall=counts.recall() if counts.sparse else 1.0,
+            backend="+".join(sorted(counts.kernels)) or None,
+            fallback=method.name != "dense" and not counts.sparse,
+            dense_calls={reason: count for reason, count in counts.dense.items() if reason != "decode"},
+            seconds=round(time.perf_counter() - started, 3),
+        )
+
+    def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> "Reply":
+        """Return the model's new tokens or, for a sample without answers, how its distributions compare with dense."""
+        ids = torch.tensor([prompt], device=self._model.device)
+        with SparsePrefill(
+            self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
+        ) as prefill:
+            if sample.answers:
+                least = 1 if sample.stop else 0
+                return Reply(prefill.counts, greedy(self._model, ids, sample.max_new_tokens, stop, least=least))
+            like = likeness(next_token_logits(self._model, ids), self._dense(ids))
+        return Reply(prefill.counts, score=like.agreement, kl=like.kl)
+
+    def _dense(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return dense attention's logits of the current sample, computed once."""
+        if self._dense_logits is None:
+            with SparsePrefill(self._model, Dense()):
+                self._dense_logits = next_token_logits(self._model, ids)
+        return self._dense_logits

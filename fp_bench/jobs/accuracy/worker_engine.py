@@ -1,0 +1,47 @@
+"""The accuracy job's worker with the model in vLLM: one engine, in which methods take turns."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from fp_bench.errors import UnsupportedError
+from fp_bench.jobs.accuracy.answer import stop_tokens
+from fp_bench.jobs.accuracy.worker import Examinee, Reply
+from fp_bench.jobs.machine import parse_dtype
+from fp_bench.methods.base import Method
+from fp_bench.models.load import model_facts, model_source
+from fp_bench.models.prompting import prompter
+from fp_bench.models.vllm_engine import VllmEngine
+from fp_bench.suites.sample import Sample
+
+
+class EngineExaminee(Examinee):
+    """A model in vLLM, which answers samples; it gives tokens, no distributions."""
+
+    _engine: VllmEngine
+
+    def _load_model(self) -> None:
+        setup = self._setup
+        self._engine = VllmEngine(
+            setup.model, device=self._device, dtype=parse_dtype(setup.dtype), longest=setup.longest
+        )
+        facts = model_facts(setup.model)
+        self._positions = facts.positions
+        self._prompter, self._untemplated = prompter(facts.tokenizer, setup.chat), prompter(facts.tokenizer, "off")
+        self._stop = stop_tokens(SimpleNamespace(generation_config=_generation(setup.model)), facts.tokenizer)
+
+    def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> Reply:
+        if not sample.answers:
+            raise UnsupportedError("this suite compares next-token distributions, which vLLM does not give; use hf")
+        counts = self._engine.use(method, measure_selection=True)
+        least = 1 if sample.stop else 0
+        return Reply(counts, self._engine.generate(prompt, sample.max_new_tokens, stop=stop, least=least))
+
+
+def _generation(model: str) -> Any:
+    """Return a model's generation settings; None where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model_source(model))
+    except OSError:
+        return None

@@ -1,0 +1,366 @@
+"""The plan of a latency run: lengths x layers x methods become cells, with how much measuring each can afford."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from fp_bench.errors import UsageError
+from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.source import InputSource, Shape
+from fp_bench.jobs.candidate import Candidate
+from fp_bench.jobs.failures import Failure, yardstick
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
+from fp_bench.jobs.machine import Machine, parse_dtype
+from fp_bench.kernels.backend import check_backend
+from fp_bench.methods.registry import Spec
+from fp_bench.models.load import model_config, model_label
+from fp_bench.models.vllm_engine import check_engine
+from fp_bench.records.environment import code_version
+from fp_bench.records.record import LatencyRecord, cell_key
+from fp_bench.sizes import format_length
+
+CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
+GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
+SETUP_SECONDS = 2.0
+"""Guess for making inputs, compiling and checking one cell."""
+SHORTEST_LIMIT, PATIENCE = 600.0, 20.0
+"""A step is given so many seconds, or so many times its estimate."""
+INPUTS_SHARE = 0.4
+"""Of the memory; beyond it the workers do not all keep their inputs."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one attention layer, written ``q_heads/kv_heads/head_dim``."""
+
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Heads":
+        """Parse ``32/8/128``.
+
+        Raises:
+            UsageError: not three positive integers, or q_heads is no multiple of kv_heads.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+            raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
+        heads = cls(*map(int, parts))
+        if heads.q_heads % heads.kv_heads:
+            raise UsageError(
+                f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
+            )
+        return heads
+
+    def __str__(self) -> str:
+        return f"{self.q_heads}/{self.kv_heads}/{self.head_dim}"
+
+
+CPU_HEADS = Heads(2, 1, 128)
+CPU_HEADS_LONG = Heads(1, 1, 128)
+CPU_LONG = 128 * 1024
+"""Beyond this length one head has to do on a CPU: a dense call takes minutes."""
+GPU_HEADS = Heads(32, 8, 128)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for; None leaves the choice to the plan, which makes it for the machine."""
+
+    lens: Sequence[int]
+    methods: Sequence[Spec] | None = None
+    inputs: str = "structured"
+    heads: Heads | None = None
+    batch: int = 1
+    dtype: str = "bf16"
+    backend: str = "auto"
+    seed: int = 0
+    rounds: int | None = None
+    samples: int | None = None
+    layers: Sequence[int] | None = None
+    model: str | None = None
+    """A model whose time to first token is measured, instead of one attention call."""
+    engine: str = "hf"
+    """What runs that model: ``hf`` or ``vllm``."""
+
+
+def dense_flop(shape: Shape) -> float:
+    """Return the FLOP of causal dense attention."""
+    return 2.0 * shape.batch * shape.q_heads * shape.head_dim * shape.seq_len**2
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One method on one attention call."""
+
+    candidate: Candidate
+    asked: Mapping[str, Any]
+    """The record fields that are known before measuring."""
+
+    @cached_property
+    def key(self) -> str:
+        """Identify what was asked."""
+        return cell_key(dict(self.asked), LatencyRecord.asked)
+
+    def timed(self, number: int, found: Mapping[str, Any]) -> LatencyRecord:
+        """Return the record of a round that was measured; ``found`` are the fields that measuring gave."""
+        return LatencyRecord(**self.asked, status="ok", round=number, **found)
+
+    def failed(self, number: int, why: Failure) -> LatencyRecord:
+        """Return the record of a cell that could not be measured from round ``number`` on."""
+        return LatencyRecord(**self.asked, status=why.status, reason=why.reason, round=number)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that share inputs: every method at one length and layer. Their rounds are interleaved."""
+
+    shape: Shape
+    layer: int
+    cells: Sequence[Cell]
+    effort: Effort
+    dense_seconds: float
+    """Estimate of one dense call."""
+    keep_inputs: bool = True
+    """Whether every worker may keep its copy of the inputs between its turns; else it makes them again each turn."""
+
+    @property
+    def step_limit(self) -> float:
+        """Seconds after which a step (a check or a round) counts as hung, when nothing else was asked for."""
+        timed = max(self.effort.sample_seconds, self.dense_seconds * (self.effort.samples or MIN_SAMPLES))
+        return max(SHORTEST_LIMIT, PATIENCE * (timed + self.dense_seconds))
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of measuring all cells once: every method as slow as dense, so mostly too long."""
+        once, effort = self.dense_seconds, self.effort
+        if effort.checked_call_counts:
+            return sum(SETUP_SECONDS + once * (1 if cell.asked["method"] == "dense" else 2) for cell in self.cells)
+        timed = once * effort.samples if effort.samples else max(effort.sample_seconds, 3 * once)
+        one_round = max(effort.warm_up_seconds, once) + timed
+        return sum(
+            SETUP_SECONDS + once + effort.rounds * one_round * (1 if cell.asked["method"] == "dense" else 2)
+            for cell in self.cells
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a run and how each will be measured."""
+
+    request: Request
+    machine: Machine
+    input_name: str
+    groups: Sequence[Group]
+
+    def on(self, machine: Machine) -> "Plan":
+        """Return the same plan for another device."""
+        return replace(self, machine=machine)
+
+    @property
+    def seconds(self) -> float:
+        """Estimate of the whole run on one device, mostly too long."""
+        return sum(group.seconds for group in self.groups)
+
+    @property
+    def records(self) -> int:
+        """Number of records when nothing fails."""
+        return sum(len(group.cells) * group.effort.rounds for group in self.groups)
+
+    def notes(self) -> list[str]:
+        """Return what a reader should know before believing the numbers, one line each."""
+        notes = []
+        if self.machine.gpu is None:
+            shape = self.groups[0].shape
+            notes.append(
+                f"No GPU here: the torch backend on the CPU, {self.request.dtype}, {shape.q_heads} query and "
+                f"{shape.kv_heads} KV head(s) of {shape.head_dim}; the speed-ups of a GPU differ."
+            )
+        notes += [
+            f"{format_length(group.shape.seq_len)}: a dense call takes about {group.dense_seconds:.0f} s, so each "
+            "method is called once, with no warm-up; that call is checked and is the sample."
+            for group in self.groups
+            if group.effort.checked_call_counts
+        ]
+        return notes
+
+
+def make_plan(request: Request, machine: Machine | None = None) -> Plan:
+    """Resolve a request against a device and its inputs into cells; nothing is measured but one short call.
+
+    Args:
+        request: what was asked for.
+        machine: the device; None is the current one.
+
+    Raises:
+        UsageError: an unknown method, parameter, dtype, backend, input or layer, or a length the inputs do not have.
+    """
+    dtype = parse_dtype(request.dtype)
+    check_backend(request.backend)
+    check_engine(request.engine, request.dtype)
+    if request.engine != "hf" and request.model is None:
+        raise UsageError(f"--engine {request.engine} runs models; give --ttft too")
+    machine = machine or Machine.here()
+    subject = _Prefills(request) if request.model else _Calls(request, machine)
+    specs = request.methods or _default_methods(request, machine)
+    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
+    version = code_version()
+    per_flop = _seconds_per_flop(machine, subject.heads, dtype)
+    torch.cuda.empty_cache()  # workers measure, in processes of their own
+    groups = []
+    for shape in subject.shapes:
+        for layer in subject.layers:
+            cells = [Cell(c, _asked(request, subject, c, shape, layer, version)) for c in candidates.values()]
+            seconds = per_flop * dense_flop(shape) * subject.attention_layers
+            keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
+            groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
+    return Plan(request, machine, subject.name, groups)
+
+
+def _default_methods(request: Request, machine: Machine) -> Sequence[Spec]:
+    if request.engine != "hf":
+        return CPU_METHODS  # an engine's dense attention is its own: there is no other to ask for
+    return GPU_METHODS if machine.gpu else CPU_METHODS
+
+
+class _Calls:
+    """Single attention calls on inputs of some source."""
+
+    attention_layers = 1
+
+    def __init__(self, request: Request, machine: Machine) -> None:
+        self._request = request
+        self._machine = machine
+        source = open_inputs(request.inputs)
+        self.name = source.name
+        self.heads = request.heads or _default_heads(machine, max(request.lens))
+        heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
+        self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
+        self.layers = _layers(source, request.layers)
+        self.words = ["--inputs", request.inputs]
+
+    def effort(self, dense_seconds: float) -> Effort:
+        """Return what a call of this length can afford."""
+        return _effort(self._request, dense_seconds, self._machine)
+
+
+class _Prefills:
+    """Whole prefills of a model."""
+
+    layers: Sequence[int] = (0,)
+
+    def __init__(self, request: Request) -> None:
+        assert request.model is not None
+        self._request = request
+        given = {
+            "--batch": request.batch != 1,
+            "--shape": request.heads is not None,
+            "--inputs": request.inputs != Request.inputs,
+            "--layers": request.layers is not None,
+        }
+        if unused := [option for option, is_given in given.items() if is_given]:
+            raise UsageError(f"{', '.join(unused)}: of single attention calls; --ttft times one prompt through a model")
+        config = model_config(request.model)
+        self.name = f"prompt:{model_label(request.model, request.engine)}"
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
+        self.attention_layers = config.num_hidden_layers
+        self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
+        self.words = ["--ttft", "--model", request.model, "--engine", request.engine]
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is not None and max(request.lens) > positions:
+            raise UsageError(
+                f"length {format_length(max(request.lens))} exceeds the {positions} positions of model {request.model}"
+            )
+
+    def effort(self, dense_seconds: float) -> Effort:
+        """Return what a prefill of this length can afford."""
+        affordable = 3 if dense_seconds < 1 else 1
+        return Effort(self._request.rounds or 3, self._request.samples or affordable, warm_up_seconds=0.0)
+
+
+def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
+    """Time one short dense call, the yardstick of every estimate."""
+    length = 8192 if machine.gpu else 2048
+    with yardstick(machine.device):
+        q = torch.randn(1, heads.q_heads, length, heads.head_dim, device=machine.device, dtype=dtype)
+        timer = timer_for(machine.device)
+
+        def dense() -> torch.Tensor:
+            return torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+
+        timer.once(dense)
+        seconds = timer.once(dense)[1] / 1e3
+    return seconds / dense_flop(Shape(1, length, heads.q_heads, heads.q_heads, heads.head_dim))
+
+
+def _input_bytes(shape: Shape, dtype: torch.dtype) -> int:
+    """Return the size of one copy of Q, K and V."""
+    heads = shape.q_heads + 2 * shape.kv_heads
+    return shape.batch * shape.seq_len * heads * shape.head_dim * dtype.itemsize
+
+
+def _default_heads(machine: Machine, longest: int) -> Heads:
+    if machine.gpu:
+        return GPU_HEADS
+    return CPU_HEADS if longest <= CPU_LONG else CPU_HEADS_LONG
+
+
+def _layers(source: InputSource, asked: Sequence[int] | None) -> Sequence[int]:
+    there = source.layers()
+    for layer in asked or ():
+        if layer not in there:
+            raise UsageError(f"layer {layer} is not in {source.name}; it has {', '.join(map(str, there))}")
+    return asked or there
+
+
+def _effort(request: Request, dense_seconds: float, machine: Machine) -> Effort:
+    """Choose rounds and samples that a call of this length can afford; what was asked for wins."""
+    if machine.gpu is None and dense_seconds > 20 and request.rounds is None and request.samples is None:
+        return Effort(rounds=1, samples=1, checked_call_counts=True)
+    if dense_seconds > 5:
+        affordable = Effort(rounds=3, samples=1, warm_up_seconds=0.0)
+    else:
+        affordable = Effort(rounds=5 if dense_seconds < 1 else 3)
+    return Effort(
+        rounds=request.rounds or affordable.rounds,
+        samples=request.samples or affordable.samples,
+        warm_up_seconds=affordable.warm_up_seconds,
+    )
+
+
+def _asked(
+    request: Request, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
+) -> dict[str, Any]:
+    """Return the record fields of a cell that are known before it is measured."""
+    method = candidate.fields()
+    heads = Heads(shape.q_heads, shape.kv_heads, shape.head_dim)
+    words = ["fpbench", "latency", "--methods", method["label"], "--lens", str(shape.seq_len)]
+    words += [*subject.words, "--shape", str(heads), "--batch", str(shape.batch)]
+    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
+    words += ["--layers", str(layer)]
+    return {
+        **method,
+        "kind": "latency",
+        "asked_backend": candidate.method.backend if candidate.method else request.backend,
+        "seq_len": shape.seq_len,
+        "q_len": shape.seq_len,
+        "batch": shape.batch,
+        "q_heads": shape.q_heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "dtype": request.dtype,
+        "input": subject.name,
+        "engine": request.engine if request.model else "operator",
+        "layer": layer,
+        "seed": request.seed,
+        "code_version": version,
+        "command": shlex.join(words),
+    }

@@ -1,0 +1,234 @@
+"""Time to first token: what a worker process does that times a model's prefill with one method."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_free
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, WallClock
+from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.machine import parse_dtype, use_device
+from fp_bench.kernels.selection import Selection
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.registry import create_method
+from fp_bench.models.attention import SparsePrefill
+from fp_bench.models.calls import CallCounts
+from fp_bench.models.load import load_model
+from fp_bench.models.prompt import some_tokens
+from fp_bench.records.environment import check_code
+from fp_bench.records.kept_maps import KeptMap
+from fp_bench.records.record import Cache, Clock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PrefillFindings:
+    """What a method did in a model's prefill; names and units as in `LatencyRecord`."""
+
+    backend: str | None
+    fallback: bool
+    density: float
+    recall: float | None
+    dense_calls: dict[str, int]
+    """Attention calls that went dense whatever the method, by reason."""
+
+    @classmethod
+    def of(cls, method: Method, counts: CallCounts) -> "PrefillFindings":
+        """Return what became of a method's calls in one prefill."""
+        return cls(
+            backend="+".join(sorted(counts.kernels)) or None,
+            fallback=method.name != "dense" and not counts.sparse,
+            density=(counts.density() or 0.0) if counts.sparse else 1.0,
+            recall=counts.recall() if counts.sparse else 1.0,
+            dense_calls=dict(counts.dense),
+        )
+
+
+@dataclass(frozen=True)
+class PrefillFound:
+    """What the first prefill of a prompt gave."""
+
+    findings: PrefillFindings
+    peak_bytes: int | None
+    maps: list[KeptMap]
+    """None are kept: a model has too many heads."""
+
+
+@dataclass(frozen=True)
+class PrefillTiming:
+    """The times of one round; names and units as in `LatencyRecord`."""
+
+    timer: Clock
+    cache: Cache
+    samples_ms: list[float]
+    median_ms: float
+    ttft_ms: float
+    attention_ms: float
+
+    @classmethod
+    def of(cls, clock: WallClock, samples: Sequence[float], attention_ms: float) -> "PrefillTiming":
+        """Return one round's times, in milliseconds."""
+        return cls(
+            timer=clock.clock,
+            cache=clock.cache,
+            samples_ms=[round(sample, 4) for sample in samples],
+            median_ms=median(samples),
+            ttft_ms=median(samples),
+            attention_ms=attention_ms,
+        )
+
+
+class ModelHand:
+    """A model with its prefill attention swapped for one method, and a prompt.
+
+    Time to first token is from token ids on the device to the first new token on the host: making text into ids is no
+    part of it, nor is what a server adds.
+    """
+
+    IMPORTS: ClassVar = ("fp_bench.models.imports",)
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._ids: Tensor | None = None
+
+    def load(self) -> Answer[None]:
+        """Build the method and load the model, unless both are there."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
+        """Make the prompt and run the prefill once; ``layer`` says nothing here."""
+        del layer
+        self._ids = None
+        return self._attempt(partial(self._check, shape.seq_len))
+
+    def measure(self, effort: Effort) -> Answer[PrefillTiming]:
+        """Time one round on the prompt of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    def release(self, everything: bool = True) -> None:
+        """Give the memory of the prompt back, or of the model too, which is then to be loaded again."""
+        self._ids = None
+        if everything:
+            self._model = None
+        collect_and_free()
+
+    def _load(self) -> None:
+        setup = self._setup
+        if self._method is None:
+            check_code(setup.code_version)
+            use_device(self._device)
+            self._method = create_method(setup.spec, setup.backend)
+        if self._model is None:
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()  # of loading the weights; this process talks through its parent
+            dtype = parse_dtype(setup.dtype)
+            self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
+
+    def _check(self, length: int) -> PrefillFound:
+        if self._method is None or self._model is None:
+            raise RuntimeError("check comes after load")
+        vocabulary = self._model.config.get_text_config().vocab_size
+        ids = some_tokens(self._tokenizer, length, self._setup.seed, vocabulary=vocabulary)
+        self._ids = torch.tensor([ids], device=self._device)
+        with SparsePrefill(self._model, self._method, measure_selection=True) as prefill:
+            logits = self._prefill()
+        if not bool(torch.isfinite(logits).all()):
+            raise IncorrectError("the logits of the first token are not all finite")
+        return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])
+
+    def _peak_bytes(self) -> int | None:
+        """Return the most device memory a prefill holds beyond weights and prompt; None on the CPU."""
+        if self._device.type != "cuda":
+            return None
+        torch.cuda.synchronize(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        assert self._method is not None
+        with SparsePrefill(self._model, self._method):
+            self._first_token()
+        return torch.cuda.max_memory_allocated(self._device) - before
+
+    def _measure(self, effort: Effort) -> PrefillTiming:
+        assert self._method is not None
+        clock = WallClock()
+        with SparsePrefill(self._model, self._method):
+            # The token comes to the host, so the wall clock sees all of the device's work.
+            samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
+        watched = Watched(self._method, self._device)
+        with SparsePrefill(self._model, watched):
+            self._first_token()
+        return PrefillTiming.of(clock, samples, watched.milliseconds())
+
+    def _first_token(self) -> int:
+        return int(self._prefill().argmax())
+
+    @torch.no_grad()
+    def _prefill(self) -> Tensor:
+        """Return the logits of the first new token, with the KV cache made as decoding needs it."""
+        logits: Tensor = self._model(input_ids=self._ids, use_cache=True, logits_to_keep=1).logits
+        return logits[0, -1]
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+    def _forget(self) -> None:
+        self._ids = self._model = None
+
+
+class Watched(Method):
+    """A method that takes the time of each of its calls: selecting and attending together."""
+
+    def __init__(self, method: Method, device: torch.device) -> None:
+        super().__init__(method.params, backend=method.backend)
+        self.name = method.name  # type: ignore[misc]
+        self._method = method
+        self._device = device
+        self._marks: list[Any] = []
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Ask the method."""
+        return self._method.unsupported(call)
+
+    def select(self, call: AttentionCall) -> Selection | None:
+        """Start the clock and select."""
+        self._mark()
+        return self._method.select(call)
+
+    def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
+        """Attend and stop the clock."""
+        out = self._method.attend(call, index)
+        self._mark()
+        return out
+
+    def implementation(self, call: AttentionCall, index: Selection | None) -> str:
+        """Ask the method."""
+        return self._method.implementation(call, index)
+
+    def milliseconds(self) -> float:
+        """Return the time of all calls together."""
+        starts, ends = self._marks[::2], self._marks[1::2]
+        if self._device.type != "cuda":
+            return float(sum(end - start for start, end in zip(starts, ends, strict=True)) * 1e3)
+        torch.cuda.synchronize(self._device)
+        return sum(float(start.elapsed_time(end)) for start, end in zip(starts, ends, strict=True))
+
+    def _mark(self) -> None:
+        if self._device.type != "cuda":
+            self._marks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._marks.append(event)

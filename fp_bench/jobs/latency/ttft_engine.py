@@ -1,0 +1,101 @@
+"""Time to first token in vLLM: what a worker process does that times one method in an engine of its own."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.failures import Answer, attempt, collect_and_free
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, WallClock
+from fp_bench.jobs.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming
+from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.machine import parse_dtype
+from fp_bench.methods.base import Method
+from fp_bench.methods.registry import create_method
+from fp_bench.models.load import RANDOM, model_config, model_facts
+from fp_bench.models.prompt import some_tokens
+from fp_bench.models.vllm_engine import VllmEngine
+from fp_bench.records.environment import check_code
+
+T = TypeVar("T")
+
+
+class EngineHand:
+    """A vLLM engine with its prefill attention swapped for one method, and a prompt.
+
+    Time to first token is from token ids on the host to the first new token there: scheduling, chunks, sampling and
+    whatever else the engine does are in it, a server's network is not.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+        self._engine: VllmEngine | None = None
+        self._ids: list[int] = []
+
+    def load(self) -> Answer[None]:
+        """Build the method and start the engine, unless both are there."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
+        """Make the prompt and run the prefill once; ``layer`` says nothing here."""
+        del layer
+        return self._attempt(partial(self._check, shape.seq_len))
+
+    def measure(self, effort: Effort) -> Answer[PrefillTiming]:
+        """Time one round on the prompt of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    def release(self, everything: bool = True) -> None:
+        """Shut the engine down, which is then to be loaded again. Its memory was set aside, so prompts hold none."""
+        if everything:
+            self._forget()
+            collect_and_free()
+
+    def _load(self) -> None:
+        setup = self._setup
+        if self._method is None:
+            check_code(setup.code_version)
+            self._method = create_method(setup.spec, setup.backend)
+        if self._engine is None:
+            self._engine = VllmEngine(
+                setup.model,
+                device=self._device,
+                dtype=parse_dtype(setup.dtype),
+                longest=setup.longest + 1,
+                share=setup.share,
+            )
+
+    def _check(self, length: int) -> PrefillFound:
+        setup, method = self._setup, self._method
+        if method is None or self._engine is None:
+            raise RuntimeError("check comes after load")
+        tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
+        vocabulary = model_config(setup.model).vocab_size
+        self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)
+        counts = self._engine.use(method, measure_selection=True)
+        self._first_token()
+        findings = PrefillFindings.of(method, counts)
+        self._engine.use(method)
+        return PrefillFound(findings, None, [])
+
+    def _measure(self, effort: Effort) -> PrefillTiming:
+        assert self._engine is not None
+        clock = WallClock()
+        samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
+        return PrefillTiming.of(clock, samples, self._engine.attention_milliseconds(self._first_token))
+
+    def _first_token(self) -> int:
+        assert self._engine is not None
+        return self._engine.generate(self._ids, 1)[0]
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+    def _forget(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None

@@ -1,0 +1,127 @@
+"""What a worker process does: it checks and times one method on the inputs it is told to make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.failures import Answer, attempt, collect_and_free
+from fp_bench.jobs.latency.kept_map import kept_maps
+from fp_bench.jobs.latency.measure import (
+    Checked,
+    Effort,
+    Findings,
+    Timer,
+    Timing,
+    check,
+    dense_truth,
+    measure,
+    timer_for,
+)
+from fp_bench.jobs.machine import parse_dtype, use_device
+from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.environment import check_code
+from fp_bench.records.kept_maps import KeptMap
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker has to know of a run: its method, and how inputs are made."""
+
+    spec: Spec
+    backend: str
+    inputs: str
+    dtype: str
+    seed: int
+    device: str
+    code_version: str
+    """Of the code that planned the run; a process that starts later may find other code on disk."""
+    model: str = ""
+    """Whose prefill is timed, where it is one."""
+    engine: str = "hf"
+    """What runs that model."""
+    longest: int = 0
+    """Tokens of the longest prompt of the run."""
+    share: float = 1.0
+    """Of the device's memory, for an engine that takes what it is given."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What checking a method on a call gave."""
+
+    findings: Findings
+    peak_bytes: int | None
+    maps: list[KeptMap]
+
+
+class Hand:
+    """One method with the inputs it was last checked on.
+
+    Every worker makes the inputs itself: they are deterministic, and so each sees the same numbers while none shares
+    memory with one that may crash.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+        self._timer: Timer | None = None
+        self._ready: Checked | None = None
+
+    def load(self) -> Answer[None]:
+        """Import and build the method, unless it is."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[Found]:
+        """Make the inputs, run the method once and compare its output; the inputs are kept for `measure`."""
+        self.release()
+        return self._attempt(partial(self._check, shape, layer))
+
+    def measure(self, effort: Effort) -> Answer[Timing]:
+        """Time one round on the inputs of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    def release(self, everything: bool = True) -> None:
+        """Give the memory of the inputs back; there is nothing else."""
+        del everything
+        if self._ready is not None:
+            self._forget()
+            collect_and_free()
+
+    def _load(self) -> None:
+        if self._method is not None:
+            return
+        check_code(self._setup.code_version)
+        use_device(self._device)
+        self._method = create_method(self._setup.spec, self._setup.backend)
+        self._timer = timer_for(self._device)
+
+    def _check(self, shape: Shape, layer: int) -> Found:
+        if self._method is None or self._timer is None:
+            raise RuntimeError("check comes after load")
+        setup = self._setup
+        source, dtype = open_inputs(setup.inputs), parse_dtype(setup.dtype)
+        q, k, v = source.tensors(shape, layer=layer, seed=setup.seed, dtype=dtype, device=self._device)
+        call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
+        given = source.given_index(shape, seed=setup.seed, device=self._device)
+        self._ready = check(self._method, call, dense_truth(call, setup.seed), self._timer, given)
+        return Found(self._ready.findings, self._ready.peak_bytes, kept_maps(self._ready.index))
+
+    def _measure(self, effort: Effort) -> Timing:
+        if self._ready is None or self._timer is None:
+            raise RuntimeError("measure comes after check")
+        return measure(self._ready, effort, self._timer)
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+    def _forget(self) -> None:
+        self._ready = None

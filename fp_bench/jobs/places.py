@@ -1,0 +1,105 @@
+"""Where the work of a job is done: the devices of this machine, or of others (`fp_bench.jobs.cluster`)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+import torch
+
+from fp_bench.errors import UnavailableError
+from fp_bench.jobs.machine import Machine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class PlaceLostError(RuntimeError):
+    """A place is gone, and with it whatever was open there; `Place.replace` finds another.
+
+    Args:
+        reason: in one line.
+        device: which one, where a place may have moved on since.
+    """
+
+    def __init__(self, reason: str, device: object = None) -> None:
+        super().__init__(reason)
+        self.device = device
+
+
+class Place(Protocol):
+    """One device and the processes that work on it, one thing at a time."""
+
+    @property
+    def machine(self) -> Machine:
+        """The device as it is seen there."""
+        ...
+
+    @property
+    def environment(self) -> Mapping[str, Any]:
+        """The facts that records of this place refer to."""
+        ...
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
+        """Call a function there and return what it returns.
+
+        Raises:
+            PlaceLostError: the place is gone.
+        """
+        ...
+
+    def open(self, make: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
+        """Make an object there; its methods run there too, and raise `PlaceLostError` once the place is gone."""
+        ...
+
+    def replace(self, lost: PlaceLostError) -> None:
+        """Move to another device after a loss.
+
+        Raises:
+            PlaceLostError: there is none.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """A device of this machine."""
+
+    machine: Machine
+    environment: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Here":
+        """Return the place of a device of this machine."""
+        return cls(machine, machine.environment())
+
+    def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
+        """Call a function."""
+        return function(*args, **more)
+
+    def open(self, make: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
+        """Make an object."""
+        return make(*args, **more)
+
+    def replace(self, lost: PlaceLostError) -> None:
+        """Give up: this machine is not lost while it runs this."""
+        raise lost
+
+
+def places_here(devices: Sequence[int] | None, most: int = 1) -> list[Here]:
+    """Return places of this machine.
+
+    Args:
+        devices: numbers of GPUs; None takes the first ones, or the CPU.
+        most: how many to take at most where none were named.
+
+    Raises:
+        UnavailableError: a GPU that is not here.
+    """
+    if devices is None and not torch.cuda.is_available():
+        return [Here.of(Machine.here())]
+    count = torch.cuda.device_count()
+    for number in devices or ():
+        if number >= count:
+            raise UnavailableError(f"--devices {number} is not here: {count} GPUs are visible, numbered from 0")
+    numbers = range(min(most, count)) if devices is None else devices
+    return [Here.of(Machine.of(torch.device("cuda", number))) for number in numbers]

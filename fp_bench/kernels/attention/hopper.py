@@ -1,0 +1,383 @@
+"""Block-sparse causal attention for Hopper (sm_90) in Gluon: warp-specialised, TMA in, wgmma, TMA out.
+
+A persistent grid of one program an SM; each program holds three partitions:
+
+- a producer warpgroup (24 registers a thread, one thread issues) takes the next row of tiles from a device counter,
+  announces it through a mailbox, and issues the TMA loads: Q of that row, then K and V of every listed block, two
+  stages ahead;
+- two consumer warpgroups (240 registers) own 64 of the 128 rows of Q each: S = Q K^T (64 x 128, float32, 64 registers),
+  online softmax in base 2, O += P V (64 x head_dim, float32, 64 registers at 128) with P kept in registers as the A
+  operand.
+
+In the steady loop a consumer issues S of tile i, then O += P V of tile i-1, waits for S only, and runs the softmax of
+tile i under the PV product; the other consumer's products fill the tensor cores during the rest. The last listed block,
+the only one that may need the causal mask, comes first, so the loop carries no mask and starts with a good running
+maximum. A row of tiles is a query block of one head or, packed, the same positions of all heads of a KV head: one box
+of TMA either way. With mean correction the means of 128 past blocks at a time follow as if they were keys, and a bit
+of `means_triton.kept_bits` hides each that is listed.
+
+Shared memory, 192 KB of 227 at head_dim 128: Q double-buffered 64 KB, K 2 x 32 KB, V 2 x 32 KB. At 256 a tile is of 64
+keys, half a block, and Q has one buffer of 64 KB: 192 KB too, and O takes 128 registers. At 64 everything is half. One
+program an SM. Q of the next row is loaded while this one is computed, where it has two buffers. O goes through the Q
+buffer of its own row and leaves by TMA, which clips rows past the end; the store is waited for only under the next
+row's first product. Only the partial first row of a chunk, whose start TMA cannot clip (no negative coordinates), is
+stored through pointers.
+
+Rows are handed out longest first, 32 neighbouring query blocks KV head by KV head (see attention/triton.py): a
+counter costs one atomic a row, keeps heads of uneven density from starving an SM, and resets itself when the last
+program has drawn its last number.
+
+Floor: a listed block is 8.4 MFLOP at head_dim 128, 1.40 us an SM at 790 TFLOP/s (one H200). Registers 168 at launch, no
+spills.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
+
+from fp_bench.kernels.attention.hopper_parts import (
+    BLOCK,
+    CONSUMERS,
+    ROW_GROUP,
+    barriers,
+    close_row,
+    counter,
+    descriptor,
+    disagreement,
+    dismiss,
+    issue,
+    launch_config,
+    locate,
+    open_row,
+    read_mail,
+    settle,
+    softmax,
+    unfit,
+)
+from fp_bench.kernels.backend import multiprocessors
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.layout import LOG2E, empty_outputs
+from fp_bench.kernels.pooling.means import BlockMeans
+from fp_bench.kernels.pooling.means_triton import kept_bits
+
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group")
+"""Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
+
+
+@gluon.jit
+def _mean_tiles(row, first, ROW_SIZE: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr):
+    """Return in how many tiles the means of the blocks come that a row sees whole."""
+    return ((first + row) * ROW_SIZE // BLOCK + TILE - 1) // TILE
+
+
+@gluon.jit
+def _hidden(bits_row, i, past, in_tile, TILE: gl.constexpr):
+    """Return which means of the i-th tile do not count: those of listed blocks, and past the ones a row sees whole."""
+    bits_row += i * (TILE // 32)
+    left = past - i * TILE
+    word = _or_beyond(gl.load(bits_row), left)
+    for part in gl.static_range(1, TILE // 32):
+        word = gl.where(in_tile >= 32 * part, _or_beyond(gl.load(bits_row + part), left - 32 * part), word)
+    return word << (31 - in_tile % 32) < 0
+
+
+@gluon.jit
+def _or_beyond(word, left):
+    """Set all bits of a word from bit ``left`` on."""
+    return gl.where(left >= 32, word, gl.where(left <= 0, -1, word | (-1 << left)))
+
+
+@gluon.jit
+def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
+               STAGES: gl.constexpr):  # fmt: skip
+    stage = step % STAGES
+    phase = (step // STAGES & 1) ^ 1
+    mbarrier.wait(k_empty.index(stage), phase)
+    mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+    tma.async_copy_global_to_shared(k_desc, [batch, start, kv_head, 0], k_full.index(stage), k_smem.index(stage))
+    mbarrier.wait(v_empty.index(stage), phase)
+    mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+    tma.async_copy_global_to_shared(v_desc, [batch, start, kv_head, 0], v_full.index(stage), v_smem.index(stage))
+
+
+@gluon.jit
+def _produce(
+    q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
+    tiles, rows, first, offset, width, batch_lists, lists, group,
+    q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+    STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
+    ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
+):  # fmt: skip
+    MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    step = 0
+    turn = 0
+    tile = gl.atomic_add(counter_ptr, 1)
+    while tile < tiles:
+        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        if row >= 0:
+            batch = batch_list // lists
+            kv_head = batch_list % lists // group
+            list_row = batch_list.to(gl.int64) * rows + row
+            count = gl.load(counts_ptr + list_row)
+            list_ptr = blocks_ptr + list_row * width
+            last = gl.load(list_ptr + gl.maximum(count - 1, 0), mask=count > 0, other=0).to(gl.int32)
+            slot = turn % Q_BUFFERS
+            for part in gl.static_range(CONSUMERS):
+                mbarrier.wait(q_empty.index(slot * CONSUMERS + part), (turn // Q_BUFFERS & 1) ^ 1)
+            mailbox.index(slot).store(gl.full([1], tile, gl.int32, MAIL))
+            for part in gl.static_range(CONSUMERS):
+                barrier = q_full.index(slot * CONSUMERS + part)
+                mbarrier.expect(barrier, q_desc.block_type.nbytes)
+                # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
+                start = gl.maximum((first + row) * ROW_SIZE + part * (ROW_SIZE // CONSUMERS) - offset, 0)
+                tma.async_copy_global_to_shared(
+                    q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier,
+                    q_smem.index(slot * CONSUMERS + part),
+                )  # fmt: skip
+            block = last
+            for i in range(gl.maximum(count, 1)):
+                following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
+                for part in gl.static_range(BLOCK // TILE):
+                    _load_tile(k_desc, v_desc, batch, block * BLOCK + part * TILE, kv_head, step,
+                               k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
+                    step += 1
+                block = following
+            if MEANS:
+                for i in range(_mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
+                    _load_tile(mean_k_desc, mean_v_desc, batch, i * TILE, kv_head, step,
+                               k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
+                    step += 1
+            turn += 1
+        tile = gl.atomic_add(counter_ptr, 1)
+    dismiss(tile, tiles, counter_ptr, turn, mailbox, q_full, q_empty, Q_BUFFERS, CONSUMERS)
+
+
+@gluon.jit
+def _consume(
+    out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+    q_len, rows, first, offset, width, words, batch_lists, lists, group,
+    q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+    STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
+    HEAD_DIM: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
+    MEANS: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = out_desc.dtype
+    BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
+    PART_SIZE: gl.constexpr = ROW_SIZE // CONSUMERS
+    TILES: gl.constexpr = BLOCK // TILE
+    LOG2_BLOCK: gl.constexpr = 7  # a pruned block counts BLOCK times with its means
+    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, TILE, 16])
+    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout(
+        version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, HEAD_DIM, 16]
+    )
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=O_LAYOUT, k_width=2)
+    ROW: gl.constexpr = gl.SliceLayout(1, S_LAYOUT)
+    ROW_O: gl.constexpr = gl.SliceLayout(1, O_LAYOUT)
+    MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    zero = gl.full([BLOCK_M, TILE], 0.0, gl.float32, S_LAYOUT)
+    in_tile = gl.arange(0, TILE, layout=gl.SliceLayout(0, S_LAYOUT))
+    in_part = gl.arange(0, BLOCK_M, layout=ROW)
+    step = 0
+    turn = 0
+    mbarrier.wait(q_full.index(PART), 0)
+    tile = read_mail(mailbox, 0, MAIL)
+    while tile >= 0:
+        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        list_row = batch_list.to(gl.int64) * rows + row
+        count = gl.load(counts_ptr + list_row)
+        last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
+        slot = turn % Q_BUFFERS
+        q_part = q_smem.index(slot * CONSUMERS + PART)
+        q = q_part.reshape([BLOCK_M, HEAD_DIM])
+        acc = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
+        highest = gl.full([BLOCK_M], -1.0e30, gl.float32, ROW)
+        denominator = gl.full([BLOCK_M], 0.0, gl.float32, ROW)
+        first_position = (first + row) * ROW_SIZE + PART * PART_SIZE
+        start = gl.maximum(first_position - offset, 0)
+        position = offset + start + in_part // PACKED
+
+        # The first tile of the last listed block, masked.
+        logits = open_row(q, zero, step, k_smem, k_full, STAGES, TILE, HEAD_DIM)
+        if Q_BUFFERS == 2:
+            # The previous row's output has left while this product runs: its Q buffer is free.
+            tma.store_wait(0)
+            mbarrier.arrive(q_empty.index((1 - slot) * CONSUMERS + PART), count=1, pred=turn > 0)
+        logits = warpgroup_mma_wait(0, deps=[logits])
+        mbarrier.arrive(k_empty.index(step % STAGES), count=1)
+        key = last.to(gl.int32) * BLOCK + in_tile
+        logits = gl.where(position[:, None] >= key[None, :], logits, -1.0e30)
+        weights, _, highest, denominator = softmax(logits, highest, denominator, scale_log2)
+        weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
+        step += 1
+
+        for i in range(1, gl.maximum(count, 1) * TILES):
+            logits, next_acc = issue(
+                q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
+            )
+            if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
+                if i < TILES:  # the rest of the last listed block
+                    logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
+            acc, weights, highest, denominator = settle(
+                logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
+            )
+            step += 1
+
+        if MEANS:
+            bits_row = bits_ptr + list_row * words
+            past = (first + row) * ROW_SIZE // BLOCK
+            for i in range(_mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
+                hidden = _hidden(bits_row, i, past, in_tile, TILE)
+                logits, next_acc = issue(
+                    q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
+                )
+                logits = gl.where(hidden[None, :], -1.0e30, logits)
+                acc, weights, highest, denominator = settle(
+                    logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype,
+                    LOG2_BLOCK,
+                )  # fmt: skip
+                step += 1
+
+        acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
+
+        # An empty list has read block 0 for nothing: its output is 0.
+        share = gl.where(count > 0, 1.0 / denominator, 0.0)
+        out = (acc * gl.convert_layout(share, ROW_O)[:, None]).to(dtype)
+        head = batch_list % lists * PACKED
+        if first_position >= offset:
+            q.store(out)
+            fence_async_shared()
+            tma.async_copy_shared_to_global(out_desc, [batch_list // lists, start, head, 0], q_part)
+        else:  # some of these rows are the next part's to write
+            in_part_o = gl.arange(0, BLOCK_M, layout=ROW_O)
+            query_o = start + in_part_o // PACKED
+            mine = query_o + offset < first_position + PART_SIZE
+            token = (batch_list.to(gl.int64) // lists * q_len + query_o) * (lists * PACKED) + head + in_part_o % PACKED
+            dim = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, O_LAYOUT))
+            mask = (mine & (query_o < q_len))[:, None] & (dim < HEAD_DIM)[None, :]
+            gl.store(out_ptr + token[:, None] * HEAD_DIM + dim[None, :], out, mask=mask)
+        lse = gl.where(count > 0, (highest + gl.log2(denominator)) / 1.4426950408889634, float("-inf"))
+        mine = (position < first_position + PART_SIZE) & (position < offset + q_len)
+        batch_head = batch_list.to(gl.int64) * PACKED + in_part % PACKED
+        gl.store(lse_ptr + batch_head * q_len + (position - offset), lse, mask=mine)
+        if Q_BUFFERS == 1:
+            tma.store_wait(0)
+            mbarrier.arrive(q_empty.index(PART), count=1)
+        turn += 1
+        slot = turn % Q_BUFFERS
+        mbarrier.wait(q_full.index(slot * CONSUMERS + PART), turn // Q_BUFFERS & 1)
+        tile = read_mail(mailbox, slot, MAIL)
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=SIZES)
+def _block_sparse_hopper_kernel(
+    q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr,
+    counter_ptr, scale_log2,
+    tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group,
+    BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
+    CONSUMERS: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
+    MEANS: gl.constexpr,
+):  # fmt: skip
+    dtype: gl.constexpr = q_desc.dtype
+    q_smem = gl.allocate_shared_memory(
+        dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
+    )
+    k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
+    mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    q_full, q_empty = barriers(Q_BUFFERS * CONSUMERS, 1)
+    k_full, k_empty = barriers(STAGES, CONSUMERS)
+    v_full, v_empty = barriers(STAGES, CONSUMERS)
+    # Spelled out: constexprs keep their type only inside the call.
+    gl.warp_specialize([
+        (_consume, (
+            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group,
+            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 0,
+        )),
+        (_consume, (
+            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group,
+            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 1,
+        )),
+        (_produce, (
+            q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
+            tiles, rows, first, offset, width, batch_lists, lists, group,
+            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, ROW_SIZE, PACKED, MEANS,
+        )),
+    ], [4, 4], [240, 24])  # fmt: skip
+
+
+_attend = CachedKernel(_block_sparse_hopper_kernel)
+
+
+def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> str | None:
+    """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
+    if block_size != BLOCK:
+        return f"blocks of {block_size}: it takes {BLOCK}"
+    if packed not in (1, 2, 4, 8, 16, 32, 64):
+        return f"{packed} heads share a list: a box of TMA takes a power of two up to 64"
+    return unfit(q, k=k, v=v) or _self_test(q.device, q.shape[3])
+
+
+@functools.cache
+def _self_test(device: torch.device, head_dim: int) -> str | None:
+    """Compare with the portable kernel once a process on a small call; return what went wrong, or None."""
+    from fp_bench.kernels.attention.triton import block_sparse_attention_triton
+
+    draw = torch.Generator(device).manual_seed(0)  # the user's own random numbers stay as they are
+    q, k, v = torch.randn((3, 1, 300, 2, head_dim), generator=draw, device=device, dtype=torch.bfloat16)
+    index = BlockIndex.from_mask(torch.ones((1, 2, 3, 3), dtype=torch.bool, device=device), 300, 300)
+    return disagreement(
+        lambda: block_sparse_attention_hopper(q, k, v, index, 0.1)[0],
+        lambda: block_sparse_attention_triton(q, k, v, index, 0.1)[0],
+    )
+
+
+def block_sparse_attention_hopper(
+    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    grid = index.grid
+    batch, q_len, q_heads, head_dim = q.shape
+    out, lse = empty_outputs(q)
+    config = launch_config(head_dim)
+    lists = q_heads // grid.packed
+    row_group = ROW_GROUP * BLOCK // grid.row_size
+    tiles = -(-grid.rows // row_group) * row_group * batch * lists
+    part = (grid.row_size // CONSUMERS, grid.packed)
+    # Nothing reads the stand-ins.
+    mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
+    _attend(
+        multiprocessors(q.device),
+        (
+            *(descriptor(q, *part), descriptor(k, config["TILE"]), descriptor(v, config["TILE"])),
+            *(descriptor(out, *part), descriptor(mean_k, config["TILE"]), descriptor(mean_v, config["TILE"])),
+            *(out, lse, index.blocks, index.counts, bits, counter(q.device)),
+        ),
+        (scale * LOG2E,),
+        (
+            *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
+            *(batch * lists, lists, lists // k.shape[2]),
+        ),
+        {
+            "BLOCK": BLOCK,
+            "HEAD_DIM": head_dim,
+            **config,
+            "CONSUMERS": CONSUMERS,
+            "ROW_GROUP": row_group,
+            "ROW_SIZE": grid.row_size,
+            "PACKED": grid.packed,
+            "MEANS": means is not None,
+        },
+        {"num_warps": 4},
+    )
+    return out, lse

@@ -1,0 +1,26 @@
+"""What a prompt's last queries attend to, by key and by distance: FlexPrefill and MInference select by it."""
+
+from torch import Tensor
+
+from fp_bench.kernels.backend import resolve_backend
+
+
+def last_attention(last: Tensor, k: Tensor, factor: float, *, rounded: bool = False, backend: str = "auto") -> Tensor:
+    """Return ``[2, batch, q_heads, length]`` float32: the mean mass on each key, and on each distance.
+
+    Defined by `last_reference.last_attention`: entry c of the second is the mass on the key ``kv_len - 1 - c``
+    tokens before the query. ``length`` is ``kv_len`` rounded up to a multiple of the
+    queries; what is beyond it is zero.
+
+    Args:
+        last: ``[batch, rows, q_heads, head_dim]``, the last queries: at least 16 and a power of 2 for Triton.
+        k: ``[batch, kv_len, kv_heads, head_dim]``, at least as many keys as rows.
+        factor: on the products.
+        rounded: round the products to K's dtype.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
+    """
+    if resolve_backend(last, backend) == "triton":
+        from fp_bench.kernels.attention.last_triton import last_attention_triton as compute
+    else:
+        from fp_bench.kernels.attention.last_torch import last_attention_torch as compute
+    return compute(last, k, factor, rounded)

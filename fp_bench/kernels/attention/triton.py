@@ -1,0 +1,205 @@
+"""Block-sparse causal attention in portable Triton: FlashAttention-2's online softmax over a list of key blocks.
+
+One program computes ``BLOCK_M`` rows of Q: queries of one head or, packed, of all heads of a KV head. It takes the last
+listed block first, the only one that may need the causal mask: it gives a good running maximum early, and its loads
+overlap the first ones of the loop. Then it jumps through the other blocks in one flat, mask-free loop of
+``BLOCK_N``-key tiles, so that the software pipeline never drains between blocks. With mean correction a last loop reads
+the means of ``BLOCK_N`` past blocks at a time as if they were keys, and hides those that were listed.
+
+Programs start with the longest query blocks. Within 16 neighbouring query blocks those of one KV head run together, so
+that about one wave of programs reads the same K and V out of L2; ordering all heads of one query block together is 5 %
+faster at 4K and 5-15 % slower from 64K on, ordering whole heads together leaves a long tail at short lengths (H200).
+
+Per program at head_dim 128 on sm_90 (BLOCK_M 128, BLOCK_N 128, 8 warps, 2 stages): Q 32 KB, two stages of K and V
+128 KB, the peeled block 64 KB: 224 KB of shared memory, 255 registers a thread, one program an SM. Every wgmma is
+followed by its wait (plain Triton cannot overlap softmax with the next product), which bounds it at about 470 TFLOP/s.
+Chips with less shared memory take the smaller tiles of `launch_config`.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fp_bench.kernels.attention.online_softmax import fold
+from fp_bench.kernels.backend import capability
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, empty_outputs
+from fp_bench.kernels.pooling.means import BlockMeans
+from fp_bench.kernels.pooling.means_triton import TILE, kept_bits
+
+ROW_GROUP = 16
+"""Neighbouring query blocks that run KV head by KV head."""
+
+
+SIZES = ("q_len", "kv_len", "first", "rows", "width", "batch_lists", "lists", "group")
+"""Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
+
+
+@triton.jit(do_not_specialize=SIZES)
+def _block_sparse_kernel(
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
+    q_len, kv_len, first, rows, width, batch_lists, lists, group,
+    stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
+    stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
+    BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
+    ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
+    BITS_TILE: tl.constexpr,
+):  # fmt: skip
+    PARTS: tl.constexpr = BLOCK // BLOCK_M
+    TILES: tl.constexpr = BLOCK // BLOCK_N
+    # Order: groups of rows, longest first; in a group by KV head, row, part, list of the KV head.
+    per_kv_head = ROW_GROUP * PARTS * group
+    per_row_group = per_kv_head * (batch_lists // group)
+    in_row_group = tl.program_id(0) % per_row_group
+    in_kv_head = in_row_group % per_kv_head
+    row = rows - 1 - tl.program_id(0) // per_row_group * ROW_GROUP - in_kv_head // (PARTS * group)
+    if row < 0:
+        return
+    part = in_kv_head // group % PARTS
+    batch_list = in_row_group // per_kv_head * group + in_kv_head % group
+    batch = (batch_list // lists).to(tl.int64)
+    head = batch_list % lists
+    offset = kv_len - q_len
+    list_row = (batch_list * rows + row).to(tl.int64)
+    count = tl.load(counts_ptr + list_row)
+    blocks_ptr += list_row * width
+
+    # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
+    in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
+    position = (first + row) * ROW_SIZE + in_row // PACKED
+    query = (position - offset).to(tl.int64)
+    query_valid = (query >= 0) & (query < q_len)
+    q_rows = query * stride_qn
+    out_rows = query * stride_on
+    lse_rows = query
+    if PACKED > 1:
+        query_valid &= in_row < ROW_SIZE * PACKED
+        q_rows += in_row % PACKED * stride_qh
+        out_rows += in_row % PACKED * stride_oh
+        lse_rows += in_row % PACKED * q_len
+    dim = tl.arange(0, HEAD_DIM)
+    lane = tl.arange(0, BLOCK_N)
+    q = tl.load(
+        q_ptr + batch * stride_qb + head * PACKED * stride_qh + q_rows[:, None] + dim,
+        mask=query_valid[:, None],
+        other=0.0,
+    )
+    k_ptr += batch * stride_kb + (head // group) * stride_kh
+    v_ptr += batch * stride_vb + (head // group) * stride_vh
+    k_tile = lane[:, None] * stride_kn + dim
+    v_tile = lane[:, None] * stride_vn + dim
+
+    acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
+    denominator = tl.zeros((BLOCK_M,), tl.float32)
+    highest = tl.full((BLOCK_M,), -1.0e30, tl.float32)
+
+    # The last listed block: the only one with keys in a query's future or past the end. Its first tile shows every
+    # query at least one key, so a later tile that is masked whole leaves the running maximum finite.
+    last = tl.load(blocks_ptr + count - 1, mask=count > 0, other=0).to(tl.int32)
+    for tile in tl.static_range(TILES):
+        key = last * BLOCK + tile * BLOCK_N + lane
+        start = (last * BLOCK + tile * BLOCK_N).to(tl.int64)
+        k = tl.load(k_ptr + start * stride_kn + k_tile, mask=key[:, None] < kv_len, other=0.0)
+        v = tl.load(v_ptr + start * stride_vn + v_tile, mask=key[:, None] < kv_len, other=0.0)
+        logits = tl.dot(q, k.T, input_precision="ieee")
+        logits = tl.where(position[:, None] >= key[None, :], logits, -1.0e30)
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+
+    for step in tl.range(0, (count - 1) * TILES, num_stages=STAGES):
+        block = tl.load(blocks_ptr + step // TILES).to(tl.int64)
+        start = block * BLOCK + (step % TILES) * BLOCK_N
+        k = tl.load(k_ptr + start * stride_kn + k_tile)
+        v = tl.load(v_ptr + start * stride_vn + v_tile)
+        logits = tl.dot(q, k.T, input_precision="ieee")
+        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+
+    if MEANS:
+        # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means. Lists have
+        # room for all blocks here: width is their number.
+        past = (first + row) * ROW_SIZE // BLOCK
+        kv_heads = lists // group
+        of_head = (batch * width * kv_heads + head // group) * HEAD_DIM
+        bits_ptr += list_row * (tl.cdiv(width, BITS_TILE) * (BITS_TILE // 32))
+        times = tl.log2(BLOCK * 1.0) / scale_log2
+        for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
+            block = start + lane
+            seen = block < past
+            word = tl.load(bits_ptr + block // 32)
+            of_block = of_head + block[:, None] * (kv_heads * HEAD_DIM) + dim
+            k = tl.load(mean_k_ptr + of_block, mask=seen[:, None], other=0.0)
+            v = tl.load(mean_v_ptr + of_block, mask=seen[:, None], other=0.0)
+            logits = tl.dot(q, k.T, input_precision="ieee")
+            hidden = ((word >> block % 32) & 1 != 0) | (block >= past)
+            logits = tl.where(hidden[None, :], -1.0e30, logits + times)
+            acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+
+    # An empty list has read block 0 for nothing: its output is 0.
+    out = tl.where(count > 0, acc / denominator[:, None], 0.0)
+    lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
+    out_ptr += batch * stride_ob + head * PACKED * stride_oh
+    tl.store(out_ptr + out_rows[:, None] + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
+    tl.store(lse_ptr + (batch_list * PACKED).to(tl.int64) * q_len + lse_rows, lse, mask=query_valid)
+
+
+_attend = CachedKernel(_block_sparse_kernel)
+
+
+def launch_config(head_dim: int, capability: int, block_size: int = BLOCK_SIZE) -> dict[str, int]:
+    """Return tile sizes, stages and warps for a chip; a tile larger than a block is cut to it.
+
+    Args:
+        head_dim: 64, 128 or 256.
+        capability: ten times the CUDA compute capability (90 for an H200); 0 for AMD.
+        block_size: tokens of a block.
+    """
+    if capability in (90, 100, 103):  # 227 KB of shared memory
+        if block_size == 64 and head_dim <= 128:
+            # One warpgroup: no two share a row and its sums. Two programs an SM at 128; not timed beside others.
+            return {"BLOCK_M": 64, "BLOCK_N": 64, "STAGES": 2, "num_warps": 4}
+        return {"BLOCK_M": 128, "BLOCK_N": 32 if head_dim == 256 else 128, "STAGES": 2, "num_warps": 8}
+    if capability == 0:  # 64 KB
+        return {"BLOCK_M": 64 if head_dim == 256 else 128, "BLOCK_N": 32, "STAGES": 1, "num_warps": 4}
+    # 99 KB and up, and mma.sync, whose operands lie in registers: compiled for sm_80 and sm_89, not timed there.
+    block_m, block_n = {64: (128, 64), 128: (128, 32), 256: (64, 32)}[head_dim]
+    return {"BLOCK_M": block_m, "BLOCK_N": block_n, "STAGES": 2, "num_warps": 8}
+
+
+def block_sparse_attention_triton(
+    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    grid = index.grid
+    batch, q_len, q_heads, head_dim = q.shape
+    out, lse = empty_outputs(q)
+    config = launch_config(head_dim, capability(q.device), grid.block_size)
+    config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
+    config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
+    lists = q_heads // grid.packed
+    row_group = ROW_GROUP * grid.block_size // grid.row_size
+    rows = triton.cdiv(grid.rows, row_group) * row_group
+    # Nothing reads the stand-ins.
+    mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
+    _attend(
+        rows * batch * lists * (grid.block_size // config["BLOCK_M"]),
+        (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
+        (scale * LOG2E,),
+        (
+            *(q_len, grid.kv_len, grid.first, grid.rows, index.blocks.shape[-1]),
+            *(batch * lists, lists, lists // k.shape[2]),
+            *(*q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3]),
+        ),
+        {
+            "BLOCK": grid.block_size,
+            **{name: config[name] for name in ("BLOCK_M", "BLOCK_N")},
+            "HEAD_DIM": head_dim,
+            "STAGES": config["STAGES"],
+            "ROW_GROUP": row_group,
+            "ROW_SIZE": grid.row_size,
+            "PACKED": grid.packed,
+            "MEANS": means is not None,
+            "BITS_TILE": TILE,
+        },
+        {"num_warps": config["num_warps"]},
+    )
+    return out, lse

@@ -1,0 +1,43 @@
+"""How FP8 attention holds keys and values: e4m3, a scale a block, keys in the order that the kernel reads."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels.layout import BLOCK_SIZE
+
+E4M3 = torch.float8_e4m3fn
+LARGEST = 448.0
+"""Largest number of e4m3; the largest magnitude of a block, or of a query, becomes this."""
+SMALLEST_PEAK = 2.0**-20
+"""A block of smaller numbers is scaled as if this were its largest: no scale is 0, and ratios of two stay finite."""
+LOG2_WEIGHTS = 8
+"""Weights are multiplied by 2 to this before they are rounded: those down to 2**-14 of a row's largest are normal."""
+HEAD_DIM = 128
+
+
+class Fp8KV(NamedTuple):
+    """Keys and values as the kernel reads them, and the block means that the same pass yields."""
+
+    k: Tensor
+    """``[batch, kv_heads, key_blocks, 128, head_dim]`` e4m3, contiguous: K over its block's scale, zeros past the end.
+    A block is 16 KB in one piece: rows a power of two apart would meet in few channels of the memory."""
+    v: Tensor
+    """``[batch, kv_heads, key_blocks, head_dim, 128]`` e4m3, contiguous: V over its block's scale, transposed, keys in
+    the order of `key_order`, zeros past the end."""
+    scales: Tensor
+    """``[batch, kv_heads, key_blocks, 4]`` float32: K's scale, V's, V's inverse, 0 (a box of TMA is 16 bytes)."""
+    pooled: Tensor
+    """``[batch, key_blocks, kv_heads, head_dim]`` in K's dtype: `pooling.pool_keys` of the unrounded keys."""
+
+
+def key_order(device: torch.device | str = "cpu") -> Tensor:
+    """Return ``[128]`` int64: which key of a block each column of `Fp8KV.v` holds.
+
+    Of 16 neighbouring keys a thread has four of P in registers, 2t, 2t + 1, 2t + 8 and 2t + 9 (the accumulator of
+    wgmma), and an 8-bit operand takes keys 4t to 4t + 3 from it. P V is the same in any order of the keys that P and V
+    share, so V comes in the order that P has, and no register leaves its thread.
+    """
+    column = torch.arange(BLOCK_SIZE, device=device)
+    return column // 16 * 16 + column % 16 // 4 * 2 + column // 2 % 2 * 8 + column % 2

@@ -1,0 +1,34 @@
+"""Mean-pooled keys: what FlashPrefill scores instead of every key."""
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels.backend import resolve_backend
+from fp_bench.kernels.layout import BLOCK_SIZE
+
+
+def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto") -> Tensor:
+    """Return the mean key of each block, ``[batch, key_blocks, kv_heads, head_dim]`` in K's dtype.
+
+    Accumulated in float32, rounded once; a partial last block is divided by its real length. Defined by
+    `reference.pool_keys`.
+
+    Args:
+        k: ``[batch, kv_len, kv_heads, head_dim]``, head_dim contiguous.
+        block_size: tokens of a block.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
+    """
+    if resolve_backend(k, backend) == "triton":
+        from fp_bench.kernels.pooling.triton import pool_keys_triton
+
+        return pool_keys_triton(k, block_size)
+    return _pool_keys_torch(k, block_size)
+
+
+def _pool_keys_torch(k: Tensor, block_size: int) -> Tensor:
+    full, rest = divmod(k.shape[1], block_size)
+    whole = k[:, : full * block_size].reshape(k.shape[0], full, block_size, *k.shape[2:])
+    parts = [whole.mean(2, dtype=torch.float32)]
+    if rest:
+        parts.append(k[:, -rest:].mean(1, keepdim=True, dtype=torch.float32))
+    return torch.cat(parts, dim=1).to(k.dtype)

@@ -1,0 +1,16 @@
+"""Pooling of keys in plain torch, float32: the definition the kernels are tested against."""
+
+import torch
+from torch import Tensor
+
+from fp_bench.kernels.layout import BLOCK_SIZE
+
+
+def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
+    """Return the mean key of each block, ``[batch, key_blocks, kv_heads, head_dim]`` in K's dtype.
+
+    Accumulated in float32 and rounded once; a partial last block is divided by its real length
+    (FlashPrefill, arXiv 2603.06199, key pooling).
+    """
+    blocks = [block.float().mean(1) for block in torch.split(k, block_size, dim=1)]
+    return torch.stack(blocks, dim=1).to(k.dtype)

@@ -1,0 +1,187 @@
+"""What a method is: two steps over one attention call. There is no method in here.
+
+A sparse-prefill method first *selects* which key blocks each query block reads, then *attends*
+exactly over those. Time per step, density, recall and error follow from that split with no code
+in the method itself.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.kernels.backend import check_backend
+from fp_bench.kernels.layout import check_layout
+from fp_bench.kernels.pooling.means import BlockMeans
+from fp_bench.kernels.selection import Selection
+from fp_bench.params import Params
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """One causal attention call of one layer during prefill.
+
+    Args:
+        q: ``[batch, q_len, q_heads, head_dim]``, any strides with head_dim contiguous.
+        k: ``[batch, kv_len, kv_heads, head_dim]``; query head h reads KV head ``h // (q_heads // kv_heads)``.
+        v: as ``k``.
+        scale: factor on the logits, usually ``head_dim ** -0.5``.
+        layer: index of this layer in its model.
+        layers: number of layers of the model.
+        last_chunk: whether the last query is the end of the prompt. With ``q_len < kv_len`` query i
+            has position ``kv_len - q_len + i`` (bottom-right causal).
+
+    Raises:
+        UnsupportedError: shapes, strides or dtypes that no operator here defines.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    layer: int = 0
+    layers: int = 1
+    last_chunk: bool = True
+
+    def __post_init__(self) -> None:
+        check_layout(self.q, self.k, self.v)
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self.q.shape[0]
+
+    @property
+    def q_len(self) -> int:
+        """Number of queries of each sequence."""
+        return self.q.shape[1]
+
+    @property
+    def kv_len(self) -> int:
+        """Number of keys of each sequence."""
+        return self.k.shape[1]
+
+    @property
+    def q_heads(self) -> int:
+        """Number of query heads."""
+        return self.q.shape[2]
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of KV heads."""
+        return self.k.shape[2]
+
+    @property
+    def head_dim(self) -> int:
+        """Size of one head."""
+        return self.q.shape[3]
+
+
+class MethodParams(Params):
+    """Parameters of a method."""
+
+
+class Method(ABC):
+    """A way to compute prefill attention: ``select`` what to read, then ``attend`` over it.
+
+    A third-party method subclasses this in one file and names itself in the entry-point group
+    ``fp_bench.methods``.
+    """
+
+    name: ClassVar[str]
+    """Name on the command line and in records."""
+    version: ClassVar[int] = 1
+    """Raised when results of the same parameters may differ from before."""
+    Params: ClassVar[type[MethodParams]] = MethodParams
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Named parameter sets, usually one a model, selected by ``name:preset=...``."""
+
+    def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
+        self.params = params if params is not None else self.Params()
+        self.backend = backend
+        """The kernels asked for, one of ``kernels.backend.BACKENDS``."""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], *, backend: str = "auto") -> Self:
+        """Build the method from ``key=value`` options.
+
+        Two keys are no parameters: ``preset`` names parameters to start from, ``backend`` the kernels to run.
+
+        Raises:
+            UsageError: an unknown preset, parameter or backend, or a value out of its limits.
+        """
+        given = dict(options)
+        preset = given.pop("preset", None)
+        backend = check_backend(given.pop("backend", backend))
+        if preset is not None and preset not in cls.presets:
+            known = did_you_mean(str(preset), cls.presets) if cls.presets else "; it has none"
+            raise UsageError(f"{cls.name}: unknown preset {preset!r}{known}")
+        base = cls.presets[preset] if preset is not None else {}
+        return cls(cls.Params.parse(cls.name, given, base), backend=backend)
+
+    @property
+    def label(self) -> str:
+        """Name, changed parameters and kernels as the command line takes them, e.g. ``flashprefill:alpha=0.18``."""
+        kernels = {} if self.backend == "auto" else {"backend": self.backend}
+        options = self.params.changed() | kernels
+        return ":".join([self.name, *(f"{key}={value}" for key, value in options.items())])
+
+    @property
+    def method_hash(self) -> str:
+        """Twelve hex digits of name, version, parameters and files named there: joins latency and accuracy records."""
+        asked = _hash(json.dumps([self.name, self.version, self.params.model_dump(mode="json")], sort_keys=True))
+        content = self.file_content()
+        return asked if content is None else _hash(f"{asked} {content}")
+
+    def file_content(self) -> object:
+        """Return what the file that a parameter names holds, or None; another content is another ``method_hash``."""
+        return None
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Return why this call cannot be computed here, or None."""
+        del call
+        return None
+
+    def tolerance(self) -> float | None:
+        """Return the relative error of a head that the method declares, or None for what its tensors' type allows.
+
+        For arithmetic below that type: an output further from attention over the selection than this is wrong.
+        """
+        return None
+
+    @abstractmethod
+    def select(self, call: AttentionCall) -> Selection | None:
+        """Decide which keys each query reads, as a BlockIndex for most methods; None means all of them (dense)."""
+
+    @abstractmethod
+    def attend(self, call: AttentionCall, index: Any) -> Tensor:
+        """Return exact softmax attention over the selected keys, shaped and typed as ``call.q``.
+
+        ``index`` is what ``select`` returned, or a BlockIndex that the input source prescribes.
+        """
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the block means with which ``attend`` lets unlisted blocks take part, or None where it is exact.
+
+        Whoever returns them declares that its outputs are attention over its selection and these means.
+        """
+        del call
+        return None
+
+    def __call__(self, call: AttentionCall) -> Tensor:
+        """Return the whole operator's output: what a model's attention layer would run."""
+        return self.attend(call, self.select(call))
+
+    def implementation(self, call: AttentionCall, index: Any) -> str:
+        """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
+        del call, index
+        return self.backend
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

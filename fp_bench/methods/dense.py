@@ -1,0 +1,208 @@
+"""Dense causal attention: what every sparse method is compared with, in the fastest form a machine has."""
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fp_bench.errors import UnavailableError, UnsupportedError, first_line
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.methods.base import AttentionCall, Method, MethodParams
+
+# Imported where they run: they take seconds, since they bring torch's compiler.
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+Implementation = Callable[[AttentionCall], Tensor]
+
+
+def _sdpa(call: AttentionCall, backend: SDPBackend) -> Tensor:
+    """PyTorch's scaled_dot_product_attention, held to one of its kernels."""
+    q, k, v = (tensor.transpose(1, 2) for tensor in (call.q, call.k, call.v))
+    chunk = call.q_len < call.kv_len
+    bias = None
+    if chunk:
+        from torch.nn.attention.bias import causal_lower_right
+
+        bias = causal_lower_right(call.q_len, call.kv_len)
+    with sdpa_kernel(backend):
+        out: Tensor = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=bias, is_causal=not chunk, scale=call.scale, enable_gqa=call.q_heads != call.kv_heads
+        )
+    return out.transpose(1, 2)
+
+
+def _cudnn(call: AttentionCall) -> Tensor:
+    if call.q_len < call.kv_len:
+        raise UnsupportedError("dense:impl=cudnn has no bottom-right causal mask for q_len < kv_len; use impl=fa2")
+    return _sdpa(call, SDPBackend.CUDNN_ATTENTION)
+
+
+def _fa2(call: AttentionCall) -> Tensor:
+    return _sdpa(call, SDPBackend.FLASH_ATTENTION)
+
+
+def _flash_attn(call: AttentionCall) -> Tensor:
+    from flash_attn import flash_attn_func
+
+    out: Tensor = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
+    return out
+
+
+def _fa3(call: AttentionCall) -> Tensor:
+    from flash_attn_interface import flash_attn_func
+
+    out: Tensor | tuple[Tensor, ...] = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def _fa4(call: AttentionCall) -> Tensor:
+    from flash_attn.cute import flash_attn_func
+
+    out: Tensor | tuple[Tensor, ...] = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
+    return out[0] if isinstance(out, tuple) else out
+
+
+class _Flex:
+    """FlexAttention, compiled once a shape; the block mask is made outside what a caller would time."""
+
+    def __init__(self) -> None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        self._compiled = torch.compile(flex_attention, dynamic=False)
+        self._masks: dict[tuple[int, int], BlockMask] = {}
+
+    def __call__(self, call: AttentionCall) -> Tensor:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        lengths = (call.q_len, call.kv_len)
+        if lengths not in self._masks:
+            offset = call.kv_len - call.q_len
+
+            def causal(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+                return i + offset >= j
+
+            self._masks[lengths] = create_block_mask(causal, None, None, *lengths, device=call.q.device)
+        q, k, v = (tensor.transpose(1, 2) for tensor in (call.q, call.k, call.v))
+        out = self._compiled(
+            q, k, v, block_mask=self._masks[lengths], scale=call.scale, enable_gqa=call.q_heads != call.kv_heads
+        )
+        return out.transpose(1, 2)
+
+
+# name -> (where it runs, the package it needs, how to make it)
+_IMPLEMENTATIONS: dict[str, tuple[str, str | None, Callable[[], Implementation]]] = {
+    "cudnn": ("cuda", None, lambda: _cudnn),
+    "fa2": ("cuda", None, lambda: _fa2),
+    "flash_attn": ("cuda", "flash_attn", lambda: _flash_attn),
+    "fa3": ("cuda", "flash_attn_interface", lambda: _fa3),
+    "fa4": ("cuda", "flash_attn.cute", lambda: _fa4),
+    "flex": ("cuda", None, _Flex),
+    "sdpa_cpu": ("cpu", None, lambda: _fa2),
+}
+
+
+def unavailable(impl: str, device: torch.device) -> str | None:
+    """Return why a dense implementation cannot run on ``device``, or None."""
+    kind, package, _ = _IMPLEMENTATIONS[impl]
+    if device.type != kind:
+        return f"dense:impl={impl} runs on {kind}, not on {device.type}"
+    if package is not None:
+        try:
+            found = find_spec(package) is not None
+        except ModuleNotFoundError:
+            found = False
+        except Exception as error:  # a package whose import fails, e.g. built for another torch
+            return f"dense:impl={impl} needs the package {package}, which fails: {first_line(error)}"
+        if not found:
+            return f"dense:impl={impl} needs the package {package}, which is not installed"
+    return None
+
+
+def implementations() -> list[str]:
+    """Return the names of all dense implementations, installed or not."""
+    return list(_IMPLEMENTATIONS)
+
+
+class Dense(Method):
+    """Dense causal attention; ``impl=auto`` is the fastest implementation that runs here, named in the record."""
+
+    name = "dense"
+
+    class Params(MethodParams):
+        """Which kernel computes dense attention."""
+
+        impl: Literal["auto", "cudnn", "fa2", "flash_attn", "fa3", "fa4", "flex", "sdpa_cpu"] = Field("auto")
+        """auto: the fastest that runs; cudnn, fa2: PyTorch's SDPA held to cuDNN or FlashAttention-2; flash_attn, fa3,
+        fa4: the packages of those names; flex: FlexAttention; sdpa_cpu: PyTorch's SDPA on the CPU."""
+
+    params: Params
+    PROBED: ClassVar = ("cudnn", "flash_attn", "fa3", "fa4", "fa2", "sdpa_cpu")
+    """What auto compares; flex is left out, since it compiles for every shape and is never the fastest."""
+
+    def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
+        del backend  # dense kernels are chosen by impl
+        super().__init__(params)
+        self._made: dict[str, Implementation] = {}
+        self._fastest: dict[tuple[object, ...], str] = {}
+
+    def select(self, call: AttentionCall) -> None:
+        """Select everything."""
+        del call
+
+    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
+        """Attend over all visible keys.
+
+        Raises:
+            UnavailableError: the implementation asked for is not here.
+            UnsupportedError: it does not define this call.
+        """
+        return self._run(self.implementation(call, index), call)
+
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+        """Name the implementation that runs for this call; the first auto call of a shape times them all."""
+        del index
+        if self.params.impl != "auto":
+            return self.params.impl
+        key = (call.q.device, call.q.dtype, call.q.shape, call.k.shape, call.q.stride(), call.k.stride())
+        if key not in self._fastest:
+            self._fastest[key] = self._find_fastest(call)
+        return self._fastest[key]
+
+    def _run(self, impl: str, call: AttentionCall) -> Tensor:
+        if (reason := unavailable(impl, call.q.device)) is not None:
+            raise UnavailableError(reason)
+        if impl not in self._made:
+            self._made[impl] = _IMPLEMENTATIONS[impl][2]()
+        return self._made[impl](call)
+
+    def _find_fastest(self, call: AttentionCall) -> str:
+        candidates = [impl for impl in self.PROBED if unavailable(impl, call.q.device) is None]
+        if len(candidates) == 1:
+            return candidates[0]
+        times: dict[str, float] = {}
+        reasons: list[str] = []
+        for impl in candidates:
+            try:
+                times[impl] = min(_seconds(lambda impl=impl: self._run(impl, call)) for _ in range(3))  # type: ignore[misc]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a package raises, the others are still there
+                reasons.append(f"{impl}: {first_line(error)}")
+        if not times:
+            raise UnavailableError(f"no dense implementation runs here: {'; '.join(reasons) or call.q.device}")
+        return min(times, key=lambda impl: times[impl])
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start

@@ -1,0 +1,143 @@
+"""FlashPrefill as a method, with the thresholds its authors use for each model."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from torch import Tensor
+
+from fp_bench.errors import UnavailableError
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.flashprefill import select_blocks
+from fp_bench.kernels.flashprefill.ranked import TopK, TopP, select_ranked
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.fp8 import block_sparse_attention_fp8, fp8_missing, quantise_kv
+from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
+from fp_bench.kernels.pooling import pool_keys
+from fp_bench.kernels.pooling.means import BlockMeans, block_means
+from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.blocks import BlockMethod
+
+FP8_TOLERANCE = 0.1
+"""Largest relative error of a head in FP8, to attention over the same blocks."""
+
+
+class FlashPrefill(BlockMethod):
+    """Keep each key block whose energy is at least alpha times its row's maximum (arXiv 2603.06199)."""
+
+    name = "flashprefill"
+
+    class Params(MethodParams):
+        """The rule's parameters; blocks are of 128 tokens."""
+
+        alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
+        """Threshold relative to the row's largest energy."""
+        sink_blocks: int = Field(2, ge=0)
+        """First key blocks that every query block keeps."""
+        window_blocks: int = Field(4, ge=0)
+        """Key blocks up to and including the diagonal that are kept."""
+        last_full_blocks: int = Field(2, ge=0)
+        """Query blocks at the end of the prompt that keep everything."""
+        dense_below: int = Field(0, ge=0)
+        """Calls with fewer keys run dense attention and say so; 0 never does."""
+        dense_above: float = Field(1.0, gt=0, le=1)
+        """Selections denser than this run dense attention and say so; below 1 this reads the density back (a sync)."""
+        correction: bool = False
+        """Whether blocks that are not kept take part with their mean key and value, as in FlashPrefill V2."""
+        rule: Literal["max", "topk", "topp"] = "max"
+        """max: alpha's threshold; topk, topp: keep the blocks of largest energy, sorted by PyTorch (an ablation)."""
+        keep: float = Field(0.125, ge=0, le=1)
+        """For rule=topk: share of a row's causal blocks."""
+        mass: float = Field(0.9, ge=0, le=1)
+        """For rule=topp: share of a row's energy."""
+        precision: Literal["input", "fp8"] = "input"
+        """input: products in the tensors' own type; fp8: attention in e4m3, some per cent off, on Hopper alone."""
+
+        @model_validator(mode="after")
+        def _go_together(self) -> Self:
+            for name, rule in (("keep", "topk"), ("mass", "topp")):
+                if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is a parameter of rule={rule}, and the rule is {self.rule}")
+            if self.precision == "fp8" and self.correction:
+                raise ValueError("precision=fp8 has no correction")
+            return self
+
+        @model_serializer(mode="wrap")
+        def _hashed_as_before_there_were_these(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            found: dict[str, Any] = dump(self)
+            later = {"rule", "keep", "mass"} if self.rule == "max" else set()
+            later |= set() if self.correction else {"correction"}
+            later |= set() if self.precision == "fp8" else {"precision"}
+            return {name: value for name, value in found.items() if name not in later}
+
+    params: Params
+    presets: ClassVar = {
+        "llama-3.1-8b": {"alpha": 0.18},
+        "qwen2.5-7b": {"alpha": 0.08},
+        "qwen3-30b-a3b": {"alpha": 0.12},
+        "embedded": {"alpha": 0.18},
+    }
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Return the reason when no kernel takes the call's head_dim, or none the precision on this backend."""
+        if self.params.precision == "fp8":
+            if call.head_dim != HEAD_DIM:
+                return f"precision=fp8 takes head_dim {HEAD_DIM}, not {call.head_dim}"
+            if self.backend not in ("auto", "hopper"):
+                return f"precision=fp8 runs on backend hopper, not {self.backend}"
+        return super().unsupported(call)
+
+    def tolerance(self) -> float | None:
+        """Return what e4m3 costs at most in a head, where that is the precision."""
+        return FP8_TOLERANCE if self.params.precision == "fp8" else None
+
+    def select(self, call: AttentionCall) -> BlockIndex | None:
+        """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
+        if call.kv_len < self.params.dense_below:
+            return None
+        return self._select(call, pool_keys(call.k, backend=self.backend))
+
+    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
+        """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
+        if index is None or self.params.precision == "input":
+            return super().attend(call, index)
+        return self._attend_fp8(call, index, None)
+
+    def __call__(self, call: AttentionCall) -> Tensor:
+        """Return the whole operator's output; in FP8 the pass that rounds K also pools it."""
+        if self.params.precision == "input" or call.kv_len < self.params.dense_below:
+            return super().__call__(call)
+        if (reason := self.unsupported(call) or fp8_missing(call.q, call.k, call.v)) is not None:
+            raise UnavailableError(reason)
+        rounded = quantise_kv(call.k, call.v)
+        index = self._select(call, rounded.pooled)
+        return super().attend(call, None) if index is None else self._attend_fp8(call, index, rounded)
+
+    def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
+        """Name the kernel that attends over blocks, or the dense one."""
+        if index is None or self.params.precision == "input":
+            return super().implementation(call, index)
+        return "hopper_fp8"
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the means of the key blocks, where those that are not kept are to count."""
+        return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None
+
+    def _attend_fp8(self, call: AttentionCall, index: BlockIndex, rounded: Fp8KV | None) -> Tensor:
+        return block_sparse_attention_fp8(call.q, call.k, call.v, index, scale=call.scale, rounded=rounded).out
+
+    def _select(self, call: AttentionCall, pooled: Tensor) -> BlockIndex | None:
+        rule = KeepRule(
+            alpha=self.params.alpha,
+            sink_blocks=self.params.sink_blocks,
+            window_blocks=self.params.window_blocks,
+            last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
+        )
+        index = self._ranked(call, pooled, rule)
+        too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
+        return None if too_dense else index
+
+    def _ranked(self, call: AttentionCall, pooled: Tensor, rule: KeepRule) -> BlockIndex:
+        if self.params.rule == "max":
+            return select_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+        ranking = TopK(self.params.keep) if self.params.rule == "topk" else TopP(self.params.mass)
+        return select_ranked(call.q, pooled, ranking, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)

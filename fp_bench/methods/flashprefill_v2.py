@@ -1,0 +1,69 @@
+"""FlashPrefill V2 (arXiv 2608.19758) as a method: one list for the heads of a KV head, and pruned blocks as means."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
+from fp_bench.kernels.layout import BLOCK_SIZE
+from fp_bench.kernels.pooling import pool_keys
+from fp_bench.kernels.pooling.means import BlockMeans, block_means
+from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.blocks import BlockMethod
+
+
+class FlashPrefillV2(BlockMethod):
+    """Keep the key blocks near the maximum for all heads of a KV head at once; others count with their means."""
+
+    name = "flashprefill_v2"
+
+    class Params(MethodParams):
+        """The values of the authors' launch script; blocks are of 128 tokens."""
+
+        alpha: float = Field(0.1, ge=0, allow_inf_nan=False)
+        """Threshold relative to the row's largest energy; above 1 only forced blocks are kept."""
+        sink_blocks: int = Field(2, ge=0)
+        """First key blocks that every row keeps."""
+        window_blocks: int = Field(4, ge=0)
+        """Key blocks up to and including the row's own that are kept."""
+        last_full_rows: int = Field(8, ge=0)
+        """Packed rows at the end of the prompt that keep everything: 256 positions of 4 heads a KV head, 128 of 8."""
+        min_sparse_q_len: int = Field(0, ge=0)
+        """Calls of no more queries run dense attention and say so."""
+        dense_layers: int = Field(0, ge=0)
+        """First layers that run dense attention and say so; the authors' launch script has 4."""
+        correction: bool = True
+        """Whether blocks that are not kept take part with their mean key and value."""
+
+    params: Params
+    presets: ClassVar = {
+        "llama-3.1-8b": {"alpha": 0.18, "dense_layers": 4},
+        "qwen2.5-7b": {"alpha": 0.08, "dense_layers": 4},
+        "qwen3-30b-a3b": {"alpha": 0.12, "dense_layers": 4},
+    }
+
+    def unsupported(self, call: AttentionCall) -> str | None:
+        """Return the reason when a row of tiles has no room for all heads of a KV head, and for odd heads."""
+        packed = call.q_heads // call.kv_heads
+        if packed > BLOCK_SIZE:
+            return f"{packed} query heads share a KV head; a row of tiles has room for {BLOCK_SIZE}"
+        return super().unsupported(call)
+
+    def select(self, call: AttentionCall) -> BlockIndex | None:
+        """Pool the keys, score the blocks for packed rows, keep those near the maximum; None in dense layers."""
+        if call.layer < self.params.dense_layers or call.q_len <= self.params.min_sparse_q_len:
+            return None
+        rule = KeepRule(
+            alpha=self.params.alpha,
+            sink_blocks=self.params.sink_blocks,
+            window_blocks=self.params.window_blocks,
+            last_full_blocks=self.params.last_full_rows if call.last_chunk else 0,
+        )
+        pooled = pool_keys(call.k, backend=self.backend)
+        return select_packed_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
+
+    def means(self, call: AttentionCall) -> BlockMeans | None:
+        """Return the means of the key blocks, where those that are not kept are to count."""
+        return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None

@@ -1,0 +1,107 @@
+"""Names to things, lazily: built-in targets and third-party entry points, with did-you-mean.
+
+Importing this module imports no method and no torch.
+"""
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from fp_bench.errors import UnavailableError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from fp_bench.methods.base import Method
+
+BUILTIN_METHODS = {
+    "dense": "fp_bench.methods.dense:Dense",
+    "flashprefill": "fp_bench.methods.flashprefill:FlashPrefill",
+    "flashprefill_v2": "fp_bench.methods.flashprefill_v2:FlashPrefillV2",
+    "flexprefill": "fp_bench.methods.flexprefill:FlexPrefill",
+    "minference": "fp_bench.methods.minference:MInference",
+    "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
+    "streaming": "fp_bench.methods.streaming:Streaming",
+    "xattention": "fp_bench.methods.xattention:XAttention",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with its options as asked for; nothing is loaded yet."""
+
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> "Spec":
+        """Parse ``name:key=value:key=value``.
+
+        Raises:
+            UsageError: an option without ``=`` or without a key, or one given twice.
+        """
+        name, *parts = text.strip().split(":")
+        options: dict[str, str] = {}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not (key and equals and value):
+                raise UsageError(f"{text!r}: option {part!r} is not key=value, e.g. flashprefill:alpha=0.18")
+            if key in options:
+                raise UsageError(f"{text!r}: option {key!r} is given twice; keep one")
+            options[key] = value
+        return cls(name, options)
+
+    def __str__(self) -> str:
+        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+
+
+class Registry:
+    """Lazy names: ``package.module:Name`` targets and the entry points of one group."""
+
+    def __init__(self, noun: str, group: str, builtin: Mapping[str, str]) -> None:
+        self.noun = noun
+        self.group = group
+        self._builtin = dict(builtin)
+
+    def targets(self) -> dict[str, str]:
+        """Return every name with its import target; a built-in name wins over a plug-in's."""
+        plugins = {point.name: point.value for point in entry_points(group=self.group)}
+        return plugins | self._builtin
+
+    def check(self, name: str) -> None:
+        """Raise UsageError with a near name when ``name`` is unknown."""
+        targets = self.targets()
+        if name not in targets:
+            raise UsageError(f"unknown {self.noun} {name!r}{did_you_mean(name, targets)}")
+
+    def load(self, name: str) -> Any:
+        """Import and return what ``name`` stands for.
+
+        Raises:
+            UsageError: unknown name.
+            UnavailableError: a plug-in or an optional package that does not import.
+        """
+        self.check(name)
+        module, _, attribute = self.targets()[name].partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a plug-in may raise anything while importing
+            reason = f"{self.noun} {name!r} cannot be loaded: {type(error).__name__}: {error}"
+            if name not in self._builtin:
+                warnings.warn(reason, stacklevel=2)
+            raise UnavailableError(reason) from error
+
+
+methods = Registry("method", "fp_bench.methods", BUILTIN_METHODS)
+
+
+def create_method(spec: Spec, backend: str = "auto") -> "Method":
+    """Load and build the method that ``spec`` asks for.
+
+    Raises:
+        UsageError: unknown name, parameter or preset, or a value out of limits.
+        UnavailableError: its package is missing or broken here.
+    """
+    method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
+    return method

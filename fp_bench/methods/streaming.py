@@ -1,0 +1,28 @@
+"""StreamingLLM's A-shape (arXiv 2309.17453) as a method: the first tokens and a window, the same for every head."""
+
+from pydantic import Field
+
+from fp_bench.kernels.lines.head_patterns import AShape
+from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.lines import LinesMethod
+from fp_bench.methods.minference_patterns import MOST
+
+
+class Streaming(LinesMethod):
+    """Query i reads key j <= i when ``i - j < n_local`` or ``j < n_init``, to the token."""
+
+    name = "streaming"
+
+    class Params(MethodParams):
+        """Sizes in tokens, the same at every length; as MInference's experiments set this baseline."""
+
+        n_init: int = Field(128, ge=0, le=MOST)
+        """First tokens that every query reads: the sinks."""
+        n_local: int = Field(3968, ge=1, le=MOST)
+        """Tokens that each query reads up to and with its own: the window."""
+
+    params: Params
+
+    def heads(self, call: AttentionCall) -> list[AShape]:
+        """Return the same shape for each query head."""
+        return [AShape(self.params.n_init, self.params.n_local)] * call.q_heads

@@ -1,0 +1,69 @@
+"""Two or more runs of one machine as one."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.records.environment import machine_name
+from fp_bench.records.kept_maps import FOLDER as MAPS
+from fp_bench.records.record import Record
+from fp_bench.records.store import RECORDS, RecordStore, read_environments, read_records
+
+
+def merge(folders: Sequence[Path], out: Path) -> tuple[int, int]:
+    """Write the records of several run folders into a new one; of a round that two have, the one measured first stays.
+
+    A round that was measured is kept over one that failed.
+
+    Returns:
+        How many records were written, and how many were left out because another run has the same.
+
+    Raises:
+        UsageError: a folder that is no run, runs of different machines, or an ``out`` that holds records.
+        UnavailableError: the disk refuses.
+    """
+    if (out / RECORDS).exists():
+        raise UsageError(f"{out} already holds {RECORDS}; give another --out")
+    readings = [read_records(folder).records for folder in folders]
+    environments = {key: value for folder in folders for key, value in read_environments(folder).items()}
+    _check_same_machine(folders, readings, environments)
+    everything = sorted((record for records in readings for record in records), key=lambda record: record.time or "")
+    kept: dict[tuple[str, str, int], Record] = {}
+    for record in everything:
+        identity = (record.cell_key, record.code_version, record.round)
+        if identity not in kept or (kept[identity].status != "ok" and record.status == "ok"):
+            kept[identity] = record
+    with RecordStore(out) as store:
+        for environment in environments.values():
+            store.add_environment(environment)
+        # By the time it was written: the newest code of a cell stays the newest.
+        for record in sorted(kept.values(), key=lambda record: record.time or ""):
+            store.append(record)
+    _copy_maps(folders, out)
+    return len(kept), len(everything) - len(kept)
+
+
+def _check_same_machine(
+    folders: Sequence[Path], readings: Sequence[Sequence[Record]], environments: dict[str, dict[str, object]]
+) -> None:
+    first: dict[str, Path] = {}
+    for folder, records in zip(folders, readings, strict=True):
+        for env in {record.env for record in records if record.env in environments}:
+            first.setdefault(machine_name(environments[str(env)]), folder)
+    if len(first) > 1:
+        (one, folder), (other, other_folder), *_ = first.items()
+        raise UsageError(
+            f"{folder} was measured on {one} and {other_folder} on {other}; only runs of one machine are merged"
+        )
+
+
+def _copy_maps(folders: Sequence[Path], out: Path) -> None:
+    try:
+        for folder in folders:
+            for path in sorted((folder / MAPS).glob("*.npz")):
+                if not (target := out / MAPS / path.name).exists():
+                    target.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(path, target)
+    except OSError as error:
+        raise UnavailableError(f"cannot write to {out}: {error.strerror}") from None

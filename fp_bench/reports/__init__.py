@@ -1,0 +1,1 @@
+"""Tables, plots, comparisons and pages: functions of records."""

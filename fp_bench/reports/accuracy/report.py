@@ -1,0 +1,113 @@
+"""What a report says of accuracy records."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.reports.accuracy.plots import accuracy_plots
+from fp_bench.reports.accuracy.tables import (
+    SETTING,
+    accuracy_tables,
+    by_task,
+    failures,
+    points,
+    samples,
+    setting_title,
+    signed,
+    summary,
+)
+from fp_bench.reports.chapter import Chapter
+from fp_bench.sizes import format_length
+from fp_bench.suites.ruler.summary import EFFECTIVE, LENGTHS, effective_length, weighted_average
+from fp_bench.suites.ruler.tasks import TASKS
+
+METHOD_NOTE = """\
+Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
+dense attention is paired by sample: its interval is from a bootstrap within tasks, that of a score by Wilson's formula,
+both 95 %. Density and recall are of the prefill, mean over layers and heads, recall on sampled query rows.\
+"""
+
+
+def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter:
+    """Return the chapter of accuracy records.
+
+    Args:
+        records: of one run.
+        machine: what it ran on.
+    """
+    totals = summary(records)
+    return Chapter(
+        title="Accuracy of sparse-prefill attention",
+        name="accuracy",
+        headlines=[*_headlines(totals), *_effective_lengths(totals)]
+        or ["No sparse method was scored beside dense attention."],
+        tables=accuracy_tables(records),
+        draw=partial(accuracy_plots, records, machine),
+        failures=failures(records),
+        note=METHOD_NOTE,
+        circumstances=list(_circumstances(samples(records))),
+        data={"accuracy": totals, "tasks": by_task(records)},
+    )
+
+
+def _headlines(totals: pd.DataFrame) -> Iterator[str]:
+    """Yield a sentence for each sparse method at its greatest length."""
+    sparse = totals[(totals["method"] != "dense") & totals["difference"].notna()]
+    for _, row in sparse[sparse["seq_len"] == sparse["seq_len"].max()].iterrows():
+        yield (
+            f"At {format_length(int(row['seq_len']))}, `{row['label']}` scores {points(row['score'])} on "
+            f"{setting_title(row)}: {signed(row['difference'])} points to dense attention (95 %: "
+            f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
+            f"keeping {row['density']:.1%} of the block pairs."
+        )
+
+
+def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:
+    """Yield how long a context each setting of all of RULER's tasks can use, by the paper's rule."""
+    ruler = totals[(totals["suite"] == "ruler") & (totals["tasks"] == len(TASKS))]
+    for _, rows in ruler.groupby([*SETTING], sort=False, dropna=False):
+        found = []
+        for label, line in rows.groupby("label", sort=False):
+            averages = dict(zip(line["seq_len"], line["score"], strict=True))
+            length = effective_length(averages)
+            found.append(f"{label} {format_length(length) if length else 'none of these'}{_weighted(averages)}")
+        yield (
+            f"Effective length on {setting_title(rows.iloc[0])} (the longest with an average of at least "
+            f"{100 * EFFECTIVE:.1f}): {', '.join(found)}."
+        )
+
+
+def _weighted(averages: Mapping[int, float]) -> str:
+    """Return the paper's weighted averages where all its lengths were measured."""
+    if not set(LENGTHS) <= set(averages):
+        return ""
+    of_paper = {length: averages[length] for length in LENGTHS}
+    inc, dec = (weighted_average(of_paper, longer_counts_more=longer) for longer in (True, False))
+    return f" (wAvg inc {points(inc)}, dec {points(dec)})"
+
+
+def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
+    ok = rows[rows["status"] == "ok"]
+    if len(ok):
+        yield (
+            f"{len(ok)} answers scored; prompts of {ok['prompt_tokens'].min():.0f} to {ok['prompt_tokens'].max():.0f} "
+            f"tokens, {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length in the mean."
+        )
+    if cut := int((ok["cut_tokens"] > 0).sum()):
+        lost = f"{ok['cut_tokens'].sum():.0f} tokens in all"
+        yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
+    if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
+        yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
+    for _, setting in ok.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
+        tasks, length = setting["task"].nunique(), format_length(int(setting["seq_len"].iloc[0]))
+        for label, answered in setting.groupby("label", sort=False)["task"].nunique().items():
+            if answered < tasks:
+                yield f"At {length}, {label} has answers in {answered} of {tasks} tasks, and no average."
+    failed = len(rows) - len(ok)
+    if failed:
+        yield f"{failed} answers could not be had; they count for no average."
+    fallbacks = sorted(set(ok.loc[ok["fallback"].astype(bool), "label"]))
+    if fallbacks:
+        yield f"Ran dense everywhere, so no result of their own: {', '.join(fallbacks)}."

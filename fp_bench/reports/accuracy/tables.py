@@ -1,0 +1,272 @@
+"""Tables of accuracy records: scores by length, task and method, paired with dense attention's on the same samples."""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.store import newest, remembered
+from fp_bench.reports.table import Table
+from fp_bench.sizes import format_length
+
+SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
+"""Scores are only compared where these agree."""
+PER_SAMPLE = (
+    "seq_len",
+    "task",
+    "task_number",
+    "sample_id",
+    "method",
+    "label",
+    "asked_backend",
+    "cell_key",
+    "status",
+    "reason",
+)
+FOUND = (
+    "score",
+    "kl",
+    "density",
+    "recall",
+    "depth",
+    "groups",
+    "templated",
+    "cut_tokens",
+    "prompt_tokens",
+    "new_tokens",
+    "fallback",
+    "seconds",
+)
+CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.959964
+RESAMPLES = 2000
+
+
+@remembered
+def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a sample and method, of the newest code that scored it."""
+    names = (*SETTING, *PER_SAMPLE, *FOUND)
+    table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
+    return table.assign(suite_params=[_options(params) for params in table["suite_params"]])
+
+
+def _options(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{key}={value}" for key, value in params.items())
+
+
+@remembered
+def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
+    scored = samples(records).query("status == 'ok'")
+    keys = [*SETTING, "seq_len", "method", "label", "task_number", "task"]
+    means = {name: (name, "mean") for name in ("score", "kl", "density", "recall")}
+    table = scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
+    return _dense_first(table)
+
+
+@remembered
+def by_depth(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length, method and depth: ``n`` samples, their mean score and density.
+
+    Only of samples whose answer stands at a depth that was chosen; there may be none.
+    """
+    scored = samples(records).query("status == 'ok' and depth.notna()")
+    means = {name: (name, "mean") for name in ("score", "density")}
+    keys = [*SETTING, "seq_len", "method", "label", "depth"]
+    return scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
+
+
+@remembered
+def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length, method and group: the mean of its tasks' means, ``n`` samples in all.
+
+    A sample is in each of its groups; there may be none.
+    """
+    scored = samples(records).query("status == 'ok' and groups.notna()")
+    each = scored.rename(columns={"groups": "group"}).explode("group").sort_values("group", kind="stable")
+    keys = [*SETTING, "seq_len", "method", "label", "group"]
+    means = {name: (name, "mean") for name in ("score", "density")}
+    tasks = each.groupby([*keys, "task"], sort=False, dropna=False).agg(n=("score", "size"), **means)
+    totals = tasks.groupby(keys, sort=False, dropna=False).agg(tasks=("n", "size"), n=("n", "sum"), **means)
+    return _dense_first(totals.reset_index())
+
+
+@remembered
+def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return one row a setting, length and method: the average over tasks and its difference to dense attention.
+
+    ``score`` is the mean of the tasks' means, ``low`` to ``high`` its 95 % interval by Wilson's formula over all
+    samples. ``difference`` is over the samples that dense attention has answered too (``paired`` of them), with an
+    interval from a bootstrap within tasks. A method that has no answer in a task which others answered at that length
+    has no row: its average would be of other tasks.
+    """
+    scored = samples(records).query("status == 'ok'")
+    rows = []
+    for _, setting in scored.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
+        dense = setting[setting["method"] == "dense"].drop_duplicates("sample_id").set_index("sample_id")["score"]
+        for label, mine in setting.groupby("label", sort=False):
+            if mine["task"].nunique() == setting["task"].nunique():
+                rows.append(_summary_row(str(label), mine, dense))
+    columns = [*SETTING, "seq_len", "method", "label", "tasks", "n", "score", "low", "high", "difference"]
+    columns += ["difference_low", "difference_high", "paired", "kl", "density", "recall", "fallback"]
+    return _dense_first(pd.DataFrame(rows, columns=columns))
+
+
+def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, Any]:
+    first = mine.iloc[0]
+    tasks = mine.groupby("task", sort=False)
+    score = float(tasks["score"].mean().mean())
+    row = {name: first[name] for name in (*SETTING, "seq_len", "method")}
+    row |= {"label": label, "tasks": len(tasks), "n": len(mine), "score": score}
+    row["low"], row["high"] = wilson(score, len(mine))
+    for name in ("kl", "density", "recall"):
+        row[name] = tasks[name].mean().mean()
+    row["fallback"] = bool(mine["fallback"].any())
+    if first["method"] != "dense":
+        by_sample = mine.set_index("sample_id")
+        shared = by_sample[by_sample.index.isin(dense.index)]
+        changes = {
+            str(task): (part["score"] - dense[part.index]).to_numpy()
+            for task, part in shared.groupby("task", sort=False)
+        }
+        row["paired"] = len(shared)
+        if changes:
+            row["difference"], row["difference_low"], row["difference_high"] = paired_interval(list(changes.values()))
+    return row
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
+    spread = NORMAL_QUANTILE**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(changes: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
+
+    Args:
+        changes: for each task the change of every sample's score.
+
+    Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
+    without a change leave possible.
+    """
+    means = [float(change.mean()) for change in changes]
+    everything = np.concatenate(list(changes))
+    if not everything.any():
+        bound = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(everything))
+        return 0.0, -bound, bound
+    draw = np.random.default_rng(0)
+    again = [change[draw.integers(len(change), size=(RESAMPLES, len(change)))].mean(1) for change in changes]
+    low, high = np.quantile(np.mean(again, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(np.mean(means)), float(low), float(high)
+
+
+def _dense_first(table: pd.DataFrame) -> pd.DataFrame:
+    """Sort by length, dense attention first, then from the densest selection to the sparsest."""
+    order = table.assign(_setting=table.groupby([*SETTING], sort=False, dropna=False).ngroup())
+    order["_sparse"] = order["method"] != "dense"
+    by_task = ["task_number", "task"] if "task" in order else []
+    keys = ["_setting", "seq_len", *by_task, "_sparse"]
+    order["_kept"] = -order["density"].astype(float)
+    order = order.sort_values([*keys, "_kept"], ignore_index=True, kind="stable")
+    return order[list(table.columns)]
+
+
+def accuracy_tables(records: Sequence[AccuracyRecord]) -> list[Table]:
+    """Return, for each setting, the averages and then the scores by group and by task at each length."""
+    totals, tasks, groups = summary(records), by_task(records), by_group(records)
+    tables = []
+    for setting, rows in totals.groupby([*SETTING], sort=False, dropna=False):
+        tables.append(_summary_table(rows))
+        tables += [_part_table(part, "group") for _, part in of_setting(groups, setting).groupby("seq_len", sort=False)]
+        mine = of_setting(tasks, setting)
+        if mine["task"].nunique() > 1:
+            tables += [_part_table(part, "task") for _, part in mine.groupby("seq_len", sort=False)]
+    return tables
+
+
+def of_setting(table: pd.DataFrame, setting: Sequence[Any]) -> pd.DataFrame:
+    """Return the rows of a table that are of one setting, its values in the order of `SETTING`."""
+    for name, value in zip(SETTING, setting, strict=True):
+        table = table[table[name] == value]
+    return table
+
+
+def setting_title(row: pd.Series) -> str:
+    """Return what all rows of one setting have in common, in words."""
+    suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
+    more = [str(row["suite_params"])] if row["suite_params"] else []
+    more += [f"first {row['dense_layers']} layers dense"] if row["dense_layers"] else []
+    more += ["chat template"] if row["chat"] else []
+    return ", ".join([suite, *more, f"model {row['model']}", str(row["dtype"]), f"seed {row['seed']}"])
+
+
+def _summary_table(rows: pd.DataFrame) -> Table:
+    compares = rows["kl"].notna().any()
+    headings = ["length", "method", "samples", "agreement" if compares else "score", "95 %"]
+    headings += ["KL, nats"] if compares else ["vs dense", "95 %"]
+    shown = []
+    for _, row in rows.iterrows():
+        cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"]), points(row["score"])]
+        cells.append(f"{points(row['low'])} to {points(row['high'])}")
+        if compares:
+            cells.append(f"{row['kl']:.3g}")
+        elif pd.isna(row["difference"]):
+            cells += ["", ""]
+        else:
+            ends = (signed(row["difference_low"]), signed(row["difference_high"]))
+            cells += [signed(row["difference"]), " to ".join(ends)]
+        shown.append([*cells, _share(row["density"]), _share(row["recall"])])
+    what = "next-token agreement with dense attention" if compares else f"average of {rows['tasks'].max()} task(s)"
+    return Table(f"{setting_title(rows.iloc[0])}: {what}", [*headings, "density", "recall"], shown, numbers=2)
+
+
+def _part_table(rows: pd.DataFrame, what: str) -> Table:
+    """Return the scores of one length by task or group, a column for each method."""
+    labels = list(dict.fromkeys(_label(row) for _, row in rows.iterrows()))
+    lines = []
+    for name, part in rows.groupby(what, sort=False):
+        by_label = {_label(row): points(row["score"]) for _, row in part.iterrows()}
+        lines.append([str(name), str(part["n"].max()), *(by_label.get(label, "") for label in labels)])
+    title = f"{setting_title(rows.iloc[0])}: score by {what} at {format_length(int(rows['seq_len'].iloc[0]))}"
+    return Table(title, [what, "samples", *labels], lines, numbers=1)
+
+
+def failures(records: Sequence[AccuracyRecord]) -> Table:
+    """Return what was not scored and why, the samples of one reason together; it may have no row."""
+    failed = samples(records).query("status != 'ok'").fillna({"reason": ""})
+    rows = [
+        [
+            str(label),
+            str(status),
+            ", ".join(map(format_length, sorted(set(part["seq_len"])))),
+            str(len(part)),
+            str(reason),
+        ]
+        for (label, status, reason), part in failed.groupby(["label", "status", "reason"], sort=False)
+    ]
+    return Table("Not scored", ["method", "status", "lengths", "samples", "reason"], rows, numbers=5)
+
+
+def _label(row: pd.Series) -> str:
+    return f"{row['label']} (fell back to dense)" if row.get("fallback") else str(row["label"])
+
+
+def points(score: float) -> str:
+    """Return a score of 0 to 1 as the field writes it, 0 to 100."""
+    return f"{100 * score:.1f}"
+
+
+def signed(difference: float) -> str:
+    """Return a difference of scores in points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None or pd.isna(value) else f"{value:.1%}"

@@ -1,0 +1,235 @@
+"""What a comparison says: tables, Markdown, CSV, JSON, GitHub's annotations, and github-action-benchmark's JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.records.store import newest
+from fp_bench.reports.accuracy.tables import points, signed
+from fp_bench.reports.compare import IDENTICAL, Comparison, geometric_mean
+from fp_bench.reports.latency.tables import SETTING, setting_title
+from fp_bench.reports.table import Table
+from fp_bench.reports.verdict import Verdict
+from fp_bench.sizes import format_length
+
+MOST_ROWS = 40
+"""Rows a table shows people; CSV and JSON have all."""
+MOST_ANNOTATIONS = 10
+"""GitHub shows no more of a kind in one step."""
+GRAVITY = {verdict.value: number for number, verdict in enumerate(Verdict)}
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """Return the verdicts counted, the geometric mean of the ratios, how it was tested, and what to know."""
+    rule = comparison.rule
+    counts = [f"{n} {verdict}" for verdict in Verdict if (n := comparison.count(verdict))]
+    lines = [f"{', '.join(counts)}."]
+    mean, cells = geometric_mean(comparison.latency)
+    if cells:
+        lines.append(f"New times are {mean:.3f} of base, geometric mean over {cells} cells measured in both.")
+        test = "paired t (rounds alternated)" if comparison.paired else "Welch's t"
+        lines.append(
+            f"Times: {test} on the logs of rounds, Benjamini-Hochberg at {rule.alpha:g}, least effect "
+            f"{rule.min_effect:.3g}; the interval has {1 - 2 * rule.alpha:.0%} confidence."
+        )
+    if len(comparison.accuracy):
+        lines.append(
+            f"Scores: sign test (McNemar's) on paired samples, Benjamini-Hochberg at {rule.alpha:g}, bootstrap "
+            f"interval of 95 %, greatest drop {100 * rule.max_drop:g} points."
+        )
+    return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes)]
+
+
+def tables(comparison: Comparison, most: int = MOST_ROWS) -> list[Table]:
+    """Return the rows that people should see, the gravest first; unchanged ones only where there is room."""
+    found = [_latency_table(rows, most) for _, rows in comparison.latency.groupby([*SETTING], sort=False)]
+    return found + ([_accuracy_table(comparison.accuracy, most)] if len(comparison.accuracy) else [])
+
+
+def _gravest(rows: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
+    """Return the rows to show and, for the title, how many are left out."""
+    order = rows.assign(_gravity=rows["verdict"].map(GRAVITY)).sort_values(
+        ["_gravity", "seq_len", "label"], kind="stable"
+    )
+    left_out = len(order) - most
+    return order.head(most), f"; {left_out} more rows in --format csv" if left_out > 0 else ""
+
+
+def _latency_table(rows: pd.DataFrame, most: int) -> Table:
+    shown, left_out = _gravest(rows, most)
+    layers = rows["layer"].nunique() > 1
+    headings = ["verdict", "length", "method", *(["layer"] if layers else []), "note", "base ms", "new ms", "ratio"]
+    lines = []
+    for _, row in shown.iterrows():
+        where = [str(row["verdict"]), format_length(int(row["seq_len"])), str(row["label"])]
+        where += [str(row["layer"])] if layers else []
+        note = [_more(row["more_rounds"], "rounds")] if row["verdict"] == Verdict.INCONCLUSIVE else []
+        note += [str(row["note"])] if row["note"] else []
+        numbers = [_or_blank(row["base_ms"], ".4g"), _or_blank(row["new_ms"], ".4g"), _or_blank(row["ratio"], ".3f")]
+        interval = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
+        rounds = "+".join(_or_blank(row[f"{side}_rounds"], ".0f") or "0" for side in ("base", "new"))
+        lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g"), rounds])
+    title = f"{setting_title(rows.iloc[0])}{left_out}"
+    return Table(title, [*headings, "interval", "p", "rounds"], lines, numbers=len(headings) - 3)
+
+
+def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
+    shown, left_out = _gravest(rows, most)
+    lines = []
+    for _, row in shown.iterrows():
+        suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
+        where = [str(row["verdict"]), format_length(int(row["seq_len"])), str(row["label"]), f"{suite} {row['task']}"]
+        note = [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
+        note += [str(row["note"])] if row["note"] else []
+        if pd.isna(row["difference"]):
+            lines.append([*where, "; ".join(note), *[""] * 5, "0"])
+            continue
+        numbers = [points(row["base_score"]), points(row["new_score"]), signed(row["difference"])]
+        # Of answers that are the same word for word there is no doubt on these samples.
+        same = row["note"] == IDENTICAL
+        interval = "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
+        lines.append([*where, "; ".join(note), *numbers, interval, f"{row['p']:.2g}", f"{row['n']:.0f}"])
+    headings = ["verdict", "length", "method", "task", "note", "base", "new", "change", "95 %", "p", "samples"]
+    model = ", ".join(dict.fromkeys(map(str, rows["model"])))
+    return Table(f"Scores in points, model {model}{left_out}", headings, lines, numbers=5)
+
+
+def _more(number: float, of_what: str) -> str:
+    """Say what would decide an inconclusive row."""
+    if pd.isna(number):
+        return ""
+    if number == float("inf"):
+        return f"no number of {of_what} is likely to decide"
+    return f"about {number:.0f} more {of_what if number > 1 else of_what.removesuffix('s')} would decide"
+
+
+def _or_blank(value: float, form: str) -> str:
+    return "" if pd.isna(value) else format(value, form)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return the comparison as GitHub Markdown, the verdict first."""
+    parts = [f"## {headline(comparison)}", "\n".join(f"- {line}" for line in summary(comparison))]
+    for table in tables(comparison):
+        parts += [f"**{table.title}**", table.markdown()]
+    return "\n\n".join(parts)
+
+
+def headline(comparison: Comparison) -> str:
+    """Return the gravest verdict that is news, in words."""
+    for verdict in (Verdict.REGRESSED, Verdict.NEW_FAILURE, Verdict.IMPROVED, Verdict.INCONCLUSIVE):
+        if n := comparison.count(verdict):
+            return f"fpbench compare: {n} {verdict}"
+    return "fpbench compare: no change"
+
+
+def csv(comparison: Comparison) -> str:
+    """Return every row as CSV, latency first."""
+    parts = [("latency", comparison.latency), ("accuracy", comparison.accuracy)]
+    rows = [part.assign(kind=kind).dropna(axis="columns", how="all") for kind, part in parts if len(part)]
+    table = pd.concat(rows, ignore_index=True)
+    text: str = table[["kind", *table.columns.drop("kind")]].to_csv(index=False)
+    return text
+
+
+def as_json(comparison: Comparison) -> str:
+    """Return every row and the counts as JSON; what is not known is null."""
+    mean, cells = geometric_mean(comparison.latency)
+    rule = comparison.rule
+    found = {
+        "base": str(comparison.base.folder),
+        "new": str(comparison.new.folder),
+        "counts": {verdict.value: comparison.count(verdict) for verdict in Verdict},
+        "geometric_mean_ratio": mean if cells else None,
+        "paired": comparison.paired,
+        "rule": {"min_effect": rule.min_effect, "alpha": rule.alpha, "max_drop": rule.max_drop},
+        "notes": list(comparison.notes),
+        "latency": json.loads(comparison.latency.to_json(orient="records", double_precision=15)),
+        "accuracy": json.loads(comparison.accuracy.to_json(orient="records", double_precision=15)),
+    }
+    return json.dumps(found, indent=1)
+
+
+def annotations(comparison: Comparison) -> Iterator[str]:
+    """Yield GitHub's workflow commands: an error for each regression and new failure, a warning where undecided."""
+    kinds = {Verdict.REGRESSED: "error", Verdict.NEW_FAILURE: "error", Verdict.INCONCLUSIVE: "warning"}
+    told = dict.fromkeys(("error", "warning"), 0)
+    for rows, describe in ((comparison.latency, _time_line), (comparison.accuracy, _score_line)):
+        for verdict, kind in kinds.items():
+            for _, row in rows[rows["verdict"] == verdict.value].iterrows():
+                told[kind] += 1
+                if told[kind] <= MOST_ANNOTATIONS:
+                    yield f"::{kind} title=fpbench {verdict}::{_escaped(describe(row))}"
+
+
+def _time_line(row: pd.Series) -> str:
+    where = f"{row['label']} at {format_length(int(row['seq_len']))}"
+    if pd.isna(row["ratio"]):
+        return f"{where}: {row['note']}"
+    interval = f"{row['low']:.3f} to {row['high']:.3f}"
+    return f"{where}: {row['base_ms']:.4g} to {row['new_ms']:.4g} ms, ratio {row['ratio']:.3f} ({interval})"
+
+
+def _score_line(row: pd.Series) -> str:
+    where = f"{row['label']} on {row['task']} at {format_length(int(row['seq_len']))}"
+    return f"{where}: {row['note']}" if pd.isna(row["difference"]) else f"{where}: {signed(row['difference'])} points"
+
+
+def _escaped(text: str) -> str:
+    """Escape what ends a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def smaller_is_better(records: Sequence[Record]) -> str:
+    """Return a run as the JSON that github-action-benchmark reads as ``customSmallerIsBetter``.
+
+    Times are medians of the rounds' medians with their range; scores become errors, 100 minus the points, since there
+    smaller is better. Cells that failed have no number and are left out.
+    """
+    times: dict[str, list[LatencyRecord]] = {}
+    scores: dict[str, list[AccuracyRecord]] = {}
+    failed = set()
+    for record in newest(records):
+        if isinstance(record, LatencyRecord):
+            heads = f"{record.q_heads}/{record.kv_heads}/{record.head_dim}"
+            name = f"{record.label} at {format_length(record.seq_len)}, {heads}, {record.dtype}, {record.input}"
+            name += (f", batch {record.batch}" if record.batch > 1 else "") + (
+                f", layer {record.layer}" if record.layer else ""
+            )
+            times.setdefault(name, []).append(record)
+        elif isinstance(record, AccuracyRecord):
+            suite = f"{record.suite}@{record.variant}" if record.variant else record.suite
+            name = f"error of {record.label} at {format_length(record.seq_len)}, {suite} {record.task}, {record.model}"
+            scores.setdefault(name, []).append(record)
+        if record.status != "ok":
+            failed.add(name)
+    rows = [_row(name, "ms", [r.median_ms or 0.0 for r in of]) for name, of in times.items() if name not in failed]
+    for name, answers in scores.items():
+        if name not in failed:
+            mean = sum(answer.score or 0.0 for answer in answers) / len(answers)
+            rows.append({"name": name, "unit": "points", "value": 100 * (1 - mean), "extra": f"{len(answers)} samples"})
+    return json.dumps(rows, indent=1)
+
+
+def _row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
+    series = pd.Series(values)
+    spread = f"{series.min():.4g} to {series.max():.4g}"
+    return {
+        "name": name,
+        "unit": unit,
+        "value": float(series.median()),
+        "range": spread,
+        "extra": f"{len(values)} rounds",
+    }
+
+
+FORMATS: Mapping[str, Callable[[Comparison], str]] = {
+    "md": markdown,
+    "csv": csv,
+    "json": as_json,
+    "customSmallerIsBetter": lambda comparison: smaller_is_better(comparison.new.records),
+}
+"""Forms for machines and pages; ``rich``, for people at a terminal, is the command line's own."""

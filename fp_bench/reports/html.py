@@ -1,0 +1,126 @@
+"""The report of one or more runs as one HTML page: images, style and script inside, nothing loaded from elsewhere."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from fp_bench.records.files import replace_file
+from fp_bench.reports.chapter import Chapter
+from fp_bench.reports.drawing import Plot
+from fp_bench.reports.joint import headline_tables, pareto_plots
+from fp_bench.reports.latency.selection_plots import head_maps
+from fp_bench.reports.report import Part, environment_table, refused
+from fp_bench.reports.table import Table
+
+
+def write_html(parts: Sequence[Part], path: Path) -> Path:
+    """Write the page and return its path.
+
+    Args:
+        parts: the runs; latency and accuracy of the same configuration are joined across them.
+        path: of the page.
+
+    Raises:
+        UsageError: it cannot be written there.
+        UnavailableError: the disk is full.
+    """
+    page = render(parts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, page.encode())
+    except OSError as error:
+        raise refused(error, path) from None
+    return path
+
+
+def render(parts: Sequence[Part]) -> str:
+    """Return the page; the same records give the same page."""
+    templates = files("fp_bench.records") / "templates"
+    script = (templates / "report.js").read_text()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"prose": _prose, "image": _image}
+    runs = [part.run for part in parts]
+    kinds = dict.fromkeys(chapter.name for part in parts for chapter in part.chapters)
+    return environment.from_string((templates / "report.html.jinja").read_text()).render(
+        title=f"Sparse-prefill attention: {' and '.join(kinds)}",
+        machines=list(dict.fromkeys(run.machine for run in runs)),
+        headline=headline_tables(runs),
+        pareto=[_figure(plot) for plot in pareto_plots(runs)],
+        runs=[_section(part, number) for number, part in enumerate(parts, 1)],
+        style=Markup((templates / "report.css").read_text()),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot as the page shows it."""
+
+    name: str
+    title: str
+    png: bytes
+    inches: float
+    """Its width; the page keeps its text readable, so that on a phone it scrolls."""
+
+
+@dataclass(frozen=True)
+class ChapterView:
+    """A chapter with all of its plots."""
+
+    chapter: Chapter
+    figures: Sequence[Figure]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One run on the page."""
+
+    anchor: str
+    name: str
+    machine: str
+    when: str
+    code: str
+    chapters: Sequence[ChapterView]
+    commands: Sequence[str]
+    environment: Table
+
+
+def _section(part: Part, number: int) -> Section:
+    run = part.run
+    times = sorted(record.time for record in run.records if record.time)
+    return Section(
+        anchor=f"run-{number}",
+        name=run.folder.resolve().name,
+        machine=run.machine,
+        when=" to ".join(dict.fromkeys((times[0][:16], times[-1][:16]))).replace("T", " ") + " UTC" if times else "",
+        code=", ".join(dict.fromkeys(record.code_version for record in run.records)),
+        chapters=[ChapterView(chapter, _figures(part, chapter)) for chapter in part.chapters],
+        commands=part.commands,
+        environment=environment_table(run.environment),
+    )
+
+
+def _figures(part: Part, chapter: Chapter) -> list[Figure]:
+    more = head_maps(part.run.latency, part.run.machine) if chapter.name == "latency" else []
+    return [_figure(plot) for plot in (*chapter.plots, *more)]
+
+
+def _figure(plot: Plot) -> Figure:
+    return Figure(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
+
+
+def _prose(text: str) -> Markup:
+    """Return a sentence as HTML, what is between backticks as code."""
+    parts = str(text).split("`")
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
+
+
+def _image(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"

@@ -1,0 +1,132 @@
+"""What a report says of latency records."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fp_bench.records.record import LatencyRecord
+from fp_bench.reports.chapter import Chapter
+from fp_bench.reports.latency.plots import latency_plots
+from fp_bench.reports.latency.selection_plots import selection_plots
+from fp_bench.reports.latency.tables import SETTING, cells, comparison, failures, is_prefill, latency_tables
+from fp_bench.sizes import format_length
+
+METHOD_NOTE = """\
+Every output was compared with the float32 definition on sampled query rows before any timing; a cell that failed has
+a reason and no time. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds'
+medians. Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept
+blocks cover, the error is the norm of the difference to exact dense attention over its norm. The share of ideal is the
+speed-up over the fastest dense kernel times the density.\
+"""
+PREFILL_NOTE = """\
+Time to first token: from token ids to the first new token on the host, by the wall clock, with a KV cache as decoding
+needs it; the token ids are on the device, with vLLM on the host, and its scheduling is in the time. Attention is what
+the method's calls take within such a prefill, selecting and attending, of all layers together, from one prefill a round
+of its own. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds' medians.
+Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept blocks
+cover.\
+"""
+
+
+def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path) -> Chapter:
+    """Return the chapter of latency records.
+
+    Args:
+        records: of one run.
+        machine: what it ran on.
+        folder: the run folder, which holds maps of kept blocks.
+    """
+    table = comparison(records)
+    return Chapter(
+        title="Latency of sparse-prefill attention",
+        name="latency",
+        headlines=headlines(table) or ["No sparse method was measured beside dense attention."],
+        tables=latency_tables(records),
+        draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
+        failures=failures(records),
+        note=PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
+        circumstances=list(_circumstances(records)),
+        data={"latency": table, "cells": cells(records)},
+    )
+
+
+def headlines(table: pd.DataFrame) -> list[str]:
+    """Return one sentence for the fastest sparse method at the greatest length of each setting.
+
+    Args:
+        table: what `latency_tables.comparison` returns.
+    """
+    sparse = table[(table["method"] != "dense") & table["speedup_dense"].notna()]
+    lines = []
+    for _, rows in sparse.groupby([*SETTING], sort=False):
+        longest = rows[rows["seq_len"] == rows["seq_len"].max()]
+        best = longest.loc[longest["ms"].idxmin()]
+        if is_prefill(rows):
+            lines.append(_prefill_headline(best))
+            continue
+        fa2 = f" and {best['speedup_fa2']:.2f}x that of FlashAttention-2" if pd.notna(best["speedup_fa2"]) else ""
+        lines.append(
+            f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {best['ms']:.4g} ms on {best['input']} "
+            f"inputs: {best['speedup_dense']:.2f}x the speed of the fastest dense kernel ({best['dense']}, "
+            f"{best['dense_ms']:.4g} ms){fa2}, {best['ideal_share']:.0%} of the ideal. It keeps {best['density']:.1%} "
+            f"of the block pairs, which hold {best['recall']:.1%} of the attention mass."
+        )
+    return lines
+
+
+def _prefill_headline(best: pd.Series) -> str:
+    return (
+        f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {best['ms']:.4g} ms: "
+        f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {best['dense_ms']:.4g} ms), "
+        f"{best['speedup_attention']:.2f}x in the attention alone. It keeps {best['density']:.1%} of the block pairs."
+    )
+
+
+def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:
+    timed = [record for record in records if record.status == "ok"]
+    for clock in sorted({record.timer or "" for record in timed}):
+        mine = [record for record in timed if record.timer == clock]
+        cold = all(record.cache == "cold" for record in mine)
+        yield (
+            f"{len(mine)} rounds timed with the {clock.replace('_', ' ')}, "
+            f"{min(len(r.samples_ms or ()) for r in mine)} to {max(len(r.samples_ms or ()) for r in mine)} samples "
+            f"each; the cache before a sample: {'flushed' if cold else 'as the call before left it'}."
+        )
+    yield from _disturbances(timed)
+    fallbacks = sorted({record.label for record in timed if record.fallback})
+    if fallbacks:
+        yield f"Fell back to dense attention, so without a speed-up of their own: {', '.join(fallbacks)}."
+
+
+def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:
+    """Say what the noise watch saw; see docs/noise.md."""
+    throttled = [record for record in timed if record.throttled]
+    if throttled:
+        reasons = sorted({reason for record in throttled for reason in (record.gpu or {}).get("throttle") or ()})
+        cells_of = sorted({f"{record.label} at {format_length(record.seq_len)}" for record in throttled})
+        yield (
+            f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}), in "
+            f"those of {_some(cells_of)}; they are marked `throttled` in the records and counted like the others."
+        )
+    elif any(record.throttled is False for record in timed):
+        yield "In no round were the GPU's clocks held down."
+    clocks = [(record.gpu or {}).get("sm_mhz") for record in timed]
+    medians = [clock["median"] for clock in clocks if isinstance(clock, Mapping)]
+    if medians:
+        yield f"SM clock, median of a round: {min(medians):.0f} to {max(medians):.0f} MHz."
+    shared = sum(bool((record.gpu or {}).get("other_processes")) for record in timed)
+    if shared:
+        yield f"In {shared} of {len(timed)} rounds the driver listed another process on the GPU."
+    blind = sorted({str(record.gpu["reason"]) for record in timed if record.gpu and "reason" in record.gpu})
+    if blind:
+        yield f"The GPU's clocks and throttling are not known: {'; '.join(blind)}."
+    loads = [record.load_average for record in timed if record.load_average is not None]
+    if loads:
+        yield f"Load average of the host: {min(loads):g} to {max(loads):g}, this run included."
+
+
+def _some(words: Sequence[str], most: int = 6) -> str:
+    """Return a list of words, cut short when it is long."""
+    rest = len(words) - most
+    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,55 @@
+"""The Pareto plot: what a configuration keeps of the quality against what it takes."""
+
+import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from fp_bench.reports.drawing import MUTED, Plot, method_lines, panel_grid, titled_figure
+from fp_bench.reports.latency.tables import is_prefill
+from fp_bench.sizes import format_length
+
+ACROSS = 3
+"""Panels in a row."""
+MOST_LENGTHS = 9
+"""Panels of a plot: the greatest lengths."""
+LEGEND_ROW = 0.235
+"""Inches."""
+
+
+def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str) -> Plot:
+    """Draw a quality against the time, a panel a length, one point a configuration, and the line of the best ones.
+
+    Args:
+        rows: of `latency_tables.comparison`, with a column of the quality.
+        quality: the column, 0 to 1: ``score`` or ``recall``.
+        what: the quality is, in words.
+        name: of the files.
+        caption: below the plot.
+    """
+    with_sparse = sorted(set(rows.loc[rows["method"] != "dense", "seq_len"]))
+    lengths = with_sparse[-MOST_LENGTHS:]
+    across = min(ACROSS, len(lengths))
+    down = -(-len(lengths) // across)
+    looks = {label: look for label, _, look in method_lines(rows)}
+    size = (3.4 + 3.0 * across, max(1.2 + 2.6 * down, 1.6 + LEGEND_ROW * len(looks)))
+    subject = "time to first token" if is_prefill(rows) else "latency"
+    title = f"{'Accuracy' if quality == 'score' else 'Recall'} against {subject}"
+    figure = titled_figure(title, caption, size, below=0.35, above=0.65, note=what)
+    panels = panel_grid(figure, len(lengths), across)
+    for axes, length in zip(panels, lengths, strict=True):
+        here = rows[rows["seq_len"] == length].sort_values("ms")
+        front = here[here[quality] > here[quality].cummax().shift(fill_value=-1.0)]
+        axes.step(front["ms"], front[quality], where="post", color=MUTED, linewidth=1, alpha=0.6, zorder=1)
+        for _, row in here.iterrows():
+            axes.plot(row["ms"], row[quality], linestyle="", **looks[row["label"]] | {"markersize": 8})
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlim(here["ms"].min() / 1.5, here["ms"].max() * 1.5)
+        axes.set_title(format_length(length), loc="left", fontsize=11)
+        axes.set_xlabel("milliseconds")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="" if quality == "score" else "%"))
+    handles = [panels[0].plot([], [], linestyle="", label=label, **look)[0] for label, look in looks.items()]
+    panels[across - 1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=9.5)
+    columns = ["seq_len", "label", "ms", "density", quality]
+    return Plot(name, title, figure, rows[columns])

@@ -1,0 +1,36 @@
+import pytest
+
+from fp_bench.cli.terminal import duration, record_line, show_progress, show_tables
+from fp_bench.reports.latency.tables import latency_tables
+from tests.records.records import dense, failed, timed
+
+
+def test_a_narrow_terminal_never_cuts_a_number_or_a_name_short(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    label = "flashprefill:alpha=0.18:sink_blocks=4"
+    show_tables(latency_tables([timed(1234.5, rel_err=0.00123, label=label), dense(5432.1)]))
+    shown = capsys.readouterr().out
+    for text in ("1234", "5432", "50.0%", "90.00%", "0.00123", "4.40x", label):
+        assert text in shown
+
+
+def test_failures_the_last_record_and_one_now_and_then_are_said(capsys, monkeypatch):
+    clock = iter([0.0, 1.0, 1.5, 4.0, 4.5, 5.0])
+    monkeypatch.setattr("fp_bench.cli.terminal.monotonic", lambda: next(clock))
+    records = [timed(2.5, round=1), failed(label="greedy"), timed(2.5, round=2), timed(3, round=3), timed(4, round=4)]
+    assert list(show_progress(records, 5)) == records
+    assert capsys.readouterr().err.splitlines() == [
+        "2/5 4K greedy: oom: too large; about 2 s left",
+        "3/5 4K flashprefill round 2: 2.5 ms, density 50.0%; about 3 s left",
+        "5/5 4K flashprefill round 4: 4 ms, density 50.0%",
+    ]
+
+
+def test_layers_are_named():
+    assert record_line(timed(layer=3)).startswith("4K flashprefill layer 3 round 0")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "1 s"), (89, "89 s"), (100, "2 min"), (9000, "2.5 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,223 @@
+"""The accuracy job through the command line's own functions, mostly in this process, which is quicker."""
+
+import json
+
+import pytest
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
+from fp_bench.jobs.accuracy.plan import Request, make_plan
+from fp_bench.methods.registry import Spec
+from fp_bench.records.store import RecordStore, read_records
+from fp_bench.reports.accuracy.tables import summary
+from tests.cli.test_cli import fpbench
+from tests.jobs.accuracy.models import save_model
+
+HERE = Conduct(isolate=False)
+TASKS = ("fact", "needle_number")
+
+
+def request(**changed):
+    base = {
+        "lens": [300],
+        "suites": [Spec("probe")],
+        "tasks": TASKS,
+        "methods": [Spec("dense"), Spec("flashprefill", {"alpha": "0"})],
+        "samples": 2,
+        "dtype": "fp32",
+    }
+    return Request(**base | changed)
+
+
+def records_of(folder, asked, conduct=HERE):
+    with RecordStore(folder) as store:
+        list(run(make_plan(asked), store, conduct))
+    return read_records(folder).records
+
+
+def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp_path):
+    records = records_of(tmp_path, request())
+    assert len(records) == 8
+    assert {record.sample_id for record in records} == {f"{task}/300/{n}" for task in TASKS for n in (0, 1)}
+    by_sample = {}
+    for record in records:
+        by_sample.setdefault(record.sample_id, []).append(record)
+    for dense, everything in by_sample.values():
+        assert (dense.method, everything.method) == ("dense", "flashprefill")
+        assert dense.prediction == everything.prediction
+        assert dense.score == everything.score == 1.0
+        assert everything.density == 1.0
+        assert everything.recall == pytest.approx(1.0, abs=1e-4)
+        assert dense.prompt_tokens == everything.prompt_tokens <= 300 - 64
+        assert (dense.backend, everything.backend) == ("sdpa_cpu", "torch")
+        assert not everything.fallback
+
+
+def test_a_resumed_run_answers_only_what_is_missing(tmp_path):
+    first = records_of(tmp_path, request(samples=1))
+    again = records_of(tmp_path, request(samples=2))
+    assert again[: len(first)] == first
+    assert len(again) == 8
+    with RecordStore(tmp_path) as store:
+        assert pending_items(make_plan(request(samples=2)), store) == []
+
+
+def test_two_checkpoints_of_one_name_are_two_models(tmp_path):
+    save_model(tmp_path / "a" / "hf")
+    other = save_model(tmp_path / "b" / "hf")
+    weights = other / "model.safetensors"
+    middle = weights.stat().st_size // 2
+    changed = bytearray(weights.read_bytes())
+    changed[middle] ^= 1
+    weights.write_bytes(changed)
+    asked = [request(model=str(tmp_path / name / "hf"), lens=[600], samples=1) for name in ("a", "b")]
+    one, two = (make_plan(each) for each in asked)
+    assert {item.key for item in one.items}.isdisjoint(item.key for item in two.items)
+    assert [item.key for item in make_plan(asked[0]).items] == [item.key for item in one.items]
+    assert all(item.asked["model"].startswith("hf@") for item in one.items)
+
+
+def test_another_text_is_another_question(tmp_path):
+    text = tmp_path / "text.txt"
+    keys = []
+    for content in ("one " * 2000, "two " * 2000):
+        text.write_text(content)
+        plan = make_plan(request(suites=[Spec("fidelity", {"text": str(text)})], tasks=None, samples=1))
+        keys.append({item.key for item in plan.items})
+    assert keys[0].isdisjoint(keys[1])
+
+
+def test_a_model_out_of_memory_stops_no_other(tmp_path, odd_methods):
+    methods = [Spec("hungry")]
+    records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[300]))
+    small = save_model(tmp_path / "small")
+    found = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[1200], model=str(small)))
+    assert "not tried" not in found[-1].reason
+
+
+def test_a_task_that_no_suite_has_is_refused():
+    suites = [Spec("probe"), Spec("ruler")]
+    with pytest.raises(UsageError, match="no suite has task 'factt'; did you mean 'fact'"):
+        make_plan(request(suites=suites, tasks=["factt", "vt"], lens=[4096]))
+
+
+@pytest.mark.slow  # tests/jobs/test_places.py has it with places
+def test_two_workers_write_what_one_does(tmp_path):
+    one = records_of(tmp_path / "one", request())
+    two = records_of(tmp_path / "two", request(workers=2), Conduct())
+
+    def facts(records):
+        return sorted((r.cell_key, r.score, r.prediction, r.density) for r in records)
+
+    assert facts(one) == facts(two)
+
+
+def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
+    methods = [Spec("raises"), Spec("hungry"), Spec("falls_back"), Spec("window"), Spec("broken")]
+    with pytest.warns(UserWarning, match="broken"):
+        records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"], lens=[300, 400]))
+    found = {(record.label, record.seq_len): record for record in records}
+    assert found["raises", 300].status == "error"
+    assert found["raises", 300].reason == "KeyError: 'a bug\\nover two lines'"
+    assert found["broken", 300].status == "unavailable"
+    assert found["hungry", 300].status == found["hungry", 400].status == "oom"
+    assert "not tried: it ran out of memory at 300" in found["hungry", 400].reason
+    assert found["falls_back", 300].status == "ok"
+    assert found["falls_back", 300].fallback
+    assert found["window", 400].status == "ok"
+    assert found["window", 400].density < 1
+
+
+def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods):
+    methods = [Spec("crashes"), Spec("hangs"), Spec("dense")]
+    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct(timeout=10))
+    found = {record.label: (record.status, record.reason or "") for record in records}
+    assert found["dense"][0] == "ok"
+    assert found["crashes"][0] == "error"
+    assert "SIGSEGV" in found["crashes"][1]
+    assert found["hangs"][0] == "timeout"
+
+
+def test_a_spent_budget_leaves_whole_samples(tmp_path):
+    records = records_of(tmp_path, request(), Conduct(isolate=False, budget=0.0))
+    assert records == []
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused_before_anything_runs(tmp_path):
+    folder = save_model(tmp_path / "short", positions=1024)
+    with pytest.raises(UsageError, match="length 2K exceeds the 1024 positions"):
+        make_plan(request(model=str(folder), lens=[2048]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tasks": ["facts"]}, "probe has no task 'facts'"),
+        ({"chat": "on"}, "no chat template"),
+        ({"dense_layers": 99}, "--dense-layers 99 is out of limits: 0 to 6"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"lens": [300000]}, "exceeds the 131072 positions"),
+        ({"model": "random:embedded"}, "random weights"),
+    ],
+)
+def test_bad_requests_are_one_line(changed, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(request(**changed))
+
+
+def test_a_model_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UnavailableError, match="cannot be loaded"):
+        make_plan(request(model=str(tmp_path / "nothing")))
+
+
+def test_fidelity_compares_with_dense_and_needs_no_answers(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 300)
+    sparse = Spec("flashprefill", {"alpha": "4", "last_full_blocks": "0", "window_blocks": "1", "sink_blocks": "1"})
+    suites = [Spec("fidelity", {"text": str(text)})]
+    records = records_of(
+        tmp_path / "run", request(suites=suites, tasks=None, methods=[Spec("dense"), sparse], lens=[1024])
+    )
+    dense, other = (record for record in records if record.sample_id == "text/1024/0")
+    assert (dense.score, dense.kl) == (1.0, 0.0)
+    assert other.kl > 0.0
+    assert other.score <= 1.0
+    assert other.prediction is None
+    table = summary(records)
+    assert list(table["kl"]) == pytest.approx([0.0, table["kl"][1]])
+
+
+def test_the_verb_end_to_end(tmp_path):
+    words = ["accuracy", "--suite", "probe", "--lens", "300", "--tasks", "fact,multivalue", "--samples", "1"]
+    words += ["--dtype", "fp32", "--methods", "dense,flashprefill:alpha=0", "--no-isolate", "--out", tmp_path]
+    done = fpbench(*words)
+    assert done.exit_code == 0, done.output
+    assert "1 samples each" in done.stderr
+    assert "average of 2 task(s)" in done.stdout
+    report = (tmp_path / "report.md").read_text()
+    assert "plots/pareto.png" in report
+    (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
+    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 300", "--samples 1", "--model embedded"):
+        assert part in again
+    rows = json.loads(fpbench(*words, "--json").stdout)
+    assert [row["score"] for row in rows] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--suite", "rulr"], "unknown suite 'rulr'"),
+        (["--suite", "probe:x=1"], "unknown parameter 'x'"),
+        (["--samples", "0"], "--samples 0 is out of limits"),
+        (["--workers", "100"], "--workers 100 is out of limits: 1 to 64"),
+        (["--timeout", "soon"], "--timeout"),
+        (["--lens", "0"], "0"),
+        (["--suite", "probe", "--lens", "100"], "too short"),
+    ],
+)
+def test_bad_words_are_one_line(tmp_path, words, message):
+    quick = ["--no-isolate", "--samples", "1", "--tasks", "fact"] if words[-1] == "100" else ["--dry-run"]
+    done = fpbench("accuracy", *words, *quick, "--out", tmp_path)
+    assert done.exit_code in (2, 3), done.output
+    assert message in done.output
+    assert "Traceback" not in done.output

@@ -1,0 +1,24 @@
+import pytest
+
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.latency import ttft
+from fp_bench.jobs.latency.worker import Setup
+from fp_bench.methods.registry import Spec
+from fp_bench.records.environment import code_version
+
+
+def test_the_model_is_loaded_in_a_step_of_its_own(monkeypatch):
+    loads = []
+    load_model = ttft.load_model
+    monkeypatch.setattr(ttft, "load_model", lambda *args, **more: loads.append(1) or load_model(*args, **more))
+    setup = Setup(Spec("flashprefill"), "auto", "structured", "fp32", 0, "cpu", code_version(), model="embedded")
+    hand = ttft.ModelHand(setup)
+    shape = Shape(1, 300, 6, 2, 64)
+    assert hand.check(shape, 0).value.reason == "RuntimeError: check comes after load"
+    for _ in range(2):
+        assert hand.load().value is None
+        assert hand.check(shape, 0).value.findings.density == pytest.approx(1)
+    assert loads == [1]
+    hand.release(everything=True)
+    assert hand.load().value is None
+    assert loads == [1, 1]

@@ -1,0 +1,66 @@
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.methods.registry import Registry, Spec, create_method, methods
+
+words = st.text(st.characters(categories=["L", "N"], include_characters="_.-"), min_size=1)
+
+
+@given(name=words, options=st.dictionaries(words, words))
+def test_a_spec_reads_back_what_it_writes(name, options):
+    spec = Spec(name, options)
+    assert Spec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize("text", ["a:b", "a:=1", "a:b=", "a:b=1:b=2", "a::b=1"])
+def test_a_bad_spec_names_the_part(text):
+    with pytest.raises(UsageError, match="option"):
+        Spec.parse(text)
+
+
+def test_unknown_names_get_the_nearest():
+    with pytest.raises(UsageError, match="unknown method 'flashprefil'; did you mean 'flashprefill'"):
+        methods.load("flashprefil")
+
+
+def test_a_plug_in_is_found_by_its_entry_point(odd_methods):
+    method = create_method(Spec.parse("window:blocks=3"))
+    assert (method.label, method.params.blocks) == ("window:blocks=3", 3)
+
+
+def test_a_broken_plug_in_is_one_warning_and_only_when_asked_for(odd_methods):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert "broken" in methods.targets()
+        create_method(Spec("window"))
+        assert not said
+        with pytest.raises(UnavailableError, match="'broken' cannot be loaded: ModuleNotFoundError"):
+            create_method(Spec("broken"))
+    assert len(said) == 1
+
+
+def test_a_built_in_name_wins_over_a_plug_in(odd_methods):
+    registry = Registry("method", "fp_bench.methods", {"window": "fp_bench.methods.dense:Dense"})
+    assert registry.load("window").name == "dense"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("flashprefill:alfa=1", "unknown parameter 'alfa'; did you mean 'alpha'"),
+        ("flashprefill:alpha=x", "alpha='x'"),
+        ("flashprefill:preset=llama", "unknown preset 'llama'"),
+        ("flashprefill:sink_blocks=-1", "sink_blocks="),
+        ("dense:preset=x", "it has none"),
+        ("dense:impl=fa9", "impl='fa9'"),
+    ],
+)
+def test_bad_parameters_are_one_line(spec, says):
+    with pytest.raises(UsageError) as caught:
+        create_method(Spec.parse(spec))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

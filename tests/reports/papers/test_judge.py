@@ -1,0 +1,145 @@
+import pytest
+
+from fp_bench.errors import UsageError
+from fp_bench.reports.papers.figure import Figure
+from fp_bench.reports.papers.judge import Verdict, judge
+from fp_bench.reports.papers.measured import read_measured
+from fp_bench.reports.papers.wording import ours, where
+from tests.records.records import dense, failed, timed, write
+
+K = 1024
+
+
+def figure(**form):
+    """A figure of one statement; a speed-up of 2 at 4K and of 4 at 8K is published."""
+    return Figure(
+        name="f", title="t", paper="p", place="here", theirs="a GPU", setting={"input": "structured"}, axis="y",
+        quantity="speedup_fa2",
+        published={"speedup_fa2": {"flashprefill": {"4k": 2.0, "8k": 4.0}, "xattention": {"4k": 1.0, "8k": 1.0}}},
+        statements=[{"says": "so", **form}],
+    )  # fmt: skip
+
+
+def run(folder, *speedups, method="flashprefill", machine="a CPU", lengths=(4 * K, 8 * K), extra=(), **changed):
+    """A run with these speed-ups over FlashAttention-2."""
+    records = [dense(8.0, "fa2", seq_len=length, **changed) for length in lengths]
+    for length, speedup in zip(lengths, speedups, strict=True):
+        label = {"method": method.partition(":")[0], "label": method, "method_hash": method}
+        records.append(timed(8.0 / speedup, seq_len=length, **label, **changed))
+    return write(folder, [*records, *extra], cpu=machine)
+
+
+def verdict(tmp_path, speedups, **form):
+    (finding,) = judge(figure(**form), read_measured([run(tmp_path / "run", *speedups)]))
+    return finding.verdict
+
+
+CLOSE = {"close": {"quantity": "speedup_fa2", "method": "flashprefill"}}
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ((2.1, 3.8), Verdict.REPRODUCED),
+        ((2.6, 3.1), Verdict.REPRODUCED),
+        ((2.1, 6.0), Verdict.EXCEEDED),
+        ((1.4, 4.0), Verdict.NOT_REPRODUCED),
+        ((1.4, 6.0), Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_values_count_within_the_tolerance_at_every_length(tmp_path, speedups, expected):
+    assert verdict(tmp_path, speedups, **CLOSE) is expected
+
+
+def test_a_value_that_is_no_gain_cannot_be_exceeded(tmp_path):
+    one = figure(close={"quantity": "speedup_fa2", "method": "flashprefill"})
+    less = one.model_copy(
+        update={
+            "published": {"density": {"flashprefill": {4 * K: 0.1}}},
+            "statements": [one.statements[0].model_copy(update={"close": one.statements[0].form.model_copy(
+                update={"quantity": "density"})})],
+        }
+    )  # fmt: skip
+    (finding,) = judge(less, read_measured([run(tmp_path / "run", 2.0, 4.0)]))  # whose density is 0.5
+    assert finding.verdict is Verdict.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("speedups", "form", "holds"),
+    [
+        ((1.5, 3.0), {"grows": {"lens": "4k,8k"}}, True),
+        ((1.5, 1.5), {"grows": {"lens": "4k,8k"}}, False),
+        ((3.0, 1.5), {"falls": {"lens": "4k,8k"}}, True),
+        ((1.5, 3.0), {"falls": {"lens": "4k,8k"}}, False),
+        ((1.5, 3.0), {"bound": {"lens": "4k,8k", "above": 1}}, True),
+        ((1.5, 0.9), {"bound": {"lens": "4k,8k", "above": 1}}, False),
+        ((1.5, 0.9), {"bound": {"lens": "8k", "below": 1}}, True),
+    ],
+)
+def test_claims_hold_at_every_length_or_not(tmp_path, speedups, form, holds):
+    ((kind, given),) = form.items()
+    full = {kind: {"quantity": "speedup_fa2", "method": "flashprefill"} | given}
+    assert verdict(tmp_path, speedups, **full) is (Verdict.REPRODUCED if holds else Verdict.NOT_REPRODUCED)
+
+
+def test_an_order_names_the_lengths_where_it_breaks(tmp_path):
+    other = [timed(3.0, seq_len=n, method="xattention", label="xattention", method_hash="x") for n in (4 * K, 8 * K)]
+    claim = figure(order={"quantity": "ms", "methods": ["flashprefill", "xattention"], "lens": "4k,8k"})
+    measured = read_measured([run(tmp_path / "run", 2.0, 4.0, extra=other)])
+    (finding,) = judge(claim, measured)
+    assert finding.verdict is Verdict.NOT_REPRODUCED
+    assert ours(claim, finding) == "4K 4.0 ms / 3.0 ms, 8K 2.0 ms / 3.0 ms; not at 4K"
+
+
+def test_a_ratio_of_methods_is_of_both_sides(tmp_path):
+    # Twice and four times the rival, as published, though both are twice as fast as published.
+    rival = [timed(4.0, seq_len=n, method="xattention", label="xattention", method_hash="x") for n in (4 * K, 8 * K)]
+    claim = figure(close={"quantity": "speedup_fa2", "method": "flashprefill", "over": "xattention"})
+    (finding,) = judge(claim, read_measured([run(tmp_path / "run", 4.0, 8.0, extra=rival)]))
+    assert finding.verdict is Verdict.REPRODUCED
+    assert ours(claim, finding) == "4K 2x, 8K 4x"
+
+
+def test_what_is_missing_is_said(tmp_path):
+    absent = run(tmp_path / "absent", 2.0, lengths=(4 * K,))
+    (finding,) = judge(figure(**CLOSE), read_measured([absent]))
+    assert (finding.verdict, finding.reason) == (Verdict.NOT_MEASURED, "flashprefill at 8K: no record")
+    broken = run(tmp_path / "broken", 2.0, lengths=(4 * K,), extra=[failed(seq_len=8 * K)])
+    (finding,) = judge(figure(**CLOSE), read_measured([broken]))
+    assert finding.reason == "flashprefill at 8K: oom: too large"
+    dense_instead = run(tmp_path / "dense", 2.0, 4.0, fallback=True)
+    (finding,) = judge(figure(**CLOSE), read_measured([dense_instead]))
+    assert "fell back to dense" in finding.reason
+    other = run(tmp_path / "other", 2.0, 4.0, input="random")
+    (finding,) = judge(figure(**CLOSE), read_measured([other]))
+    assert finding.reason == "no records with input structured"
+
+
+def test_the_first_complete_run_decides_and_other_machines_are_beside_it(tmp_path):
+    folders = [
+        run(tmp_path / "partial", 9.0, lengths=(4 * K,), machine="one"),
+        run(tmp_path / "first", 2.0, 4.0, machine="one"),
+        run(tmp_path / "later", 9.0, 9.0, machine="one"),
+        run(tmp_path / "elsewhere", 2.0, 1.0, machine="two"),
+    ]
+    (finding,) = judge(figure(**CLOSE), read_measured(folders))
+    assert finding.verdict is Verdict.REPRODUCED
+    assert finding.source.folder == folders[1]
+    assert finding.elsewhere == {next(m for m in finding.elsewhere): Verdict.NOT_REPRODUCED}
+    assert where(finding).endswith(": not reproduced")
+    (finding,) = judge(figure(**CLOSE), read_measured(folders[::-1]))
+    assert finding.verdict is Verdict.NOT_REPRODUCED
+
+
+def test_agreeing_with_what_was_calibrated_counts_for_nothing(tmp_path):
+    measured = read_measured([run(tmp_path / "run", 2.0, 4.0)])
+    (plain,) = judge(figure(**CLOSE), measured)
+    (calibrated,) = judge(figure(**CLOSE, calibrated=True), measured)
+    assert plain.counts
+    assert calibrated.verdict is Verdict.REPRODUCED
+    assert not calibrated.counts
+
+
+def test_a_folder_without_records_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no records\.jsonl"):
+        read_measured([tmp_path])

@@ -1,0 +1,110 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.reports.accuracy.report import accuracy_chapter
+from fp_bench.reports.accuracy.tables import by_task, failures, paired_interval, summary, wilson
+from fp_bench.suites.ruler.tasks import TASKS
+
+ASKED = {
+    "code_version": "1", "model": "m", "dtype": "bf16", "suite": "probe", "variant": "", "suite_version": 1,
+}  # fmt: skip
+
+
+def scored(label, task, number, score, length=4096, **changed):
+    method = label.split(":")[0]
+    found = {"density": 1.0 if method == "dense" else 0.5, "recall": 0.9, "prompt_tokens": length - 64}
+    where = {"task": task, "sample_id": f"{task}/{length}/{number}", "seq_len": length}
+    names = {"method": method, "label": label, "method_hash": label}
+    return AccuracyRecord(**ASKED | names | where | found | {"status": "ok", "score": score} | changed)
+
+
+def test_the_average_is_of_tasks_and_the_difference_of_shared_samples():
+    records = [scored("dense", "a", n, 1.0) for n in range(4)] + [scored("dense", "b", 0, 1.0)]
+    records += [scored("sparse", "a", n, float(n > 0)) for n in range(5)] + [scored("sparse", "b", 0, 0.0)]
+    dense, sparse = (row for _, row in summary(records).iterrows())
+    assert (dense["score"], sparse["score"]) == (1.0, pytest.approx((0.8 + 0.0) / 2))
+    assert sparse["paired"] == 5  # sample 4 of task a has no dense answer
+    assert sparse["difference"] == pytest.approx((-0.25 - 1.0) / 2)
+    assert sparse["difference_low"] <= sparse["difference"] <= sparse["difference_high"]
+    assert np.isnan(dense["difference"])
+
+
+def test_there_is_no_average_of_fewer_tasks_than_others_have():
+    records = [scored("dense", task, 0, 1.0) for task in ("fact", "vt")]
+    records += [scored("flashprefill", "fact", 0, 1.0), scored("flashprefill", "vt", 0, 0.0, length=8192)]
+    rows = summary(records)
+    assert list(zip(rows["label"], rows["seq_len"], strict=True)) == [("dense", 4096), ("flashprefill", 8192)]
+    said = accuracy_chapter(records, "a CPU").circumstances
+    assert "At 4K, flashprefill has answers in 1 of 2 tasks, and no average." in said
+
+
+def test_only_the_newest_code_counts_and_failures_are_listed_not_averaged():
+    records = [scored("dense", "a", 0, 0.0), scored("dense", "a", 0, 1.0, code_version="2")]
+    records.append(scored("dense", "a", 1, None, status="oom", reason="too large"))
+    table = by_task(records)
+    assert list(table["score"]) == [1.0]
+    assert list(table["n"]) == [1]
+    assert failures(records).rows == [["dense", "oom", "4K", "1", "too large"]]
+
+
+@given(hits=st.integers(0, 60), n=st.integers(1, 60))
+def test_wilsons_interval_is_scipys(hits, n):
+    hits = min(hits, n)
+    exact = binomtest(hits, n).proportion_ci(method="wilson")
+    assert wilson(hits / n, n) == pytest.approx((exact.low, exact.high), abs=1e-6)
+
+
+@given(st.lists(st.lists(st.sampled_from([-1.0, -0.5, 0.0, 1.0]), min_size=1, max_size=20), min_size=1, max_size=4))
+def test_an_interval_holds_the_difference_and_is_never_empty(changes):
+    middle, low, high = paired_interval([np.array(change) for change in changes])
+    assert middle == pytest.approx(float(np.mean([np.mean(change) for change in changes])))
+    if any(any(change) for change in changes):
+        assert low - 1e-9 <= middle <= high + 1e-9
+    else:
+        n = sum(map(len, changes))
+        # Of n samples without a change, as few as this share may change: (1 - share) ** n = 2.5 %.
+        assert (1 - high) ** n == pytest.approx(0.025)
+        assert low == -high
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    draw = np.random.default_rng(0)
+    hits = 0
+    for _ in range(200):
+        sample = -(draw.random((2, 60)) < [[0.3], [0.1]]).astype(float)
+        _, low, high = paired_interval(list(sample))
+        hits += low <= -0.2 <= high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_effective_length_is_said_where_all_of_ruler_was_scored():
+    def records(score_by_length):
+        return [
+            scored("dense", task, 0, score, length, suite="ruler")
+            for length, score in score_by_length.items()
+            for task in TASKS
+        ]
+
+    headline = accuracy_chapter(records({4096: 0.99, 8192: 0.9, 16384: 0.5}), "a machine").headlines[-1]
+    assert "at least 85.6): dense 8K." in headline
+    some = accuracy_chapter(records({4096: 0.99})[:5], "a machine").headlines
+    assert not any("Effective length" in line for line in some)
+
+
+def test_plots_show_every_setting():
+    records = [
+        scored(label, task, n, score, length)
+        for label, score in (("dense", 1.0), ("flashprefill:alpha=0.5", 0.7))
+        for task in ("a", "b")
+        for n in range(3)
+        for length in (4096, 8192)
+    ]
+    plots = {plot.name: plot for plot in accuracy_chapter(records, "a machine").draw()}
+    assert set(plots) == {"score", "pareto", "tasks"}
+    assert isinstance(plots["pareto"].data, pd.DataFrame)
+    assert set(plots["pareto"].data["label"]) == {"dense", "flashprefill:alpha=0.5"}

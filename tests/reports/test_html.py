@@ -1,0 +1,163 @@
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fp_bench.cli import app
+from fp_bench.records.store import read_run
+from fp_bench.reports.html import render
+from fp_bench.reports.joint import headline_tables, pareto_plots
+from fp_bench.reports.report import Part
+from tests.records.records import answers, dense, failed, timed, write
+
+PUBLISHED = Path(__file__).parents[2] / "results" / "h200"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+VOID = {"meta", "img", "br", "link", "input"}
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed where it should be, and collects what the page holds."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.texts, self.links = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.seen.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(data)
+
+
+def fpbench(*words):
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Make the page of real runs on an H200."""
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    done = fpbench("report", PUBLISHED / "latency-32-8-128", PUBLISHED / "probe", "--out", path)
+    assert done.exit_code == 0, done.output
+    return path
+
+
+def test_a_real_run_is_one_small_page_that_loads_nothing(published):
+    text = published.read_text()
+    assert len(text.encode()) < 5_000_000
+    page = Page(text)
+    assert len([link for link in page.links if link.startswith("data:image/png;base64,")]) >= 9
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in page.links)
+    assert not re.search(r"url\(|@import|https?://", re.sub(r"data:[^\"]*", "", text))
+    for part in ("NVIDIA H200", "26.7x", "44.0x", "89.22%", "share of ideal", "flashprefill:alpha=0.33", "cudnn"):
+        assert part in text
+    assert "".join(page.texts).count("fpbench latency --methods") == 1
+
+
+def test_a_name_is_never_markup(tmp_path):
+    one = dense(4.0, label=f"dense {EVIL}")
+    broken = failed(label=f"b{EVIL}", method_hash="b", reason=EVIL)
+    records = [one, timed(2.0, label=EVIL), timed(1.0, label="ok", method_hash="a"), broken]
+    part = Part(read_run(write(tmp_path / EVIL.replace("/", ""), records, cpu=EVIL)))
+    page = Page(render([part]))
+    assert page.seen.count("script") == 1
+    assert sum(EVIL in text for text in page.texts) >= 4
+
+
+def test_the_same_records_make_the_same_page(tmp_path):
+    run = write(tmp_path, [dense(), timed()])
+    assert render([Part(read_run(run))]) == render([Part(read_run(run))])
+
+
+def test_one_run_gets_its_page_beside_its_other_reports(tmp_path):
+    done = fpbench("report", write(tmp_path, [dense(), timed()]))
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "report.md").is_file()
+    assert Page((tmp_path / "report.html").read_text()).seen.count("table") >= 3
+
+
+def test_failed_cells_have_their_reasons_and_no_sparse_method_is_no_problem(tmp_path):
+    page = Page(render([Part(read_run(write(tmp_path, [dense(), failed(reason="needs 1 PiB")])))]))
+    assert "needs 1 PiB" in page.texts
+
+
+def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
+    fast = {"label": "flashprefill:alpha=9", "method_hash": "fast"}
+    times = write(tmp_path / "times", [dense(8.0), timed(2.0), timed(1.0, **fast)])
+    scores = write(
+        tmp_path / "scores",
+        answers([1.0] * 10, method="dense", label="dense", method_hash="d")
+        + answers([1.0] * 9 + [0.0], label="renamed", method_hash="h")
+        + answers([0.0] * 10, label="longer", method_hash="fast", seq_len=8192),
+    )
+    runs = [read_run(times), read_run(scores)]
+    (table,) = headline_tables(runs)
+    by_label = {row[1]: row[-1] for row in table.rows}
+    assert by_label == {"flashprefill": "90.0 (-10.0)", "flashprefill:alpha=9": ""}
+    (plot,) = pareto_plots(runs)
+    assert dict(zip(plot.data["label"], plot.data["score"], strict=True)) == {
+        "dense:impl=cudnn": 1.0,
+        "flashprefill": 0.9,
+    }
+    assert pareto_plots(runs[:1]) == []
+
+
+def test_a_models_time_is_not_joined_with_another_models_scores(tmp_path):
+    prefill = {"engine": "hf", "attention_ms": 1.0}
+    for model, joined in (("embedded", True), ("other", False)):
+        times = [dense(8.0, input=f"prompt:{model}", **prefill), timed(2.0, input=f"prompt:{model}", **prefill)]
+        runs = [write(tmp_path / f"{model}-times", times), write(tmp_path / f"{model}-scores", answers([1.0] * 4))]
+        (table,) = headline_tables([read_run(run) for run in runs])
+        assert (table.rows[0][-1] == "100.0") == joined
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+    run = write(tmp_path / "run", [dense(), timed()])
+    done = fpbench("report", run, "--out", tmp_path / "run" / "records.jsonl" / "page.html")
+    assert done.exit_code == 2
+    assert "cannot write the report" in done.stderr.splitlines()[-1]
+
+
+def in_chromium(path, *options):
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    return subprocess.run([*command, *options, path.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_a_browser_opens_it_without_complaint_and_sorts_its_tables(published, tmp_path):
+    done = in_chromium(published, "--host-resolver-rules=MAP * ~NOTFOUND")
+    assert "CONSOLE" not in done.stderr
+    clicked = tmp_path / "clicked.html"
+    click = "<script>document.querySelectorAll('th button')[2].click()</script></body>"
+    # Its own policy would refuse the script of this test, as it should.
+    clicked.write_text(published.read_text().replace("Content-Security-Policy", "x-policy").replace("</body>", click))
+    first_table = in_chromium(clicked).stdout.split("</table>")[0]
+    assert 'aria-sort="ascending"' in first_table
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in first_table.split("<tr>")]
+    times = [float(cells[2]) for cells in rows if cells]
+    assert len(times) == 14
+    assert times == sorted(times)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")
+def test_the_policy_of_the_page_refuses_other_scripts(published, tmp_path):
+    odd = tmp_path / "odd.html"
+    odd.write_text(published.read_text().replace("</body>", "<script>document.title = 'run'</script></body>"))
+    done = in_chromium(odd)
+    assert "<title>run</title>" not in done.stdout
+    assert "Content Security Policy" in done.stderr

@@ -1,0 +1,79 @@
+import pandas as pd
+import pytest
+
+from fp_bench.reports.latency.tables import cells, comparison, failures, latency_tables
+from fp_bench.reports.table import Table
+from tests.records.records import dense, failed, timed
+
+
+def row(table, label, **where):
+    found = table[(table["label"] == label) & (table[list(where)] == pd.Series(where)).all(axis=1)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_rounds_merge_into_a_median_with_its_spread():
+    table = cells([timed(ms, round=i) for i, ms in enumerate([3.0, 1.0, 2.0])])
+    assert table[["ms", "low_ms", "high_ms", "rounds"]].iloc[0].tolist() == [2.0, 1.0, 3.0, 3]
+
+
+def test_only_the_newest_code_counts():
+    table = cells([timed(1.0, code_version="old", round=0), timed(5.0, code_version="new", round=0)])
+    assert table["ms"].tolist() == [5.0]
+
+
+def test_speed_ups_are_over_fa2_and_over_the_fastest_dense_by_name():
+    table = comparison([timed(2.0, density=0.25), dense(4.0, "cudnn"), dense(7.0, "fa2")])
+    sparse = row(table, "flashprefill")
+    assert sparse[["speedup_fa2", "speedup_dense", "ideal_share"]].tolist() == [3.5, 2.0, 0.5]
+    assert sparse["dense"] == "cudnn"
+
+
+def test_without_fa2_there_is_no_speed_up_over_it():
+    table = comparison([timed(2.0), dense(4.0, "sdpa_cpu")])
+    assert pd.isna(row(table, "flashprefill")["speedup_fa2"])
+    assert "vs FA2" not in latency_tables([timed(2.0), dense(4.0, "sdpa_cpu")])[0].columns
+
+
+def test_a_fallback_to_dense_is_no_speed_up():
+    table = comparison([timed(2.0, fallback=True), dense(4.0)])
+    assert pd.isna(row(table, "flashprefill")["speedup_dense"])
+    assert "fell back to dense" in latency_tables([timed(2.0, fallback=True), dense(4.0)])[0].markdown()
+
+
+def test_a_cell_that_failed_in_a_later_round_has_no_number():
+    table = comparison([timed(2.0, round=0), failed(round=1), dense(4.0)])
+    assert row(table, "flashprefill")["status"] == "oom"
+    assert pd.isna(row(table, "flashprefill")["ms"])
+
+
+@pytest.mark.parametrize("change", [{"input": "random"}, {"q_heads": 64}, {"dtype": "fp16"}, {"seq_len": 8192}])
+def test_nothing_is_compared_across_settings(change):
+    table = comparison([timed(2.0), dense(4.0, **change)])
+    assert table["speedup_dense"][table["label"] == "flashprefill"].isna().all()
+
+
+def test_layers_are_averaged_and_one_that_failed_spoils_the_mean():
+    both = [timed(2.0, layer=0), timed(4.0, layer=1), dense(9.0, layer=0), dense(9.0, layer=1)]
+    assert row(comparison(both), "flashprefill")["speedup_dense"] == 3.0
+    half = [timed(2.0, layer=0), failed(layer=1), dense(9.0)]
+    assert pd.isna(row(comparison(half), "flashprefill")["ms"])
+
+
+def test_all_failed_is_still_a_table():
+    (table,) = latency_tables([failed(), failed("unavailable", "no GPU", method="dense", label="dense")])
+    assert [line[2] for line in table.rows] == ["unavailable", "oom"]
+
+
+def test_failures_of_one_reason_are_one_line():
+    found = failures([timed(seq_len=1), failed(seq_len=4096), failed(seq_len=65536), failed("error", "x", seq_len=128)])
+    assert found.rows == [["flashprefill", "error", "128", "x"], ["flashprefill", "oom", "4K, 64K", "too large"]]
+
+
+def test_one_table_a_setting_dense_first_whatever_the_order_of_records():
+    tables = latency_tables([timed(), dense(), timed(q_heads=64), dense(q_heads=64)])
+    assert [[line[1] for line in table.rows] for table in tables] == [["dense:impl=cudnn", "flashprefill"]] * 2
+
+
+def test_markdown_escapes_bars():
+    assert "a\\|b" in Table("t", ["x"], [["a|b"]], numbers=1).markdown()
