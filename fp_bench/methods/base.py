@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.kernels.backend import check_backend
-from fp_bench.kernels.layout import check_layout
+from fp_bench.kernels.layout import BlockGrid, check_layout
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.selection import Selection
 from fp_bench.params import Params
@@ -75,6 +75,11 @@ class AttentionCall:
     def kv_heads(self) -> int:
         """Number of KV heads."""
         return self.k.shape[2]
+
+    @property
+    def grid(self) -> BlockGrid:
+        """Where the query blocks of 128 lie among the key blocks."""
+        return BlockGrid(self.q_len, self.kv_len)
 
     @property
     def head_dim(self) -> int:

@@ -3,10 +3,8 @@
 import random
 from collections.abc import Iterator, Sequence
 
-from fp_bench.errors import UsageError
-from fp_bench.suites.sample import Sample
+from fp_bench import Sample, Suite, Tokenizer, UsageError
 from fp_bench.suites.scoring import all_of
-from fp_bench.suites.suite import Suite, Tokenizer
 
 COLOURS = ("red", "blue", "green", "grey", "white", "black")
 THINGS = ("kettle", "ladder", "carpet", "mirror", "saddle", "candle", "basket", "hammer")

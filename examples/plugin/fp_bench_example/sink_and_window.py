@@ -2,15 +2,11 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
-from fp_bench.kernels.attention import block_sparse_attention
-from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import BlockGrid
-from fp_bench.methods.base import AttentionCall, Method, MethodParams
+from fp_bench import AttentionCall, BlockIndex, BlockMethod, MethodParams
 
 
-class SinkAndWindow(Method):
+class SinkAndWindow(BlockMethod):
     """Keep the first blocks and the last ones."""
 
     name = "sink_and_window"
@@ -27,13 +23,9 @@ class SinkAndWindow(Method):
 
     def select(self, call: AttentionCall) -> BlockIndex:
         """Decide which key blocks each query block reads."""
-        grid = BlockGrid(call.q_len, call.kv_len)
+        grid = call.grid
         row = torch.arange(grid.first, grid.key_blocks, device=call.q.device)[:, None]
         block = torch.arange(grid.key_blocks, device=call.q.device)
         kept = (block < self.params.sink_blocks) | (row - block < self.params.window_blocks)
         mask = kept.expand(call.batch, call.q_heads, -1, -1)
         return BlockIndex.from_mask(mask, call.q_len, call.kv_len)
-
-    def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend exactly over what was selected."""
-        return block_sparse_attention(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out

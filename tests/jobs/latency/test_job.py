@@ -220,7 +220,7 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_set(odd_methods, tmp_path, k
 def test_other_code_measures_again(odd_methods, tmp_path, monkeypatch):
     records_of(request("window"), tmp_path)
     assert records_of(request("window"), tmp_path) == []
-    for part in ("latency.plan", "results.environment"):
+    for part in ("jobs.latency.plan", "records.environment"):
         monkeypatch.setattr(f"fp_bench.{part}.code_version", lambda: "another")
     assert len(records_of(request("window"), tmp_path)) == 2
 
