@@ -166,11 +166,11 @@ class Dense(Method):
         return self._run(self.implementation(call, index), call)
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
-        """Name the implementation that runs for this call; the first auto call of a shape times them all."""
+        """Name the implementation that runs for this call; auto times them all once for each length, rounded up."""
         del index
         if self.params.impl != "auto":
             return self.params.impl
-        key = (call.q.device, call.q.dtype, call.q.shape, call.k.shape, call.q.stride(), call.k.stride())
+        key = _decided_by(call)
         if key not in self._fastest:
             self._fastest[key] = self._find_fastest(call)
         return self._fastest[key]
@@ -198,6 +198,18 @@ class Dense(Method):
         if not times:
             raise UnavailableError(f"no dense implementation runs here: {'; '.join(reasons) or call.q.device}")
         return min(times, key=lambda impl: times[impl])
+
+
+def _decided_by(call: AttentionCall) -> tuple[object, ...]:
+    """Return what the choice of auto depends on: calls alike in it run one implementation.
+
+    Prompts of one asked length differ by some tokens, so lengths count as the next power of two. Of strides the order
+    counts, since kernels refuse some.
+    """
+    lengths = [(length - 1).bit_length() for length in (call.q_len, call.kv_len)]
+    orders = [tuple(sorted(range(4), key=tensor.stride)) for tensor in (call.q, call.k)]
+    heads = call.batch, call.q_heads, call.kv_heads, call.head_dim
+    return call.q.device, call.q.dtype, *heads, *lengths, call.q_len == call.kv_len, *orders
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

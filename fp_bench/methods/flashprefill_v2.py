@@ -1,9 +1,11 @@
 """FlashPrefill V2 (arXiv 2608.19758) as a method: one list for the heads of a KV head, and pruned blocks as means."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
 
+from fp_bench.errors import UsageError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
@@ -32,16 +34,36 @@ class FlashPrefillV2(BlockMethod):
         """Packed rows at the end of the prompt that keep everything: 256 positions of 4 heads a KV head, 128 of 8."""
         min_sparse_q_len: int = Field(0, ge=0)
         """Calls of no more queries run dense attention and say so."""
-        dense_layers: int = Field(0, ge=0)
-        """First layers that run dense attention and say so; the authors' launch script has 4."""
         correction: bool = True
         """Whether blocks that are not kept take part with their mean key and value."""
 
+        @classmethod
+        def parse(cls, owner: str, given: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Self:
+            """Build them from options, as `Params.parse`; records of before may name ``dense_layers``, 0 in all.
+
+            Raises:
+                UsageError: as there; any other ``dense_layers``, which are of a model's run.
+            """
+            layers = given.get("dense_layers", 0)
+            if str(layers) != "0":
+                raise UsageError(
+                    f"{owner}: dense_layers={layers} is no parameter of a method; dense layers are of a model's run: "
+                    "accuracy takes --dense-layers"
+                )
+            return super().parse(owner, {name: given[name] for name in given if name != "dense_layers"}, base)
+
+        @model_serializer(mode="wrap")
+        def _hashed_as_when_it_had_dense_layers(
+            self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+        ) -> dict[str, Any]:
+            found: dict[str, Any] = dump(self)
+            return found if info.exclude_defaults else found | {"dense_layers": 0}
+
     params: Params
     presets: ClassVar = {
-        "llama-3.1-8b": {"alpha": 0.18, "dense_layers": 4},
-        "qwen2.5-7b": {"alpha": 0.08, "dense_layers": 4},
-        "qwen3-30b-a3b": {"alpha": 0.12, "dense_layers": 4},
+        "llama-3.1-8b": {"alpha": 0.18},
+        "qwen2.5-7b": {"alpha": 0.08},
+        "qwen3-30b-a3b": {"alpha": 0.12},
     }
 
     def unsupported(self, call: AttentionCall) -> str | None:
@@ -52,8 +74,8 @@ class FlashPrefillV2(BlockMethod):
         return super().unsupported(call)
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
-        """Pool the keys, score the blocks for packed rows, keep those near the maximum; None in dense layers."""
-        if call.layer < self.params.dense_layers or call.q_len <= self.params.min_sparse_q_len:
+        """Pool the keys, score the blocks for packed rows, keep those near the maximum; None for short chunks."""
+        if call.q_len <= self.params.min_sparse_q_len:
             return None
         rule = KeepRule(
             alpha=self.params.alpha,

@@ -28,8 +28,8 @@ class FlexPrefill(BlockMethod):
         """Fewest tokens of columns, and of diagonals; calls no longer than this run dense attention and say so."""
         max_budget: int | None = Field(None, ge=1)
         """Most tokens of each; none by default."""
-        official_quirks: bool = False
-        """Round queries and logits as the official code does, and let masses of 0 make a head vertical-slash."""
+        official_quirks: bool = True
+        """Round as the official code does and let masses of 0 make a head vertical-slash; false: as the paper reads."""
 
     params: Params
     presets: ClassVar = {

@@ -30,8 +30,8 @@ class XAttention(BlockMethod):
         """Share of a row's estimated mass to keep; above 1 keeps every block."""
         tau_file: str | None = None
         """JSON file with a list of taus for each layer, one a query head; replaces ``tau``."""
-        official_quirks: bool = False
-        """Select one block too many where the official block finder does, and round as it does."""
+        official_quirks: bool = True
+        """Select one block too many where the official block finder does, and round as it does; false: as intended."""
 
         @field_validator("stride")
         @classmethod

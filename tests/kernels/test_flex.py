@@ -9,7 +9,7 @@ from fp_bench.errors import UnsupportedError
 from fp_bench.kernels import flexprefill as flex
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.flexprefill import reference
-from fp_bench.kernels.flexprefill import torch as flex_torch
+from fp_bench.kernels.flexprefill import steps_torch as flex_torch
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from tests.kernels.calls import Case
 

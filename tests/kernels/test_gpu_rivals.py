@@ -5,7 +5,7 @@ import torch
 
 from fp_bench.kernels import flexprefill as flex
 from fp_bench.kernels import xattention as antidiagonal
-from fp_bench.kernels.flexprefill import torch as flex_torch
+from fp_bench.kernels.flexprefill import steps_torch as flex_torch
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.xattention import reference

@@ -47,6 +47,21 @@ def test_auto_compares_only_implementations_that_exist():
     assert set(Dense.PROBED) <= set(implementations())
 
 
+def test_auto_decides_once_for_prompts_of_about_one_length(monkeypatch):
+    fastest = iter(["cudnn", "fa2", "fa3"])
+    monkeypatch.setattr(Dense, "_find_fastest", lambda *_: next(fastest))
+
+    def found(kv_len, q_len=None):
+        case = Case(q_len=q_len or kv_len, kv_len=kv_len)
+        return dense.implementation(AttentionCall(*case.tensors(), case.scale), None)
+
+    dense = Dense()
+    assert [found(length) for length in (300, 511, 512)] == ["cudnn"] * 3
+    assert found(513) == "fa2"
+    # cuDNN takes whole prompts alone: chunks are another choice.
+    assert found(512, 400) == "fa3"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("impl", ["auto", "cudnn", "fa2", "flex"])
 def test_dense_on_a_gpu_is_exact_attention(impl):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fp_bench.errors import UsageError
 from fp_bench.jobs.failures import IncorrectError
 from fp_bench.jobs.latency.measure import WallClock, check, dense_truth
 from fp_bench.kernels.attention import block_sparse_attention, reference
@@ -32,15 +33,29 @@ def test_output_is_attention_over_the_kept_blocks_and_the_means_of_the_others():
     assert relative_error(exact(call), plain) < 1e-5
 
 
-def test_first_layers_and_short_chunks_are_dense():
-    method = FlashPrefillV2.from_options({"dense_layers": 2, "min_sparse_q_len": 100})
-    call = a_call()
-    for layer, expected in ((0, None), (1, None), (2, "torch")):
-        of_layer = AttentionCall(call.q, call.k, call.v, call.scale, layer=layer, layers=4)
-        index = method.select(of_layer)
-        assert (index is None) == (expected is None)
-        assert method.implementation(of_layer, index) == (expected or "sdpa_cpu")
-    assert method.select(AttentionCall(call.q[:, -100:], call.k, call.v, call.scale, layer=3, layers=4)) is None
+@pytest.mark.parametrize("preset", FlashPrefillV2.presets)
+def test_a_preset_is_sparse_in_every_layer(preset):
+    method, call = FlashPrefillV2.from_options({"preset": preset}), a_call()
+    index = method.select(call)
+    assert call.layer == 0
+    assert method.implementation(call, index) == "torch"
+
+
+def test_short_chunks_are_dense():
+    method, call = FlashPrefillV2.from_options({"min_sparse_q_len": 100}), a_call()
+    short = AttentionCall(call.q[:, -100:], call.k, call.v, call.scale)
+    assert method.select(call) is not None
+    assert method.select(short) is None
+    assert method.implementation(short, None) == "sdpa_cpu"
+
+
+def test_dense_layers_are_of_a_run_and_0_of_them_is_what_records_say():
+    assert FlashPrefillV2.from_options({"dense_layers": "0"}).method_hash == FlashPrefillV2().method_hash
+    assert FlashPrefillV2().label == "flashprefill_v2"
+    with pytest.raises(UsageError, match="--dense-layers"):
+        FlashPrefillV2.from_options({"dense_layers": "4"})
+    with pytest.raises(UsageError, match="unknown parameter 'dense_layer'"):
+        FlashPrefillV2.from_options({"dense_layer": "0"})
 
 
 def test_full_rows_belong_to_the_end_of_the_prompt():

@@ -7,6 +7,7 @@ import torch
 
 from fp_bench.errors import UsageError
 from fp_bench.kernels.attention import reference
+from fp_bench.kernels.xattention import select_antidiagonal
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.flexprefill import FlexPrefill
 from fp_bench.methods.registry import Spec, create_method
@@ -44,7 +45,7 @@ def test_settings_that_keep_everything_are_dense_attention(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["xattention", "xattention:official_quirks=true", "flexprefill:tau=0.3:min_budget=128"]
+    "text", ["xattention", "xattention:official_quirks=false", "flexprefill:tau=0.3:min_budget=128"]
 )
 def test_output_is_attention_over_what_was_selected(text):
     method, call = create_method(Spec.parse(text)), a_call()
@@ -120,6 +121,17 @@ def test_the_official_slip_keeps_more():
     )
     assert not (intended & ~official).any()
     assert official.sum() > intended.sum()
+
+
+def test_a_rival_runs_as_its_authors_ship_it_and_as_its_paper_reads_on_request():
+    call = a_call()
+    official = select_antidiagonal(
+        call.q, call.k, torch.full((4,), 0.6), stride=8, scale=call.scale, lagging=16, rounded=True
+    )
+    assert torch.equal(XAttention.from_options({"tau": 0.6}).select(call).mask(), official.mask())
+    for method in (XAttention, FlexPrefill):
+        assert method().params.official_quirks
+        assert method.from_options({"official_quirks": "false"}).label == f"{method.name}:official_quirks=False"
 
 
 @pytest.mark.gpu

@@ -75,7 +75,7 @@ def _steps(q: Tensor, backend: str) -> ModuleType:
         from fp_bench.kernels.flexprefill import triton as flex_triton
 
         return flex_triton
-    from fp_bench.kernels.flexprefill import torch as flex_torch
+    from fp_bench.kernels.flexprefill import steps_torch as flex_torch
 
     return flex_torch
 

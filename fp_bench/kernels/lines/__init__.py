@@ -115,7 +115,7 @@ def convert(index: VerticalSlashIndex, backend: str) -> None:
     if backend == "triton":
         from fp_bench.kernels.lines.triton import convert_triton as fill
     else:
-        from fp_bench.kernels.lines.torch import convert_torch as fill
+        from fp_bench.kernels.lines.lines_torch import convert_torch as fill
     fill(index)
 
 
@@ -188,5 +188,5 @@ def vertical_slash_attention(
     if resolve_backend(q, backend) == "triton":
         from fp_bench.kernels.lines.triton import vertical_slash_attention_triton as attend
     else:
-        from fp_bench.kernels.lines.torch import vertical_slash_attention_torch as attend
+        from fp_bench.kernels.lines.lines_torch import vertical_slash_attention_torch as attend
     return AttentionOut(*attend(q, k, v, index, scale))

@@ -60,7 +60,7 @@ def flash_prefill_paged(
         raise UnsupportedError(f"out is {out.dtype} {list(out.shape)}; it must be as q, {q.dtype} {list(q.shape)}")
     kernel = implementation(q, k, v, out, backend)
     if kernel == "torch":
-        from fp_bench.kernels.paged.torch import flash_prefill_paged_torch as fill
+        from fp_bench.kernels.paged.paged_torch import flash_prefill_paged_torch as fill
     elif kernel == "hopper":
         from fp_bench.kernels.paged.triton import flash_prefill_paged_hopper as fill
     else:
