@@ -59,7 +59,8 @@ def _block_sparse_kernel(
     part = in_kv_head // group % PARTS
     batch_list = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_list // lists).to(tl.int64)
-    head = batch_list % lists
+    head = (batch_list % lists).to(tl.int64)
+    kv_head = (batch_list % lists // group).to(tl.int64)
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
@@ -75,9 +76,10 @@ def _block_sparse_kernel(
     lse_rows = query
     if PACKED > 1:
         query_valid &= in_row < ROW_SIZE * PACKED
-        q_rows += in_row % PACKED * stride_qh
-        out_rows += in_row % PACKED * stride_oh
-        lse_rows += in_row % PACKED * q_len
+        of_row = (in_row % PACKED).to(tl.int64)
+        q_rows += of_row * stride_qh
+        out_rows += of_row * stride_oh
+        lse_rows += of_row * q_len
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
@@ -85,8 +87,8 @@ def _block_sparse_kernel(
         mask=query_valid[:, None],
         other=0.0,
     )
-    k_ptr += batch * stride_kb + (head // group) * stride_kh
-    v_ptr += batch * stride_vb + (head // group) * stride_vh
+    k_ptr += batch * stride_kb + kv_head * stride_kh
+    v_ptr += batch * stride_vb + kv_head * stride_vh
     k_tile = lane[:, None] * stride_kn + dim
     v_tile = lane[:, None] * stride_vn + dim
 
@@ -119,14 +121,14 @@ def _block_sparse_kernel(
         # room for all blocks here: width is their number.
         past = (first + row) * ROW_SIZE // BLOCK
         kv_heads = lists // group
-        of_head = (batch * width * kv_heads + head // group) * HEAD_DIM
+        of_head = (batch * width * kv_heads + kv_head) * HEAD_DIM
         bits_ptr += list_row * (tl.cdiv(width, BITS_TILE) * (BITS_TILE // 32))
         times = tl.log2(BLOCK * 1.0) / scale_log2
         for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
             block = start + lane
             seen = block < past
             word = tl.load(bits_ptr + block // 32)
-            of_block = of_head + block[:, None] * (kv_heads * HEAD_DIM) + dim
+            of_block = of_head + block[:, None].to(tl.int64) * (kv_heads * HEAD_DIM) + dim
             k = tl.load(mean_k_ptr + of_block, mask=seen[:, None], other=0.0)
             v = tl.load(mean_v_ptr + of_block, mask=seen[:, None], other=0.0)
             logits = tl.dot(q, k.T, input_precision="ieee")
