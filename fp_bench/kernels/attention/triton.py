@@ -59,8 +59,8 @@ def _block_sparse_kernel(
     part = in_kv_head // group % PARTS
     batch_list = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_list // lists).to(tl.int64)
-    head = (batch_list % lists).to(tl.int64)
-    kv_head = (batch_list % lists // group).to(tl.int64)
+    head = batch_list % lists
+    kv_head = (head // group).to(tl.int64)
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
@@ -83,7 +83,7 @@ def _block_sparse_kernel(
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
-        q_ptr + batch * stride_qb + head * PACKED * stride_qh + q_rows[:, None] + dim,
+        q_ptr + batch * stride_qb + head.to(tl.int64) * PACKED * stride_qh + q_rows[:, None] + dim,
         mask=query_valid[:, None],
         other=0.0,
     )
@@ -139,7 +139,7 @@ def _block_sparse_kernel(
     # An empty list has read block 0 for nothing: its output is 0.
     out = tl.where(count > 0, acc / denominator[:, None], 0.0)
     lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-    out_ptr += batch * stride_ob + head * PACKED * stride_oh
+    out_ptr += batch * stride_ob + head.to(tl.int64) * PACKED * stride_oh
     tl.store(out_ptr + out_rows[:, None] + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
     tl.store(lse_ptr + (batch_list * PACKED).to(tl.int64) * q_len + lse_rows, lse, mask=query_valid)
 
