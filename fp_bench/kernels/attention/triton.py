@@ -60,7 +60,6 @@ def _block_sparse_kernel(
     batch_list = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_list // lists).to(tl.int64)
     head = batch_list % lists
-    kv_head = (head // group).to(tl.int64)
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
@@ -76,19 +75,18 @@ def _block_sparse_kernel(
     lse_rows = query
     if PACKED > 1:
         query_valid &= in_row < ROW_SIZE * PACKED
-        of_row = (in_row % PACKED).to(tl.int64)
-        q_rows += of_row * stride_qh
-        out_rows += of_row * stride_oh
-        lse_rows += of_row * q_len
+        q_rows += in_row % PACKED * stride_qh
+        out_rows += in_row % PACKED * stride_oh
+        lse_rows += in_row % PACKED * q_len
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
-        q_ptr + batch * stride_qb + head.to(tl.int64) * PACKED * stride_qh + q_rows[:, None] + dim,
+        q_ptr + batch * stride_qb + head * PACKED * stride_qh + q_rows[:, None] + dim,
         mask=query_valid[:, None],
         other=0.0,
     )
-    k_ptr += batch * stride_kb + kv_head * stride_kh
-    v_ptr += batch * stride_vb + kv_head * stride_vh
+    k_ptr += batch * stride_kb + (head // group) * stride_kh
+    v_ptr += batch * stride_vb + (head // group) * stride_vh
     k_tile = lane[:, None] * stride_kn + dim
     v_tile = lane[:, None] * stride_vn + dim
 
@@ -121,14 +119,14 @@ def _block_sparse_kernel(
         # room for all blocks here: width is their number.
         past = (first + row) * ROW_SIZE // BLOCK
         kv_heads = lists // group
-        of_head = (batch * width * kv_heads + kv_head) * HEAD_DIM
+        of_head = (batch * width * kv_heads + head // group) * HEAD_DIM
         bits_ptr += list_row * (tl.cdiv(width, BITS_TILE) * (BITS_TILE // 32))
         times = tl.log2(BLOCK * 1.0) / scale_log2
         for start in tl.range(0, past, BLOCK_N, num_stages=STAGES):
             block = start + lane
             seen = block < past
             word = tl.load(bits_ptr + block // 32)
-            of_block = of_head + block[:, None].to(tl.int64) * (kv_heads * HEAD_DIM) + dim
+            of_block = of_head + block[:, None] * (kv_heads * HEAD_DIM) + dim
             k = tl.load(mean_k_ptr + of_block, mask=seen[:, None], other=0.0)
             v = tl.load(mean_v_ptr + of_block, mask=seen[:, None], other=0.0)
             logits = tl.dot(q, k.T, input_precision="ieee")
@@ -139,7 +137,6 @@ def _block_sparse_kernel(
     # An empty list has read block 0 for nothing: its output is 0.
     out = tl.where(count > 0, acc / denominator[:, None], 0.0)
     lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-    # A token's row of out, which is contiguous, ends long before 2 ** 31: 32 bits, and no register more in the loops.
     out_ptr += batch * stride_ob + head * PACKED * stride_oh
     tl.store(out_ptr + out_rows[:, None] + dim, out.to(out_ptr.dtype.element_ty), mask=query_valid[:, None])
     tl.store(lse_ptr + (batch_list * PACKED).to(tl.int64) * q_len + lse_rows, lse, mask=query_valid)
