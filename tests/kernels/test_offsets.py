@@ -126,9 +126,7 @@ def quantise(q, k, v):
     return quantise_kv_triton(k, v, dtype=torch.float16)  # the interpreter rounds e4m3 wrongly
 
 
-WRAPS = pytest.mark.xfail(
-    reason="portable attention's head * stride wraps around: mended, its sm_90 form spills 16 bytes"
-)
+WRAPS = pytest.mark.xfail(reason="head * stride wraps around; mended, the sm_90 kernel spills 16 bytes")
 OPERATORS = (
     *(pool, discover, discover_packed, quantise),
     pytest.param(attend, marks=WRAPS),
