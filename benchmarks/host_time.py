@@ -1,11 +1,13 @@
 """What a short call costs with the host's time in it: ``python benchmarks/host_time.py > host_time.csv``.
 
 ``fpbench latency`` flushes the cache before each sample, which hides the host's launches as earlier layers do in a
-model. Here calls follow each other with nothing between them (eager: the slower of host and GPU counts), and then
-replay from a CUDA graph (GPU alone). Structured inputs, 32/8/128, bf16; medians of 20 batches of 50 calls.
+model. Here calls follow each other with nothing between them (eager: the slower of host and GPU counts), come alone
+with a sync after each (single: host and GPU one after the other), and replay from a CUDA graph (GPU alone).
+Structured inputs, 32/8/128, bf16; medians of 20 batches of 50 calls, and of 200 single ones.
 """
 
 import csv
+import functools
 import statistics
 import sys
 import time
@@ -19,9 +21,9 @@ from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.sizes import format_length
 
-LENGTHS = (4096, 8192, 16384)
+LENGTHS = (1024, 4096, 8192)
 METHODS = ("dense:impl=cudnn", "dense:impl=fa2", "flashprefill", "flashprefill:backend=triton")
-BATCHES, CALLS = 20, 50
+BATCHES, CALLS, SINGLES = 20, 50, 200
 
 
 def microseconds(call: Callable[[], object]) -> tuple[float, float]:
@@ -38,10 +40,22 @@ def microseconds(call: Callable[[], object]) -> tuple[float, float]:
     return statistics.median(host[1:]), statistics.median(whole[1:])
 
 
+def single_microseconds(call: Callable[[], object]) -> float:
+    """Return the wall time of one call with the GPU idle before it and done after it."""
+    times = []
+    for _ in range(SINGLES):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1e6)
+    return statistics.median(times)
+
+
 def main() -> None:
     """Write one CSV row a length and method."""
     out = csv.writer(sys.stdout)
-    out.writerow(["length", "method", "density", "host_us", "eager_us", "graph_us"])
+    out.writerow(["length", "method", "density", "host_us", "eager_us", "single_us", "graph_us"])
     for length in LENGTHS:
         shape = Shape(1, length, 32, 8, 128)
         qkv = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
@@ -50,12 +64,15 @@ def main() -> None:
             method = create_method(Spec.parse(name))
             index = method.select(call)
             density = 1.0 if index is None else float(index.density().mean())
-            host, eager = microseconds(lambda method=method, call=call: method(call))
+            run = functools.partial(method, call)
+            host, eager = microseconds(run)
+            single = single_microseconds(run)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 method(call)
             _, replay = microseconds(graph.replay)
-            out.writerow([format_length(length), name, f"{density:.3f}", *(f"{t:.1f}" for t in (host, eager, replay))])
+            times = (f"{t:.1f}" for t in (host, eager, single, replay))
+            out.writerow([format_length(length), name, f"{density:.3f}", *times])
             sys.stdout.flush()
 
 

@@ -40,12 +40,13 @@ def _last_products(
 ):  # fmt: skip
     """Return ``[BLOCK, TILE]`` products of the last queries with the keys from ``start`` on; -inf in the future."""
     batch = (batch_head // q_heads).to(tl.int64)
-    head = batch_head % q_heads
+    head = (batch_head % q_heads).to(tl.int64)
+    kv_head = (batch_head % q_heads // group).to(tl.int64)
     row = tl.arange(0, BLOCK)
     key = start + tl.arange(0, TILE)
     dim = tl.arange(0, HEAD_DIM)
     q = tl.load(q_ptr + batch * stride_qb + head * stride_qh + row[:, None] * stride_qn + dim[None, :])
-    k_base = k_ptr + batch * stride_kb + (head // group) * stride_kh
+    k_base = k_ptr + batch * stride_kb + kv_head * stride_kh
     k = tl.load(k_base + key[:, None].to(tl.int64) * stride_kn + dim[None, :], mask=key[:, None] < kv_len, other=0.0)
     products = tl.dot(q, k.T, input_precision="ieee")
     if ROUNDED:
@@ -74,7 +75,7 @@ def _last_rows_kernel(
         peak = tl.maximum(highest, tl.max(logits, 1))
         total = total * tl.exp2(highest - peak) + tl.sum(tl.exp2(logits - peak[:, None]), 1)
         highest = peak
-    out = (batch_head * spans + span) * BLOCK + tl.arange(0, BLOCK)
+    out = (batch_head * spans + span).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     tl.store(peaks_ptr + out, highest)
     tl.store(totals_ptr + out, total)
 

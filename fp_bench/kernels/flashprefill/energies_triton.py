@@ -31,15 +31,16 @@ def _energies_kernel(
 ):  # fmt: skip
     row = rows - 1 - tl.program_id(0) // batch_heads
     batch_head = tl.program_id(0) % batch_heads
-    batch = batch_head // q_heads
-    head = batch_head % q_heads
+    batch = (batch_head // q_heads).to(tl.int64)
+    head = (batch_head % q_heads).to(tl.int64)
+    kv_head = (batch_head % q_heads // group).to(tl.int64)
     a = first + row
     dim = tl.arange(0, HEAD_DIM)
     offset = kv_len - q_len
     query = a * BLOCK - offset + tl.arange(0, BLOCK)
     row_valid = (query >= 0) & (query < q_len)
-    q_base = q_ptr + batch.to(tl.int64) * stride_qb + head * stride_qh
-    pooled = pooled_ptr + batch * stride_pb + (head // group) * stride_ph
+    q_base = q_ptr + batch * stride_qb + head * stride_qh
+    pooled = pooled_ptr + batch * stride_pb + kv_head * stride_ph
     energies = energies_ptr + (batch_head * rows + row).to(tl.int64) * key_blocks
     q = tl.load(q_base + query.to(tl.int64)[:, None] * stride_qn + dim, mask=row_valid[:, None], other=0.0)
     score_blocks(q, pooled, energies, a, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, True, STAGES)

@@ -59,7 +59,8 @@ def score_blocks(
     largest = tl.full((KEY_TILE,), float("-inf"), tl.float32)
     for start in tl.range(0, a, KEY_TILE, num_stages=STAGES):
         c = start + lane
-        keys = tl.load(pooled_ptr + c[:, None] * stride_pn + dim, mask=c[:, None] < a, other=0.0)
+        tile = pooled_ptr + tl.cast(start, tl.int64) * stride_pn
+        keys = tl.load(tile + lane[:, None] * stride_pn + dim, mask=c[:, None] < a, other=0.0)
         logits = tl.dot(keys, q.T, input_precision="ieee")
         if MASK_ROWS:
             logits = tl.where(row_valid[None, :], logits, float("-inf"))
@@ -79,7 +80,7 @@ def diagonal_energy(
     dim = tl.arange(0, HEAD_DIM)
     last_query = ((a + 1) * BLOCK - 1 - offset).to(tl.int64)
     last_row = tl.load(q_base + last_query * stride_qn + dim, mask=complete & (dim >= 0), other=0.0)
-    key = tl.load(pooled + a * stride_pn + dim)
+    key = tl.load(pooled + a.to(tl.int64) * stride_pn + dim)
     energy = tl.sum(last_row.to(tl.float32) * key.to(tl.float32), 0) * scale_log2
     return tl.where(complete, energy, float("-inf"))
 
@@ -134,12 +135,13 @@ def _discover_kernel(
     for tile in range(program, rows * batch_heads, tl.num_programs(0)):
         row = rows - 1 - tile // batch_heads
         batch_head = tile % batch_heads
-        batch = batch_head // q_heads
-        head = batch_head % q_heads
+        batch = (batch_head // q_heads).to(tl.int64)
+        head = (batch_head % q_heads).to(tl.int64)
+        kv_head = (batch_head % q_heads // group).to(tl.int64)
         list_row = (batch_head * rows + row).to(tl.int64)
         discover_tile(
-            q_ptr + batch.to(tl.int64) * stride_qb + head * stride_qh,
-            pooled_ptr + batch * stride_pb + (head // group) * stride_ph,
+            q_ptr + batch * stride_qb + head * stride_qh,
+            pooled_ptr + batch * stride_pb + kv_head * stride_ph,
             scratch, blocks_ptr + list_row * key_blocks, counts_ptr + list_row,
             first + row, row >= rows - last_full, scale_log2, log2_alpha, sink, window,
             q_len, kv_len, stride_qn, stride_pn, BLOCK, HEAD_DIM, KEY_TILE, STAGES, COMPACT,

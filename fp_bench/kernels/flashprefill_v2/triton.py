@@ -39,13 +39,13 @@ def _discover_packed_kernel(
     for tile in range(program, rows * batch_lists, tl.num_programs(0)):
         row = rows - 1 - tile // batch_lists
         batch_list = tile % batch_lists
-        batch = batch_list // lists
-        kv_head = batch_list % lists
+        batch = (batch_list // lists).to(tl.int64)
+        kv_head = (batch_list % lists).to(tl.int64)
         start = (first + row) * ROW_SIZE
         query = start - offset + in_row // PACKED
         row_valid = (in_row < ROW_SIZE * PACKED) & (query >= 0) & (query < q_len)
         q_rows = query.to(tl.int64) * stride_qn + (kv_head * PACKED + in_row % PACKED) * stride_qh
-        q = tl.load(q_ptr + batch.to(tl.int64) * stride_qb + q_rows[:, None] + dim, mask=row_valid[:, None], other=0.0)
+        q = tl.load(q_ptr + batch * stride_qb + q_rows[:, None] + dim, mask=row_valid[:, None], other=0.0)
         pooled = pooled_ptr + batch * stride_pb + kv_head * stride_ph
         a = start // BLOCK
         scored = tl.minimum(start + ROW_SIZE, kv_len) // BLOCK

@@ -54,7 +54,7 @@ def _crossing_pass_kernel(
     values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, partials_ptr, bits_ptr, budget, length, span, shift,
     SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr, FIRST: tl.constexpr,
 ):  # fmt: skip
-    vector = tl.program_id(0) // SLABS
+    vector = (tl.program_id(0) // SLABS).to(tl.int64)
     slab = tl.program_id(0) % SLABS
     if tl.load(active_ptr + vector) == 0:
         return
@@ -66,7 +66,7 @@ def _crossing_pass_kernel(
     # Floats that are not negative are ordered as their bits are; candidates of 2 ** 31 and up are above all of them.
     digit = tl.arange(0, CANDIDATES)[:, None]
     candidate = (digit << shift).to(tl.uint32, bitcast=True) | found.to(tl.uint32, bitcast=True)
-    values = values_ptr + vector.to(tl.int64) * length
+    values = values_ptr + vector * length
     sums = tl.zeros((CANDIDATES, CHUNK), tl.float32)
     for start in range(slab * span, tl.minimum((slab + 1) * span, length), CHUNK):
         place = start + tl.arange(0, CHUNK)[None, :]
@@ -81,14 +81,14 @@ def _crossing_end_kernel(
     values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, crossing_ptr, masses_ptr, amounts_ptr, budget, length, span,
     SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    vector = tl.program_id(0) // SLABS
+    vector = (tl.program_id(0) // SLABS).to(tl.int64)
     slab = tl.program_id(0) % SLABS
     if tl.load(active_ptr + vector) == 0:
         return
     crossing = _crossing_bits(partials_in_ptr, bits_in_ptr, vector, budget, 0, SLABS, CANDIDATES)
     if slab == 0:
         tl.store(crossing_ptr + vector, crossing.to(tl.float32, bitcast=True))
-    values = values_ptr + vector.to(tl.int64) * length
+    values = values_ptr + vector * length
     mass = tl.zeros((CHUNK,), tl.float32)
     amount = tl.zeros((CHUNK,), tl.int32)
     for start in range(slab * span, tl.minimum((slab + 1) * span, length), CHUNK):
@@ -109,7 +109,7 @@ def _block_products(
     c = start + tl.arange(0, TILE)
     dim = tl.arange(0, HEAD_DIM)
     seen = c[None, :] <= a[:, None]
-    k = tl.load(k_base + c[:, None] * stride_kn + dim[None, :], mask=c[:, None] <= tl.max(a, 0), other=0.0)
+    k = tl.load(k_base + c[:, None].to(tl.int64) * stride_kn + dim[None, :], mask=c[:, None] <= tl.max(a, 0), other=0.0)
     products = tl.dot(q, k.T, input_precision="ieee")
     if ROUNDED:
         products = products.to(q.dtype).to(tl.float32)
@@ -126,14 +126,15 @@ def _block_attention_kernel(
     if tl.load(active_ptr + batch_head) == 0:
         return
     tile = tiles - 1 - tl.program_id(0) % tiles
-    batch = batch_head // q_heads
-    head = batch_head % q_heads
+    batch = (batch_head // q_heads).to(tl.int64)
+    head = (batch_head % q_heads).to(tl.int64)
+    kv_head = (batch_head % q_heads // group).to(tl.int64)
     # Rows past the end repeat the last one, so that every row sees a key.
     row = tile * TILE + tl.arange(0, TILE)
     a = tl.minimum(row, blocks - 1)
     dim = tl.arange(0, HEAD_DIM)
-    q = tl.load(q_ptr + batch * stride_qb + head * stride_qh + a[:, None] * stride_qn + dim[None, :])
-    k_base = k_ptr + batch * stride_kb + (head // group) * stride_kh
+    q = tl.load(q_ptr + batch * stride_qb + head * stride_qh + a[:, None].to(tl.int64) * stride_qn + dim[None, :])
+    k_base = k_ptr + batch * stride_kb + kv_head * stride_kh
     highest = tl.full((TILE,), -1.0e30, tl.float32)
     total = tl.zeros((TILE,), tl.float32)
     for start in range(0, (tile + 1) * TILE, TILE):
@@ -157,9 +158,9 @@ def _lists_kernel(
     columns_ptr, diagonals_ptr, weights_ptr, above_ptr, active_ptr, blocks_ptr, counts_ptr, blocks,
     SINGLE: tl.constexpr, COMPACT: tl.constexpr,
 ):  # fmt: skip
-    list_row = tl.program_id(0)
-    batch_head = list_row // blocks
-    a = list_row % blocks
+    batch_head = (tl.program_id(0) // blocks).to(tl.int64)
+    a = tl.program_id(0) % blocks
+    list_row = tl.program_id(0).to(tl.int64)
     single = 0
     if SINGLE:
         single = tl.load(active_ptr + batch_head).to(tl.int32)
@@ -173,11 +174,11 @@ def _lists_kernel(
         if SINGLE:
             above = tl.load(above_ptr + batch_head)
             above = tl.where(above > 0.0, above, -0.5)  # 0 keeps every block
-            weights = tl.load(weights_ptr + list_row.to(tl.int64) * blocks + c, mask=seen & (single != 0), other=-1.0)
+            weights = tl.load(weights_ptr + list_row * blocks + c, mask=seen & (single != 0), other=-1.0)
             keep |= weights > above
         keep = (keep & seen).to(tl.int32)
         place = count + tl.cumsum(keep, 0) - 1
-        tl.store(blocks_ptr + list_row.to(tl.int64) * blocks + place, c.to(tl.int16), mask=keep > 0)
+        tl.store(blocks_ptr + list_row * blocks + place, c.to(tl.int16), mask=keep > 0)
         count += tl.sum(keep, 0)
     tl.store(counts_ptr + list_row, count)
 

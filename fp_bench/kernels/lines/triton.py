@@ -102,7 +102,8 @@ def _vertical_slash_kernel(
         return
     batch_head = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_head // q_heads).to(tl.int64)
-    head = batch_head % q_heads
+    head = (batch_head % q_heads).to(tl.int64)
+    kv_head = (batch_head % q_heads // group).to(tl.int64)
     list_row = (batch_head * rows + row).to(tl.int64)
     tiles = tl.load(tile_counts_ptr + list_row)
     columns = tl.load(octet_counts_ptr + list_row) * OCTET
@@ -116,8 +117,8 @@ def _vertical_slash_kernel(
     dim = tl.arange(0, HEAD_DIM)
     q_rows = query[:, None].to(tl.int64) * stride_qn + dim[None, :]
     q = tl.load(q_ptr + batch * stride_qb + head * stride_qh + q_rows, mask=query[:, None] < kv_len, other=0.0)
-    k_ptr += batch * stride_kb + (head // group) * stride_kh
-    v_ptr += batch * stride_vb + (head // group) * stride_vh
+    k_ptr += batch * stride_kb + kv_head * stride_kh
+    v_ptr += batch * stride_vb + kv_head * stride_vh
     k_tile = lane[:, None] * stride_kn + dim[None, :]
     v_tile = lane[:, None] * stride_vn + dim[None, :]
 

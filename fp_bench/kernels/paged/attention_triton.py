@@ -42,7 +42,7 @@ def _paged_attention_kernel(
     sequence = tl.load(sequence_ptr + tile, mask=tile < tiles, other=-1).to(tl.int64)
     if sequence < 0:
         return
-    kv_head = in_row_group // per_kv_head
+    kv_head = (in_row_group // per_kv_head).to(tl.int64)
     head = kv_head * group + in_kv_head % group
     q_start = tl.load(cu_ptr + sequence)
     q_len = tl.load(cu_ptr + sequence + 1) - q_start

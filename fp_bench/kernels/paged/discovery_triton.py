@@ -43,7 +43,8 @@ def _paged_discover_kernel(
     kv_heads = q_heads // group
     for item in range(program, tiles * q_heads, tl.num_programs(0)):
         tile = item // q_heads
-        head = item % q_heads
+        head = (item % q_heads).to(tl.int64)
+        kv_head = (item % q_heads // group).to(tl.int64)
         sequence = tl.load(sequence_ptr + tile).to(tl.int64)
         if sequence >= 0:
             a = tl.load(block_ptr + tile)
@@ -51,7 +52,7 @@ def _paged_discover_kernel(
             q_len = tl.load(cu_ptr + sequence + 1) - start
             kv_len = tl.load(lens_ptr + sequence)
             full_rows = last_full * tl.load(ends_ptr + sequence)
-            pooled = pooled_ptr + (sequence * key_blocks * kv_heads + head // group) * HEAD_DIM
+            pooled = pooled_ptr + (sequence * key_blocks * kv_heads + kv_head) * HEAD_DIM
             list_row = tile.to(tl.int64) * q_heads + head
             discover_tile(
                 q_ptr + start.to(tl.int64) * stride_qn + head * stride_qh, pooled, scratch,

@@ -25,7 +25,7 @@ def _paged_pool_kernel(
     BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, PAGE: tl.constexpr,
 ):  # fmt: skip
     # Heads innermost: the heads of a block lie beside each other in most caches.
-    head = tl.program_id(0) % kv_heads
+    head = (tl.program_id(0) % kv_heads).to(tl.int64)
     block = tl.program_id(0) // kv_heads % key_blocks
     sequence = (tl.program_id(0) // kv_heads // key_blocks).to(tl.int64)
     kv_len = tl.load(lens_ptr + sequence)

@@ -24,18 +24,18 @@ def _pool_kernel(
     BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0) % key_blocks
-    batch = tl.program_id(0) // key_blocks // kv_heads
-    head = tl.program_id(0) // key_blocks % kv_heads
+    batch = (tl.program_id(0) // key_blocks // kv_heads).to(tl.int64)
+    head = (tl.program_id(0) // key_blocks % kv_heads).to(tl.int64)
     token = block * BLOCK + tl.arange(0, BLOCK)
     dim = tl.arange(0, HEAD_DIM)
     keys = tl.load(
-        k_ptr + batch.to(tl.int64) * stride_kb + head * stride_kh + token.to(tl.int64)[:, None] * stride_kn + dim,
+        k_ptr + batch * stride_kb + head * stride_kh + token.to(tl.int64)[:, None] * stride_kn + dim,
         mask=token[:, None] < kv_len,
         other=0.0,
     )
     length = tl.minimum(kv_len - block * BLOCK, BLOCK)
     mean = tl.sum(keys.to(tl.float32), 0) / length
-    out = pooled_ptr + batch * stride_pb + block * stride_pn + head * stride_ph + dim
+    out = pooled_ptr + batch * stride_pb + block.to(tl.int64) * stride_pn + head * stride_ph + dim
     tl.store(out, mean.to(pooled_ptr.dtype.element_ty))
 
 

@@ -117,12 +117,13 @@ def _antidiagonal_kernel(
         row_tile = row_tiles - 1 - task // batch_heads
         batch_head = task % batch_heads
         batch = (batch_head // q_heads).to(tl.int64)
-        head = batch_head % q_heads
+        head = (batch_head % q_heads).to(tl.int64)
+        kv_head = (batch_head % q_heads // group).to(tl.int64)
         x0 = first * CELLS + row_tile * ROWS
         x = x0 + tl.arange(0, ROWS)
         query = x0 * CELL - offset
         q_tile = q_ptr + batch * stride_qb + head * stride_qh + query.to(tl.int64) * stride_qn
-        k_base = k_ptr + batch * stride_kb + (head // group) * stride_kh
+        k_base = k_ptr + batch * stride_kb + kv_head * stride_kh
         tile_stride = tl.full((), COLS * CELL, tl.int64) * stride_kn
         highest = tl.full((ROWS,), -1.0e30, tl.float32)
         total = tl.zeros((ROWS,), tl.float32)
