@@ -97,7 +97,9 @@ class Options(BaseModel):
         """
         for name, value in given.items():
             if isinstance(value, str) and not value.strip():
-                raise UsageError(f"--{name.replace('_', '-')} is empty; give a value or leave it out")
+                field = cls.model_fields.get(name)
+                option = option_name(name, field) if field else name
+                raise UsageError(f"--{option} is empty; give a value or leave it out")
         try:
             return cls.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
