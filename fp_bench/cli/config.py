@@ -1,40 +1,49 @@
 """A run described by a YAML file: the options of a verb by their names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from fp_bench.errors import UsageError, did_you_mean
 
+LONGEST = 4096
+"""Letters of one value."""
+NULL = "tag:yaml.org,2002:null"
 
-def read_config(path: Path, options: Mapping[str, str]) -> dict[str, Any]:
-    """Return what a file gives for each parameter; lists become comma lists, as on the command line.
+
+def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
+    """Return what a file gives for each parameter, as text: the command line has the one way to read it.
+
+    Lists become comma lists. YAML's own types are left alone, in which ``4:30`` is 270 and ``on`` is true.
 
     Args:
         path: of the YAML file, a mapping of option names (without ``--``) to values.
         options: option names -> parameter names.
 
     Raises:
-        UsageError: a file that cannot be read or is no such mapping, an unknown option, or a value of another kind.
+        UsageError: a file that cannot be read or is no such mapping, an unknown option, one that is given twice, or a
+            value of another kind.
     """
-    found = _load(path)
-    if not isinstance(found, Mapping):
-        raise UsageError(f"--config {path} holds no options; write lines such as lens: 4k,256k")
-    values: dict[str, Any] = {}
-    for key, value in found.items():
-        name = str(key).replace("_", "-")
+    values: dict[str, str] = {}
+    given: set[str] = set()
+    for key, node in _load(path):
+        name = key.replace("_", "-")
+        what = f"--config {path}: {name}"
         if name not in options:
-            raise UsageError(f"--config {path}: unknown option {str(key)!r}{did_you_mean(name, options)}")
-        if value is not None:
-            values[options[name]] = _as_given(value, f"--config {path}: {name}")
+            raise UsageError(f"--config {path}: unknown option {key!r}{did_you_mean(name, options)}")
+        if name in given:
+            raise UsageError(f"{what} is given twice; keep one")
+        given.add(name)
+        if not _is_null(node):
+            values[options[name]] = _as_given(node, what)
     return values
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> Iterator[tuple[str, yaml.Node]]:
+    """Yield the keys of a file and what stands beside them."""
     try:
-        return yaml.safe_load(path.read_text())
+        found = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"--config {path} cannot be read: {reason}") from None
@@ -42,12 +51,27 @@ def _load(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise UsageError(f"--config {path}{where} is not YAML: {getattr(error, 'problem', error)}") from None
+    except RecursionError:
+        raise UsageError(f"--config {path} is nested too deep; write lines such as lens: 4k,256k") from None
+    if not isinstance(found, yaml.MappingNode):
+        raise UsageError(f"--config {path} holds no options; write lines such as lens: 4k,256k")
+    for key, value in found.value:
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"--config {path} line {key.start_mark.line + 1}: the name of an option is a word")
+        yield key.value, value
 
 
-def _as_given(value: Any, what: str) -> Any:
+def _as_given(node: yaml.Node, what: str) -> str:
     """Return a value as the command line would take it."""
-    if isinstance(value, list):
-        return ",".join(str(_as_given(part, what)) for part in value)
-    if isinstance(value, str | int | float):  # bool is an int
-        return value
-    raise UsageError(f"{what}: {value!r} is neither a word, a number nor a list of them")
+    parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    for part in parts:
+        if not isinstance(part, yaml.ScalarNode) or _is_null(part):
+            raise UsageError(f"{what} is neither a word, a number nor a list of them")
+    text = ",".join(part.value for part in parts)
+    if len(text) > LONGEST:
+        raise UsageError(f"{what} is {len(text)} letters long; the limit is {LONGEST}")
+    return text
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == NULL

@@ -2,28 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from fp_bench.cli.options import numbers
 from fp_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from fp_bench.jobs.places import Place
 
-Devices = Annotated[
-    str | None, typer.Option("--devices", help="GPUs of this machine that share the work, e.g. 0,1; default: one.")
-]
-Ray = Annotated[
-    str | None,
-    typer.Option("--ray", help="Share the work over Ray: local starts it here; auto or HOST:PORT joins a cluster."),
-]
-
 
 @contextmanager
 def open_places(
-    devices: str | None, ray: str | None, workers: int | None = None, engine: str = "hf"
+    devices: Sequence[int] | None, ray: str | None, workers: int | None = None, engine: str = "hf"
 ) -> Iterator[Sequence["Place"]]:
     """Take the devices that were asked for, until the context ends.
 
@@ -39,14 +28,14 @@ def open_places(
     """
     if engine != "hf" and devices is not None:
         raise UsageError(f"--engine {engine} runs on the first visible GPU; set CUDA_VISIBLE_DEVICES, not --devices")
-    chosen = numbers(devices, "--devices")
     if ray is None:
         from fp_bench.jobs.places import places_here
 
-        yield places_here(chosen, most=workers or 1)
+        yield places_here(devices, most=workers or 1)
         return
-    if chosen is not None:
-        raise UsageError(f"--devices {devices} are GPUs of this machine, and --ray takes all of a cluster; give one")
+    if devices is not None:
+        given = ",".join(map(str, devices))
+        raise UsageError(f"--devices {given} are GPUs of this machine, and --ray takes all of a cluster; give one")
     from fp_bench.cli.terminal import say
     from fp_bench.jobs.cluster import ray_places
     from fp_bench.records.environment import machine_name

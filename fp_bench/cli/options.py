@@ -1,15 +1,15 @@
 """What the options of several verbs share: checks before anything heavy is imported, and files that they name."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fp_bench.errors import UsageError
+from fp_bench.jobs.request import parse_numbers
 from fp_bench.methods.registry import Registry, Spec
-from fp_bench.sizes import parse_duration
 
 if TYPE_CHECKING:
     from fp_bench.records.store import Run
@@ -41,30 +41,19 @@ def configure(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def span(param: typer.CallbackParam, value: str | None) -> str | None:
-    """Check a span of time before anything heavy is imported."""
-    if value is not None:
-        parse_duration(value, f"--{param.name}")
-    return value
+def known(specs: Iterable[Spec] | None, registry: Registry) -> None:
+    """Refuse unknown names, before anything heavy is imported.
 
-
-def specs(text: str, known: Registry) -> list[Spec]:
-    """Parse ``a,b:key=value`` and refuse unknown names."""
-    parsed = [Spec.parse(part) for part in text.split(",")]
-    for spec in parsed:
-        known.check(spec.name)
-    return parsed
+    Raises:
+        UsageError: the first of them.
+    """
+    for spec in specs or ():
+        registry.check(spec.name)
 
 
 def numbers(text: str | None, what: str) -> list[int] | None:
     """Parse ``0,3``."""
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isascii() and part.isdigit()):
-            raise UsageError(f"{what} {text!r}: {part!r} is not a number; write e.g. 0,3")
-    return sorted({int(part) for part in parts})
+    return None if text is None else parse_numbers(text, what)
 
 
 def read_text(path: Path) -> str:

@@ -1,16 +1,46 @@
 """What the measuring verbs share: a job writes into a run folder, and ends with a report and an exit code."""
 
+import itertools
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from fp_bench.cli.front import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING
+from fp_bench.errors import UsageError
+
+RUNS = Path("runs")
+"""Where runs are that were not given a folder."""
 
 if TYPE_CHECKING:
     from fp_bench.records.record import Record
     from fp_bench.records.store import RecordStore
+
+
+def run_folder(verb: str, out: Path | None, resume: bool, now: datetime | None = None) -> Path:
+    """Return the folder of a run: the one that was named, the newest of the verb, or a new one.
+
+    Args:
+        verb: that measures.
+        out: the folder that was named.
+        resume: whether to go on with the newest.
+        now: the local time that a new folder is named by; None is this moment.
+
+    Raises:
+        UsageError: there is no run to go on with.
+    """
+    if out is not None:
+        return out
+    if resume:
+        runs = sorted(path for path in RUNS.glob(f"{verb}-*") if path.is_dir())
+        if not runs:
+            raise UsageError(f"--resume: there is no {verb} run in {RUNS}/ yet; leave it out, or give --out FOLDER")
+        return max(runs, key=lambda run: run.stat().st_mtime_ns)
+    stem = f"{verb}-{now or datetime.now():%Y-%m-%d-%H%M%S}"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(RUNS / name for name in names if not (RUNS / name).exists())
 
 
 def record(
@@ -35,14 +65,23 @@ def record(
     with RecordStore(folder) as store:
         if store.torn:
             say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
+        pending = count_pending(store)
+        if not pending:
+            say(f"note: nothing left to measure: {folder} holds all of it")
         try:
-            for _ in show_progress(run(store), count_pending(store)):
+            for _ in show_progress(run(store), pending):
                 pass
         except KeyboardInterrupt:
-            say(f"interrupted: {len(store.records)} records are kept in {folder}; the same command resumes")
+            say(
+                f"interrupted: {len(store.records)} records are kept in {folder}; "
+                f"the same command resumes with --out {folder}"
+            )
             raise typer.Exit(EXIT_INTERRUPTED) from None
         if budget and (left := count_pending(store)):
-            say(f"note: the budget of {duration(budget)} is spent: {left} records left; the same command goes on")
+            say(
+                f"note: the budget of {duration(budget)} is spent: {left} records left; "
+                f"the same command goes on with --out {folder}"
+            )
         return latest(record for record in store.records if record.cell_key in keys)
 
 

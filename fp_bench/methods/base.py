@@ -19,6 +19,7 @@ from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.layout import BlockGrid, check_layout
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.selection import Selection
+from fp_bench.methods.registry import Spec
 from fp_bench.params import Params
 
 
@@ -134,7 +135,7 @@ class Method(ABC):
         """Name, changed parameters and kernels as the command line takes them, e.g. ``flashprefill:alpha=0.18``."""
         kernels = {} if self.backend == "auto" else {"backend": self.backend}
         options = self.params.changed() | kernels
-        return ":".join([self.name, *(f"{key}={value}" for key, value in options.items())])
+        return str(Spec(self.name, options))
 
     @property
     def method_hash(self) -> str:

@@ -36,12 +36,12 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Parse ``name:key=value:key=value``.
+        """Parse ``name:key=value:key=value``; a value that holds commas or colons stands in double quotes.
 
         Raises:
-            UsageError: an option without ``=`` or without a key, or one given twice.
+            UsageError: an option without ``=`` or without a key, one given twice, or a quote that is left open.
         """
-        name, *parts = text.strip().split(":")
+        name, *parts = split_unquoted(text.strip(), ":")
         options: dict[str, str] = {}
         for part in parts:
             key, equals, value = part.partition("=")
@@ -49,11 +49,45 @@ class Spec:
                 raise UsageError(f"{text!r}: option {part!r} is not key=value, e.g. flashprefill:alpha=0.18")
             if key in options:
                 raise UsageError(f"{text!r}: option {key!r} is given twice; keep one")
-            options[key] = value
+            options[key] = _unquoted(value)
         return cls(name, options)
 
+    @classmethod
+    def parse_all(cls, text: str) -> list["Spec"]:
+        """Parse ``a,b:key=value``."""
+        return [cls.parse(part) for part in split_unquoted(text, ",")]
+
     def __str__(self) -> str:
-        return ":".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        return ":".join([self.name, *(f"{key}={_quoted(str(value))}" for key, value in self.options.items())])
+
+
+def split_unquoted(text: str, separator: str) -> list[str]:
+    """Split a text where a separator stands outside double quotes.
+
+    Raises:
+        UsageError: a quote that is left open.
+    """
+    parts, quoted = [""], False
+    for letter in text:
+        quoted ^= letter == '"'
+        if letter == separator and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    if quoted:
+        raise UsageError(f'{text!r}: a quote is left open; close it with "')
+    return parts
+
+
+def _unquoted(value: str) -> str:
+    """Take a value out of its quotes; two quotes within stand for one."""
+    return value[1:-1].replace('""', '"') if len(value) > 1 and value[0] == value[-1] == '"' else value
+
+
+def _quoted(value: str) -> str:
+    """Put a value into quotes where `Spec.parse` would take it apart without."""
+    plain = value and value == value.strip() and not set(value) & set('",:')
+    return value if plain else '"' + value.replace('"', '""') + '"'
 
 
 class Registry:

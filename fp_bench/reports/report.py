@@ -1,7 +1,6 @@
 """The report of a run: ``report.md`` and what it shows, made from records alone."""
 
 import errno
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.jobs.request import join_commands
 from fp_bench.records.environment import environment_rows
-from fp_bench.records.record import Record
 from fp_bench.records.store import Run
 from fp_bench.reports.accuracy.report import accuracy_chapter
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.latency.report import latency_chapter
 from fp_bench.reports.table import Table
 
-COUNTED = "--samples"
-VARIED = ("--methods", "--lens", "--layers", "--tasks", COUNTED)
-"""Options whose values differ between the cells of one command; of a count, the greatest covers the others."""
-QUOTES = frozenset("'\"\\")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -40,7 +35,7 @@ class Part:
     @cached_property
     def commands(self) -> Sequence[str]:
         """The fewest command lines that measure everything again."""
-        return commands(self.run.records)
+        return join_commands(record.command for record in self.run.records if record.command)
 
 
 def write_markdown(part: Part) -> Path:
@@ -98,36 +93,6 @@ def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
     yield "## How it was measured"
     yield chapter.note
     yield "\n".join(f"- {line}" for line in chapter.circumstances)
-
-
-def commands(records: Sequence[Record]) -> list[str]:
-    """Return the fewest command lines that measure everything again: one for each setting."""
-    by_setting: dict[tuple[str, ...], dict[str, list[str]]] = {}
-    for command in dict.fromkeys(record.command or "" for record in records):
-        # shlex takes a tenth of a millisecond, and hardly any command quotes.
-        words = shlex.split(command) if QUOTES & set(command) else command.split()
-        given = dict(_options(words[2:]))
-        varied = {option: given.pop(option) for option in VARIED if option in given}
-        setting = (*words[:2], *(word for option in given.items() for word in option if word))
-        found = by_setting.setdefault(setting, {})
-        for option, value in varied.items():
-            if value not in found.setdefault(option, []):
-                found[option].append(value)
-    return [_command(setting, found) for setting, found in by_setting.items() if found]
-
-
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield options and their values; that of a flag is empty."""
-    for option, following in zip(words, [*words[1:], "--"], strict=False):
-        if option.startswith("--"):
-            yield option, "" if following.startswith("--") else following
-
-
-def _command(setting: Sequence[str], found: Mapping[str, Sequence[str]]) -> str:
-    words = list(setting[:2])
-    for option, values in found.items():
-        words += [option, max(values, key=int) if option == COUNTED else ",".join(values)]
-    return shlex.join([*words, *setting[2:]])
 
 
 def environment_table(environment: Mapping[str, Any]) -> Table:

@@ -35,7 +35,7 @@ class DataParams(SuiteParams):
     """Where the data is, and what its prompts may take."""
 
     path: str = ""
-    """A folder or zip with the data's files; may hold no colon. Empty: a pinned revision from the hub."""
+    """A folder or zip with the data's files. Empty: a pinned revision from the hub."""
     max_prompt: int | None = Field(None, ge=2)
     """Tokens after which a prompt is cut, before any chat template; none: as many as the length leaves."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.methods.registry import Spec
 from fp_bench.params import Params
 from fp_bench.suites.sample import Sample
 
@@ -71,7 +72,7 @@ class Suite(ABC):
     @property
     def label(self) -> str:
         """Name, variant and changed parameters as the command line takes them."""
-        return ":".join([self.full_name(), *(f"{key}={value}" for key, value in self.params.changed().items())])
+        return str(Spec(self.full_name(), self.params.changed()))
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise UsageError when a task is none of this suite's."""

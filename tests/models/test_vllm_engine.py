@@ -173,8 +173,8 @@ def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatc
 
     plan = make_plan(
         Request(
-            [300],
-            [Spec("probe")],
+            lens=[300],
+            suites=[Spec("probe")],
             tasks=["fact"],
             methods=[Spec("flashprefill")],
             model=folder,

@@ -5,13 +5,14 @@ import pytest
 from matplotlib.image import imread
 
 from fp_bench.errors import UsageError
+from fp_bench.jobs.request import join_commands
 from fp_bench.records.kept_maps import KeptMap
 from fp_bench.records.store import RecordStore, read_run
 from fp_bench.reports.latency.plots import latency_plots
 from fp_bench.reports.latency.report import headlines
 from fp_bench.reports.latency.selection_plots import selection_plots
 from fp_bench.reports.latency.tables import comparison
-from fp_bench.reports.report import Part, commands, write_markdown
+from fp_bench.reports.report import Part, write_markdown
 from tests.records.records import dense, failed, timed
 
 
@@ -100,20 +101,23 @@ def test_no_run_is_one_line(tmp_path):
 
 def test_the_commands_cover_every_cell(run):
     with RecordStore(run) as store:
-        assert commands(store.records) == [
-            "fpbench latency --methods dense,dense:impl=fa2,flashprefill --lens 4096,65536,262144 --layers 0 "
-            "--inputs structured --seed 0"
+        assert join_commands(record.command for record in store.records) == [
+            "fpbench latency --lens 4096,65536,262144 --methods dense,dense:impl=fa2,flashprefill --layers 0"
         ]
 
 
 def test_a_flag_stays_in_the_command_that_measures_again():
-    line = "fpbench latency --methods {} --lens {} --ttft --model m --engine hf --batch 1"
-    records = [timed(command=line.format(method, length)) for method in ("dense", "flashprefill") for length in (1, 2)]
-    (again,) = commands(records)
-    words = again.split()
-    assert words[words.index("--lens") + 1] == "1,2"
-    assert words[words.index("--ttft") + 1] == "--model"
-    assert words[words.index("--batch") + 1] == "1"
+    line = "fpbench latency --methods {} --lens {} --ttft --model m --engine hf"
+    commands = [line.format(method, length) for method in ("dense", "flashprefill") for length in (1, 2)]
+    assert join_commands(commands) == ["fpbench latency --lens 1,2 --methods dense,flashprefill --ttft --model m"]
+
+
+def test_commands_of_other_versions_stand_as_they_are():
+    odd = ["fpbench latency --lens 1 --gone 3", "fpbench fly", "fpbench latency 'open", ""]
+    assert join_commands([*odd, "fpbench accuracy --samples 3", "fpbench accuracy --samples 12"]) == [
+        *odd,
+        "fpbench accuracy --samples 12",
+    ]
 
 
 def test_a_headline_never_comes_from_a_fallback():

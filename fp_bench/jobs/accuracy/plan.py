@@ -1,7 +1,6 @@
 """The plan of an accuracy run: lengths x samples x methods become items, each one record."""
 
 import os
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from fp_bench.jobs.accuracy.worker import Answered, Setup, Stripe
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
+from fp_bench.jobs.request import AccuracyRequest as Request
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
@@ -35,29 +35,6 @@ METHODS_EMBEDDED = (
 """FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
 CPU_SAMPLES, GPU_SAMPLES = 3, 50
 """Samples a task and length."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for; None leaves the choice to the plan."""
-
-    lens: Sequence[int]
-    suites: Sequence[Spec]
-    tasks: Sequence[str] | None = None
-    methods: Sequence[Spec] | None = None
-    model: str = EMBEDDED
-    samples: int | None = None
-    seed: int = 0
-    dtype: str = "bf16"
-    backend: str = "auto"
-    dense_layers: int = 0
-    chat: str = "auto"
-    workers: int | None = None
-    """Processes; None is one a place."""
-    spread: bool = False
-    """Whether one copy of the model takes all visible GPUs."""
-    engine: str = "hf"
-    """What runs the model: ``hf`` or ``vllm``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,11 +227,15 @@ def _asked(
 ) -> dict[str, Any]:
     """Return the record fields of an item alone that are known before it is answered."""
     method = candidate.fields()
-    words = ["fpbench", "accuracy", "--suite", suite.label, "--tasks", task, "--lens", str(length)]
-    words += ["--methods", method["label"], "--model", request.model, "--samples", str(number + 1)]
-    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
-    words += ["--dense-layers", str(request.dense_layers), "--chat", "on" if chat else "off"]
-    words += ["--engine", request.engine]
+    one = request.pinned(
+        suites=[Spec.parse(suite.label)],
+        tasks=[task],
+        lens=[length],
+        methods=[Spec.parse(method["label"])],
+        samples=number + 1,
+        chat="on" if chat else "off",
+        workers=None,
+    )
     return {
         **method,
         "asked_backend": candidate.method.backend if candidate.method else request.backend,
@@ -262,7 +243,7 @@ def _asked(
         "task_number": suite.tasks.index(task),
         "seq_len": length,
         "sample_id": suite.sample_id(task, length, number),
-        "command": shlex.join(words),
+        "command": one.command,
     }
 
 

@@ -1,6 +1,5 @@
 """The plan of a latency run: lengths x layers x methods become cells, with how much measuring each can afford."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,8 @@ from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
+from fp_bench.jobs.request import Heads
+from fp_bench.jobs.request import LatencyRequest as Request
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import model_config, model_label
@@ -33,61 +34,11 @@ INPUTS_SHARE = 0.4
 """Of the memory; beyond it the workers do not all keep their inputs."""
 
 
-@dataclass(frozen=True)
-class Heads:
-    """Heads of one attention layer, written ``q_heads/kv_heads/head_dim``."""
-
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Heads":
-        """Parse ``32/8/128``.
-
-        Raises:
-            UsageError: not three positive integers, or q_heads is no multiple of kv_heads.
-        """
-        parts = text.split("/")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-            raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
-        heads = cls(*map(int, parts))
-        if heads.q_heads % heads.kv_heads:
-            raise UsageError(
-                f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
-            )
-        return heads
-
-    def __str__(self) -> str:
-        return f"{self.q_heads}/{self.kv_heads}/{self.head_dim}"
-
-
 CPU_HEADS = Heads(2, 1, 128)
 CPU_HEADS_LONG = Heads(1, 1, 128)
 CPU_LONG = 128 * 1024
 """Beyond this length one head has to do on a CPU: a dense call takes minutes."""
 GPU_HEADS = Heads(32, 8, 128)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for; None leaves the choice to the plan, which makes it for the machine."""
-
-    lens: Sequence[int]
-    methods: Sequence[Spec] | None = None
-    inputs: str = "structured"
-    heads: Heads | None = None
-    batch: int = 1
-    dtype: str = "bf16"
-    backend: str = "auto"
-    seed: int = 0
-    rounds: int | None = None
-    samples: int | None = None
-    layers: Sequence[int] | None = None
-    model: str | None = None
-    """A model whose time to first token is measured, instead of one attention call."""
-    engine: str = "hf"
-    """What runs that model: ``hf`` or ``vllm``."""
 
 
 def dense_flop(shape: Shape) -> float:
@@ -204,8 +155,6 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
     check_engine(request.engine, request.dtype)
-    if request.engine != "hf" and request.model is None:
-        raise UsageError(f"--engine {request.engine} runs models; give --ttft too")
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine)
@@ -243,7 +192,6 @@ class _Calls:
         heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
         self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
         self.layers = _layers(source, request.layers)
-        self.words = ["--inputs", request.inputs]
 
     def effort(self, dense_seconds: float) -> Effort:
         """Return what a call of this length can afford."""
@@ -258,14 +206,6 @@ class _Prefills:
     def __init__(self, request: Request) -> None:
         assert request.model is not None
         self._request = request
-        given = {
-            "--batch": request.batch != 1,
-            "--shape": request.heads is not None,
-            "--inputs": request.inputs != Request.inputs,
-            "--layers": request.layers is not None,
-        }
-        if unused := [option for option, is_given in given.items() if is_given]:
-            raise UsageError(f"{', '.join(unused)}: of single attention calls; --ttft times one prompt through a model")
         config = model_config(request.model)
         self.name = f"prompt:{model_label(request.model, request.engine)}"
         heads = config.num_attention_heads
@@ -273,7 +213,6 @@ class _Prefills:
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.attention_layers = config.num_hidden_layers
         self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
-        self.words = ["--ttft", "--model", request.model, "--engine", request.engine]
         positions = getattr(config, "max_position_embeddings", None)
         if positions is not None and max(request.lens) > positions:
             raise UsageError(
@@ -341,11 +280,9 @@ def _asked(
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()
-    heads = Heads(shape.q_heads, shape.kv_heads, shape.head_dim)
-    words = ["fpbench", "latency", "--methods", method["label"], "--lens", str(shape.seq_len)]
-    words += [*subject.words, "--shape", str(heads), "--batch", str(shape.batch)]
-    words += ["--dtype", request.dtype, "--backend", request.backend, "--seed", str(request.seed)]
-    words += ["--layers", str(layer)]
+    one = request.pinned(lens=[shape.seq_len], methods=[Spec.parse(method["label"])])
+    if request.model is None:
+        one = one.pinned(heads=Heads(shape.q_heads, shape.kv_heads, shape.head_dim), layers=[layer])
     return {
         **method,
         "kind": "latency",
@@ -362,5 +299,5 @@ def _asked(
         "layer": layer,
         "seed": request.seed,
         "code_version": version,
-        "command": shlex.join(words),
+        "command": one.command,
     }

@@ -52,7 +52,7 @@ class GridParams(SuiteParams):
     spacing: Literal["linear", "sigmoid"] = "linear"
     """Even, or closer together towards both ends."""
     haystack: str = ""
-    """A text file, a folder of .txt, or JSON lines with ``text``; empty: prose of ours. May hold no colon."""
+    """A text file, a folder of .txt, or JSON lines with ``text``; empty: prose of ours."""
 
 
 class Grid(Suite):

@@ -37,7 +37,7 @@ class FilesParams(SuiteParams):
     """Where the set is."""
 
     path: str = ""
-    """A folder, or one file with all tasks; may hold no colon."""
+    """A folder, or one file with all tasks."""
 
 
 class RulerFiles(Suite):

@@ -27,7 +27,8 @@ def short_answers(monkeypatch):
 
 
 def answer(model, spec, out, *, tasks=None, samples=1, length=2048, methods=("dense",)):
-    asked = Request([length], [spec], tasks, [Spec.parse(name) for name in methods], model=model, samples=samples)
+    chosen = [Spec.parse(name) for name in methods]
+    asked = Request(lens=[length], suites=[spec], tasks=tasks, methods=chosen, model=model, samples=samples)
     with RecordStore(out) as store:
         plan = make_plan(asked)
         records = list(run(plan, store, Conduct(isolate=False)))

@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 def test_tasks_and_methods_run_on_a_model_from_disk(tmp_path, kind, methods, tasks):
     folder = save_model(tmp_path / "model", **kind)
     specs = [Spec(name) for name in methods]
-    asked = Request([4096], [Spec("ruler")], tasks, specs, model=str(folder), samples=1)
+    asked = Request(lens=[4096], suites=[Spec("ruler")], tasks=tasks, methods=specs, model=str(folder), samples=1)
     with RecordStore(tmp_path / "run") as store:
         records = list(run(make_plan(asked), store, Conduct(isolate=False)))
     assert {record.status for record in records} == {"ok"}, {record.reason for record in records}

@@ -23,7 +23,7 @@ SMALL = Request(lens=[256], heads=Heads(2, 1, 64), dtype="fp32", rounds=2, sampl
 
 
 def request(methods, **changed):
-    return replace(SMALL, methods=[Spec.parse(name) for name in methods.split(",")], **changed)
+    return SMALL.pinned(methods=[Spec.parse(name) for name in methods.split(",")], **changed)
 
 
 def quick_plan(asked):

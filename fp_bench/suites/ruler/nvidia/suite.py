@@ -17,7 +17,7 @@ from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
 
 
 class NvidiaParams(SuiteParams):
-    """Where the data is that seven of the tasks need; a path may hold no colon."""
+    """Where the data is that seven of the tasks need."""
 
     essays: str = ""
     """Haystack of five needle tasks: NVIDIA's ``PaulGrahamEssays.json``, a text file, a folder of .txt, or ``hub``."""

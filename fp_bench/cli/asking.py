@@ -1,0 +1,112 @@
+"""Command lines made from the fields of options: a field is a parameter, its description the help text."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Self, TypeVar, get_args
+
+import typer
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic.fields import FieldInfo
+
+from fp_bench.cli.front import app
+from fp_bench.cli.options import configure
+from fp_bench.errors import UsageError
+from fp_bench.jobs.request import Layers, Options, Request, from_text, option_name, parse_numbers
+from fp_bench.sizes import parse_duration
+
+
+def _seconds(value: Any, info: ValidationInfo) -> Any:
+    return parse_duration(value, f"--{info.field_name}") if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Devices = Annotated[Layers, from_text(lambda text: parse_numbers(text, "--devices"))]
+
+
+class Conducting(Options):
+    """How a measuring verb works, and where: nothing that a cell's key depends on."""
+
+    out: Path | None = Field(
+        None, description="Run folder; an old one resumes. Default: a new one, runs/VERB-DATE-TIME."
+    )
+    resume: bool = Field(False, description="Go on with the newest run of this verb in runs/.")
+    devices: Devices | None = Field(
+        None, description="GPUs of this machine that share the work, e.g. 0,1; default: one."
+    )
+    ray: str | None = Field(
+        None, description="Share the work over Ray: local starts it here; auto or HOST:PORT joins a cluster."
+    )
+    budget: Seconds | None = Field(None, description="Start nothing new after e.g. 10m; the rest is counted.")
+    timeout: Seconds | None = Field(
+        None, description="A check, a round or an answer may take e.g. 5m; default: 10m, more for long calls."
+    )
+    retry_failed: bool = Field(False, description="Try again what an earlier run in the folder could not measure.")
+    isolate: bool = Field(
+        True, description="Processes of their own; without, everything in one, for debuggers and profilers."
+    )
+    dry_run: bool = Field(False, description="Print the plan and stop.")
+    as_json: bool = Field(False, alias="json", description="Print the result as JSON on stdout.")
+
+    @model_validator(mode="after")
+    def _one_folder(self) -> Self:
+        if self.out is not None and self.resume:
+            raise UsageError(f"--resume goes on with the newest run, and --out names {self.out}; give one")
+        return self
+
+
+R = TypeVar("R", bound=Request)
+
+
+def measuring(asked: type[R]) -> Callable[[Callable[[R, Conducting], None]], Callable[..., None]]:
+    """Return a decorator that makes a verb of the command line: its options are those of a request and `Conducting`."""
+
+    def made(verb: Callable[[R, Conducting], None]) -> Callable[..., None]:
+        def ask(**given: Any) -> None:
+            given.pop("config")  # it has become the other options
+            how = {name: given.pop(name) for name in Conducting.model_fields}
+            verb(asked.parse(given), Conducting.parse(how))
+
+        parameters = [*parameters_of(asked), *parameters_of(Conducting), CONFIG]
+        ask.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        ask.__doc__ = verb.__doc__
+        return app.command(name=asked.verb)(ask)
+
+    return made
+
+
+def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
+    """Yield one parameter of a command line for each field."""
+    for name, field in options.model_fields.items():
+        kind = _kind(field)
+        option = f"--{option_name(name, field)}"
+        names = f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option
+        about = typer.Option(names, help=field.description, metavar=_metavar(field))
+        annotation = Annotated[kind | None if field.default is None else kind, about]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
+
+
+CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option(is_eager=True, callback=configure, help="YAML file of these options; the command line wins."),
+    ],
+)
+
+
+def _kind(field: FieldInfo) -> Any:
+    """Return what the command line reads: flags, whole numbers, or text, of which the field makes its type."""
+    return next((kind for kind in (bool, int) if kind in _types(field)), str)
+
+
+def _metavar(field: FieldInfo) -> str | None:
+    return "<path>" if Path in _types(field) else None
+
+
+def _types(field: FieldInfo) -> Sequence[Any]:
+    """Return the type of a field, or those of its union."""
+    return get_args(field.annotation) if isinstance(field.annotation, UnionType) else [field.annotation]

@@ -1,0 +1,322 @@
+"""What can be asked of the measuring verbs: one list of options, without torch.
+
+The command line, the YAML run file and the ``command`` of a record are all made from the fields here: the name, the
+default, the limits and the help text of an option stand in its field and nowhere else.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.methods.registry import Spec
+from fp_bench.sizes import parse_lengths
+
+PROGRAM = "fpbench"
+QUOTES = frozenset("'\"\\")
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads of one attention layer, written ``q_heads/kv_heads/head_dim``."""
+
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Heads":
+        """Parse ``32/8/128``.
+
+        Raises:
+            UsageError: not three positive integers, or q_heads is no multiple of kv_heads.
+        """
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+            raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
+        heads = cls(*map(int, parts))
+        if heads.q_heads % heads.kv_heads:
+            raise UsageError(
+                f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
+            )
+        return heads
+
+    def __str__(self) -> str:
+        return f"{self.q_heads}/{self.kv_heads}/{self.head_dim}"
+
+
+def parse_numbers(text: str, what: str) -> list[int]:
+    """Return the ascending numbers of ``0,3``, each once.
+
+    Raises:
+        UsageError: a part that is no number.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    for part in parts:
+        if not (part.isascii() and part.isdigit() and len(part) < 10):
+            raise UsageError(f"{what} {text!r}: {part!r} is not a number; write e.g. 0,3")
+    return sorted({int(part) for part in parts})
+
+
+def parse_words(text: str) -> list[str]:
+    """Return the words of a comma list."""
+    return [word.strip() for word in text.split(",")]
+
+
+def from_text(parse: Any) -> BeforeValidator:
+    """Return the step that reads a value given as text; others are taken as they are."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+Lengths = Annotated[Sequence[int], from_text(parse_lengths)]
+Specs = Annotated[Sequence[InstanceOf[Spec]], from_text(Spec.parse_all)]
+Shape = Annotated[InstanceOf[Heads], from_text(Heads.parse)]
+Words = Annotated[Sequence[str], from_text(parse_words)]
+Layers = Annotated[Sequence[int], from_text(lambda text: parse_numbers(text, "layers"))]
+
+
+class Options(BaseModel):
+    """Options of a verb; an option is named as its field, or as the field's alias."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any]) -> Self:
+        """Check what was given.
+
+        Args:
+            given: names of fields or options -> values, as text or of the field's type; None is not given.
+
+        Raises:
+            UsageError: an unknown option, or a value that cannot be.
+        """
+        for name, value in given.items():
+            if isinstance(value, str) and not value.strip():
+                field = cls.model_fields.get(name)
+                option = option_name(name, field) if field else name
+                raise UsageError(f"--{option} is empty; give a value or leave it out")
+        try:
+            return cls.model_validate({name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            raise cls._complaint(error) from None
+
+    @classmethod
+    def _complaint(cls, error: ValidationError) -> UsageError:
+        """Return the first problem in our words."""
+        first = error.errors()[0]
+        ours = first.get("ctx", {}).get("error")
+        if isinstance(ours, UsageError):
+            return ours
+        given = str(first["loc"][0]) if first["loc"] else ""
+        fields = {option_name(name, field): field for name, field in cls.model_fields.items()}
+        if first["type"] == "extra_forbidden":
+            return UsageError(f"unknown option --{given}{did_you_mean(given, fields)}")
+        option = next((option for option in fields if option == given.replace("_", "-")), given)
+        low, high = (_limit(fields.get(option), bound) for bound in ("ge", "le"))
+        if low is not None and high is not None and first["type"] in ("greater_than_equal", "less_than_equal"):
+            return UsageError(f"--{option} {first['input']} is out of limits: {low} to {high}")
+        return UsageError(f"--{option} {first['input']!r}: {first['msg']}")
+
+
+def option_name(name: str, field: FieldInfo) -> str:
+    """Return what an option is called, without the dashes before it."""
+    return (field.alias or name).replace("_", "-")
+
+
+def _limit(field: FieldInfo | None, bound: str) -> Any:
+    found = (getattr(part, bound, None) for part in (field.metadata if field else ()))
+    return next((limit for limit in found if limit is not None), None)
+
+
+class Request(Options):
+    """What is to be measured; None leaves the choice to the plan, which makes it for the machine."""
+
+    verb: ClassVar[str]
+    joined: ClassVar[tuple[str, ...]]
+    """Fields whose values differ between the cells of one run, and can be given together."""
+    counted: ClassVar[str | None] = None
+    """A field whose greatest value covers the smaller ones."""
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> Self:
+        """Read the words of a command after the verb, as `words` writes them.
+
+        Raises:
+            UsageError: they are no such request.
+        """
+        flags = {option_name(name, field) for name, field in cls.model_fields.items() if field.annotation is bool}
+        given: dict[str, Any] = {}
+        left = iter(words)
+        for word in left:
+            option = word.removeprefix("--")
+            if option == word:
+                raise UsageError(f"{word!r} is not an option; write --{word}")
+            given[option.replace("-", "_")] = True if option in flags else next(left, "")
+        return cls.parse(given)
+
+    def words(self, but: Sequence[str] = ()) -> list[str]:
+        """Return the options that differ from their defaults, but for some fields, as words of a command."""
+        default = _default(type(self))
+        found = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in but and value is not None and value != getattr(default, name):
+                found += [f"--{option_name(name, field)}"] + ([] if value is True else [_text(value)])
+        return found
+
+    @property
+    def command(self) -> str:
+        """The line that asks for the same again."""
+        return shlex.join([PROGRAM, self.verb, *self.words()])
+
+    def pinned(self, **choices: Any) -> Self:
+        """Return the request with choices made that it left open; values are of the fields' types."""
+        return self.model_copy(update=choices)
+
+
+@cache
+def _default(cls: type[Request]) -> Request:
+    return cls()
+
+
+def _text(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class LatencyRequest(Request):
+    """Methods timed on attention calls, or on whole prefills of a model."""
+
+    verb: ClassVar[str] = "latency"
+    joined: ClassVar[tuple[str, ...]] = ("lens", "methods", "layers")
+
+    lens: Lengths = Field("4k,16k", description="Lengths in tokens: 4k, 8192, 4k-256k (doubling), separated by commas.")
+    methods: Specs | None = Field(
+        None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine."
+    )
+    inputs: str = Field(
+        "structured", description="Where Q, K, V come from: structured, random, density:0.04 or captured:FOLDER."
+    )
+    heads: Shape | None = Field(
+        None, alias="shape", description="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU."
+    )
+    ttft: bool = Field(False, description="Time to first token of a model instead of one attention call.")
+    model: str | None = Field(
+        None, description="For --ttft: embedded (default), a folder, a Hugging Face model, or random:FOLDER."
+    )
+    engine: str = Field("hf", description="What runs the model of --ttft: hf (transformers) or vllm.")
+    batch: int = Field(1, ge=1, le=10_000, description="Sequences in a batch.")
+    dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
+    backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
+    layers: Layers | None = Field(None, description="Layers of captured inputs, e.g. 0,3; default: all.")
+    rounds: int | None = Field(None, ge=1, le=10_000, description="Rounds a cell; default: 5, fewer for long calls.")
+    samples: int | None = Field(None, ge=1, le=10_000, description="Timed calls a round; default: by time.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of inputs, sampled rows and order.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_model_is_ttft(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if given.get("model") is not None:
+            return {**given, "ttft": True}
+        return {**given, "model": "embedded"} if given.get("ttft") else given
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if self.model is None:
+            if self.engine != "hf":
+                raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
+            return self
+        fields = type(self).model_fields
+        unused = [
+            f"--{option_name(name, fields[name])}"
+            for name, default in (("batch", 1), ("heads", None), ("inputs", "structured"), ("layers", None))
+            if getattr(self, name) != default
+        ]
+        if unused:
+            raise UsageError(f"{', '.join(unused)}: of single attention calls; --ttft times one prompt through a model")
+        return self
+
+
+class AccuracyRequest(Request):
+    """Samples of suites, answered by a model with each method."""
+
+    verb: ClassVar[str] = "accuracy"
+    joined: ClassVar[tuple[str, ...]] = ("lens", "tasks", "methods")
+    counted: ClassVar[str | None] = "samples"
+
+    suites: Specs = Field(
+        "ruler", alias="suite", description="Suites, e.g. ruler or fidelity:text=FILE, separated by commas."
+    )
+    lens: Lengths = Field(
+        "4k", description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas."
+    )
+    tasks: Words | None = Field(None, description="Tasks of the suite; default: all.")
+    methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
+    model: str = Field("embedded", description="embedded, a folder, or a Hugging Face causal model.")
+    samples: int | None = Field(
+        None, ge=1, le=100_000, description="Samples a task and length; default 50, 3 on a CPU."
+    )
+    workers: int | None = Field(
+        None, ge=1, le=64, description="Processes, each with the model, in turn over the devices."
+    )
+    spread: bool = Field(False, description="One copy of the model over all visible GPUs, where one is too small.")
+    dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
+    backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
+    engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
+    dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
+    chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
+
+
+REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}
+
+
+def read_command(command: str) -> Request:
+    """Return the request that the ``command`` of a record stands for.
+
+    Raises:
+        UsageError: it is no command of a measuring verb, or would be refused.
+    """
+    # shlex takes a tenth of a millisecond, and hardly any command quotes.
+    try:
+        program, verb, *words = shlex.split(command) if QUOTES & set(command) else command.split()
+    except ValueError:  # an open quote, or too few words
+        raise UsageError(f"{command!r} is no command of {PROGRAM}") from None
+    if program != PROGRAM or verb not in REQUESTS:
+        raise UsageError(f"{command!r} is no command that measures; it starts with {PROGRAM} {' or '.join(REQUESTS)}")
+    return REQUESTS[verb].from_words(words)
+
+
+def join_commands(commands: Iterable[str]) -> list[str]:
+    """Return the fewest command lines that ask for all that these ask for: one for each setting.
+
+    Those that are no request of this version stand as they are.
+    """
+    settings: dict[tuple[str, ...], tuple[Request, dict[str, dict[str, Any]]] | None] = {}
+    for command in dict.fromkeys(commands):
+        try:
+            asked = read_command(command)
+        except UsageError:
+            settings[(command,)] = None
+            continue
+        key = (asked.verb, *asked.words(but=(*asked.joined, asked.counted or "")))
+        found = settings.setdefault(key, (asked, {}))
+        assert found is not None
+        for name in asked.joined:
+            found[1].setdefault(name, {}).update({str(value): value for value in getattr(asked, name) or ()})
+        if asked.counted and (count := getattr(asked, asked.counted)):
+            counts = found[1].setdefault(asked.counted, {})
+            counts["most"] = max(count, counts.get("most", 0))
+    return [key[0] if found is None else _joined(*found).command for key, found in settings.items()]
+
+
+def _joined(asked: Request, found: Mapping[str, Mapping[str, Any]]) -> Request:
+    values: dict[str, Any] = {name: list(values.values()) or None for name, values in found.items()}
+    if asked.counted in values:
+        (values[asked.counted],) = values[asked.counted]
+    return asked.pinned(**values)

@@ -1,0 +1,133 @@
+"""The `command` of a published record measures that cell again: it is accepted, and names the same cell."""
+
+import gzip
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.rewrite_commands import mend_file
+from fp_bench.cli import app
+from fp_bench.inputs.captured import MANIFEST, CaptureManifest
+from fp_bench.jobs.accuracy import cost
+from fp_bench.jobs.accuracy import plan as accuracy_plan
+from fp_bench.jobs.latency import plan as latency_plan
+from fp_bench.jobs.request import join_commands, read_command
+from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.record import LatencyRecord, cell_key
+from fp_bench.records.store import read_records
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = {
+    "structured": "h200/latency-32-8-128",
+    "density": "h200/given-density",
+    "captured": "h200/captured",
+    "ttft hf": "h200/ttft-qwen3-30b-a3b",
+    "ttft hf, another model": "h100/papers/ttft-llama-3-8b",
+    "ttft vllm": "h100/vllm-ttft",
+    "accuracy": "h200/probe",
+    "accuracy, several processes": "h100/two-gpus",
+}
+
+
+def replayed(command, monkeypatch):
+    """Run a command with --dry-run; return the cells of its plan by their keys."""
+    plans = []
+    for module in (latency_plan, accuracy_plan):
+        monkeypatch.setattr(module, "make_plan", noted(module.make_plan, plans))
+        monkeypatch.setattr(module, "check_engine", lambda *_: None)  # vLLM need not be here
+    # Estimates of time take seconds, and are no part of a cell.
+    monkeypatch.setattr(latency_plan, "_seconds_per_flop", lambda *_: 1e-12)
+    monkeypatch.setattr(cost, "prefill_seconds", lambda *_: None)
+    done = CliRunner().invoke(app, [*shlex.split(command)[1:], "--dry-run"])
+    assert done.exit_code == 0, done.output
+    (plan,) = plans
+    return (
+        {cell.key: cell for group in plan.groups for cell in group.cells}
+        if hasattr(plan, "groups")
+        else {item.key: item for item in plan.items}
+    )
+
+
+def noted(make_plan, plans):
+    def make(*asked):
+        plans.append(make_plan(*asked))
+        return plans[-1]
+
+    return make
+
+
+@pytest.mark.parametrize("folder", PUBLISHED.values(), ids=PUBLISHED)
+def test_the_command_of_a_record_names_its_cell(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    record = next(filter(of_this_version, read_records(ROOT / "results" / folder).records))
+    command, expected = record.command, record.cell_key
+    if record.kind == "latency" and record.input.startswith("captured:"):
+        name = record.input.removeprefix("captured:").partition("@")[0]
+        inputs = write_manifest(tmp_path / name, record)
+        command = command.replace(read_command(command).inputs, f"captured:{tmp_path / name}")
+        asked = record.model_dump(include=set(record.asked)) | {"input": inputs}
+        expected = cell_key(asked, LatencyRecord.asked)
+    cells = replayed(command, monkeypatch)
+    assert expected in cells
+    again = cells[expected].asked["command"]
+    assert expected in replayed(again, monkeypatch)
+
+
+def of_this_version(record):
+    """Tell whether a method is today what it was; one that has changed since is another cell."""
+    return create_method(Spec.parse(record.label)).method_hash == record.method_hash
+
+
+def write_manifest(folder, record):
+    """Write the manifest of a capture that has a record's heads; return what records call it."""
+    from fp_bench.inputs.captured import Captured
+
+    folder.mkdir()
+    about = {"model": "m", "text": "t", "lengths": [record.seq_len], "layers": [record.layer], "model_layers": 9}
+    about |= {name: getattr(record, name) for name in ("batch", "q_heads", "kv_heads", "head_dim")}
+    (folder / MANIFEST).write_text(CaptureManifest(**about, dtype="bfloat16", files={}).model_dump_json())
+    return Captured(folder).name
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("records.jsonl*")), ids=lambda path: path.parent.name)
+def test_no_published_command_is_refused(path):
+    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+        for command in {json.loads(line)["command"] for line in lines}:
+            read_command(command)
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "records.jsonl.gz"])
+def test_commands_are_rewritten_and_nothing_else(name, tmp_path):
+    options = "--shape 6/2/128 --batch 1 --dtype bf16 --backend triton --seed 3 --layers 0"
+    old = f"fpbench latency --methods dense --lens 4096 --model random:x/y {options}"
+    fine = "fpbench latency --methods dense --lens 4096 --inputs structured --layers 0"
+    lines = '{"a":1.50,"command":"%s","b":[1]}\n'
+    text = lines % old + lines % fine
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert mend_file(path) == 1
+    data = path.read_bytes()
+    new = "fpbench latency --lens 4096 --methods dense --ttft --model random:x/y --backend triton --seed 3"
+    assert (gzip.decompress(data) if name.endswith("gz") else data).decode() == lines % new + lines % fine
+    assert mend_file(path) == 0
+    assert path.read_bytes() == data
+
+
+def test_all_of_a_run_again_is_a_command_that_is_accepted(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    records = read_records(ROOT / "results/h200/ttft-qwen3-30b-a3b").records
+    (command,) = join_commands(record.command for record in records)
+    assert {record.cell_key for record in records} <= set(replayed(command, monkeypatch))
+
+
+@pytest.mark.parametrize(
+    "value", ["/a:b,c.json", "https://host:80/x?a=1,2", 'say "so"', " padded ", "plain", '"', "a,", "it's"]
+)
+def test_a_quoted_value_comes_back_from_a_command(value):
+    spec = Spec("minference", {"patterns": value, "last": "1"})
+    assert Spec.parse(str(spec)) == spec
+    asked = read_command("fpbench latency").pinned(methods=[spec, Spec("dense")])
+    assert read_command(asked.command) == asked
