@@ -18,7 +18,15 @@ from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts, LayerCalls
-from fp_bench.models.masks import hides_a_key, packed_positions, prefill_mask, visible
+from fp_bench.models.masks import (
+    dense_prefill_mask,
+    hides_a_key,
+    is_plain_causal,
+    kept_by_model,
+    packed_positions,
+    prefill_mask,
+    visible,
+)
 
 RECALL_ROWS = 16
 """Query rows of a layer on which recall is measured."""
@@ -64,6 +72,7 @@ class SparsePrefill:
         self._dense = Dense()
         self._measure_selection = measure_selection
         self._restarts: tuple[Tensor | None, bool] = (None, False)
+        self._plain_mask: tuple[Tensor | None, bool] = (None, False)
         self._former: str | None = None
 
     @property
@@ -79,7 +88,9 @@ class SparsePrefill:
             raise UsageError("this SparsePrefill is in use already; make another one")
         # Counting is nothing to compile: decode of a static cache is compiled by generate().
         AttentionInterface.register(self._name, torch.compiler.disable(self._attention))  # type: ignore[no-untyped-call]
-        AttentionMaskInterface.register(self._name, prefill_mask)
+        # A model that SDPA does not take may count on a mask, and on its being additive.
+        takes_sdpa = getattr(self._language, "_supports_sdpa", False)
+        AttentionMaskInterface.register(self._name, prefill_mask if takes_sdpa else dense_prefill_mask)
         self._former = self._language.config._attn_implementation
         self._language.set_attn_implementation(self._name)
         if self._language.config._attn_implementation != self._name:
@@ -117,10 +128,13 @@ class SparsePrefill:
         """
         if attention_mask is not None and attention_mask.dim() == 2:
             key, value, attention_mask = _written(key, value, attention_mask)
+        elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
+            attention_mask = None
+        attention_mask, selects = _with_own_selection(module, query, key, attention_mask, options)
         call = _Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
         call.packed = self._packed(call)
-        reason = call.not_plain_causal()
+        reason = "the model's own selection" if selects else call.not_plain_causal()
         if reason is None:
             try:
                 return self._by_method(call, calls), None
@@ -153,6 +167,15 @@ class SparsePrefill:
         else:
             calls.dense[f"one of the first {self._dense_layers} layers"] += 1
         return out
+
+    def _plain(self, mask: Tensor, kv_len: int) -> bool:
+        """Whether an additive mask says no more than plain causal attention does."""
+        if mask.dtype == torch.bool or mask.shape[-2] == 1 or mask.shape[-1] != kv_len:
+            return False
+        # Reading the mask waits for the GPU: once for all layers that get the same tensor.
+        if self._plain_mask[0] is not mask:
+            self._plain_mask = (mask, is_plain_causal(mask))
+        return self._plain_mask[1]
 
     def _packed(self, call: "_Call") -> Tensor | None:
         """Return the packed queries' positions ``[rows, q_len]``; None where each row is one sequence.
@@ -330,6 +353,27 @@ def _masked(logits: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return logits + mask
+
+
+def _with_own_selection(
+    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor | None, bool]:
+    """Fold the keys that the model itself selects into the mask; return it, and whether there were any.
+
+    transformers folds them into the mask of eager and SDPA only, and gives other functions the numbers.
+    """
+    tokens, blocks = options.get("indices"), options.get("block_indices")
+    if tokens is None and blocks is None:
+        return mask, False
+    q_len, kv_len = query.shape[2], key.shape[2]
+    if tokens is not None:
+        kept = kept_by_model(tokens[:, None], kv_len)
+    else:
+        kept = kept_by_model(blocks, kv_len, block_size=module.indexer.block_size)
+        kept = kept.repeat_interleave(query.shape[1] // kept.shape[1], dim=1)
+    if mask is None:
+        mask = visible(q_len, kv_len, device=query.device)
+    return _both(mask, kept), True
 
 
 def _both(mask: Tensor, own: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Hugging Face models by name or folder, and the embedded one."""
+"""Hugging Face models by name, folder or GGUF file, and the embedded one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,25 +10,44 @@ import torch
 
 from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
+from fp_bench.models.gguf_file import check_gguf, gguf_identity
+from fp_bench.models.spec import RANDOM, ModelSpec
 
 EMBEDDED = "embedded"
-RANDOM = "random:"
-"""Before a folder or repository: its configuration with weights drawn at random, to be timed and nothing else."""
 WEIGHTS, WEIGHTS_READ = (".safetensors", ".bin"), 65536
 """Files of weights, and the bytes in the middle of each that tell one from another."""
 
 
 def model_config(name: str) -> Any:
-    """Return the configuration of a model's text part.
+    """Return the configuration of a model's text part, changed as the name says.
 
     Raises:
+        UsageError: a change that it does not take.
         UnavailableError: it cannot be found, fetched or read.
     """
+    return _whole_config(name).get_text_config()
+
+
+def _whole_config(name: str) -> Any:
     from transformers import AutoConfig
 
+    spec = ModelSpec.parse(name)
     with _or_unavailable(name):
-        config = AutoConfig.from_pretrained(model_source(name.removeprefix(RANDOM)), trust_remote_code=False)
-    return config.get_text_config()
+        config = AutoConfig.from_pretrained(trust_remote_code=False, **_found(spec))
+    spec.change(config.get_text_config())
+    return config
+
+
+def _found(spec: ModelSpec) -> dict[str, Any]:
+    """Return where transformers finds a model.
+
+    Raises:
+        UnavailableError: a GGUF file that cannot be read.
+    """
+    if (file := spec.gguf) is None:
+        return {"pretrained_model_name_or_path": embedded.path() if spec.source == EMBEDDED else spec.source}
+    check_gguf(file)
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
 
 
 class ModelFacts(NamedTuple):
@@ -52,7 +71,7 @@ def model_facts(name: str) -> ModelFacts:
     if name.startswith(RANDOM):
         raise UsageError(f"model {name!r} has random weights and no answers; give one with weights")
     with _or_unavailable(name):
-        tokenizer = AutoTokenizer.from_pretrained(model_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(ModelSpec.parse(name)))
     config = model_config(name)
     return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
@@ -63,10 +82,12 @@ def load_model(
     """Load a causal language model and its tokenizer; code from a model's repository is never run.
 
     Args:
-        name: ``embedded``, a folder, a repository of the Hugging Face hub, or ``random:`` and one of these.
+        name: ``embedded``, a folder, a repository of the Hugging Face hub, a GGUF file, or ``random:`` and one of
+            these; changes to its configuration after it, as `ModelSpec` takes them.
         device: where the weights go.
         dtype: of weights and activations.
-        attention: an attention function that transformers knows or that was registered there.
+        attention: an attention function that transformers knows or that was registered there; eager for a model
+            that SDPA does not take.
         spread: put layers on all visible GPUs in turn instead (``device_map``), for models larger than one.
 
     Returns:
@@ -77,58 +98,88 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if name.startswith(RANDOM):
-        return _random_model(name.removeprefix(RANDOM), device, dtype, attention), None
+    config = _whole_config(name)
+    attention = _taken_attention(config, attention)
+    spec = ModelSpec.parse(name)
+    if spec.random:
+        return _random_model(config, device, dtype, attention), None
     with _or_unavailable(name):
-        tokenizer = AutoTokenizer.from_pretrained(model_source(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(spec))
         model = AutoModelForCausalLM.from_pretrained(
-            model_source(name),
+            config=config,
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
             device_map="auto" if spread else None,
+            **_found(spec),
         )
+    if spec.gguf is not None:
+        _forget_quantisation(model)
     return (model if spread else model.to(device)).eval(), tokenizer
 
 
-def _random_model(name: str, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _forget_quantisation(model: Any) -> None:
+    """Take the mark of a quantised model away, which transformers leaves after it has dequantised one."""
+    model.hf_quantizer, model.is_quantized = None, False
+    for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
+        if hasattr(owner, name):
+            delattr(owner, name)
 
-    with _or_unavailable(name):
-        config = AutoConfig.from_pretrained(model_source(name), trust_remote_code=False)
+
+def _random_model(config: Any, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(0)
     with device:
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     return model.to(device).eval()
 
 
+def _taken_attention(config: Any, attention: str) -> str:
+    """Return eager where SDPA is asked for and the model does not take it."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if attention != "sdpa" or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return attention
+    return attention if MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._supports_sdpa else "eager"
+
+
 def model_source(name: str) -> str | Path:
-    """Return the folder or repository that a name stands for."""
-    return embedded.path() if name == EMBEDDED else name
+    """Return the folder, repository or file that a name stands for."""
+    source = ModelSpec.parse(name).source
+    return embedded.path() if source == EMBEDDED else source
 
 
 @contextmanager
 def _or_unavailable(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError) as error:
+    except UnavailableError:
+        raise
+    except Exception as error:
+        # A broken GGUF file raises whatever its reader stumbles over.
+        if not isinstance(error, OSError | ValueError) and ModelSpec.parse(name).gguf is None:
+            raise
         raise UnavailableError(f"model {name!r} cannot be loaded: {first_line(error)}") from None
 
 
 def model_label(name: str, engine: str = "hf") -> str:
     """Return the name as records carry it: of a folder its own and what is in it; and an engine that is not hf.
 
-    A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name are two models. Records of two
-    engines are never rows of one table: whatever else the engines do differs too.
+    A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name are two models; a GGUF file is
+    ``FILE@QUANTISATION-`` eight digits of its sha256. Changes to the configuration follow, ``?rope=yarn:4``. Records
+    of two engines are never rows of one table: whatever else the engines do differs too.
     """
     if engine != "hf":
         return f"{model_label(name)}@{engine}"
-    if name.startswith(RANDOM):
-        folder = Path(name.removeprefix(RANDOM))
-        return RANDOM + (folder.resolve().name if folder.is_dir() else str(folder))
-    if not (folder := Path(name)).is_dir():
-        return name
-    return f"{folder.resolve().name}@{_fingerprint(folder)}"
+    spec = ModelSpec.parse(name)
+    if (file := spec.gguf) is not None:
+        label = f"{file.name}@{gguf_identity(file)}"
+    elif (folder := Path(spec.source)).is_dir():
+        label = folder.resolve().name + ("" if spec.random else f"@{_fingerprint(folder)}")
+    else:
+        label = spec.source
+    return (RANDOM if spec.random else "") + label + spec.query
 
 
 def _fingerprint(folder: Path) -> str:

@@ -6,12 +6,17 @@ packed rows would be dropped in silence. ``prefill_mask`` is that function. It s
 - ``None``: plain causal over all keys, bottom-right where there are fewer queries than keys;
 - ``[batch, seen]``: plain causal over the first ``seen`` keys of a longer static cache;
 - ``[batch, 1, q_len, kv_len]`` boolean: anything else, as SDPA gets it.
+
+Models that run eager alone may extend their mask or read it, as an additive one: ``dense_prefill_mask`` gives it.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+
+ROWS = 1024
+"""Rows of a mask that are read at a time, to bound memory."""
 
 
 def prefill_mask(
@@ -66,6 +71,45 @@ def prefill_mask(
     return mask
 
 
+def dense_prefill_mask(**asked: Any) -> Tensor:
+    """Make the additive ``[batch, 1, q_len, kv_len]`` mask that eager attention gets, arguments as transformers'."""
+    from transformers.masking_utils import eager_mask
+
+    mask: Tensor = eager_mask(**asked)
+    return mask
+
+
+def is_plain_causal(mask: Tensor) -> bool:
+    """Whether an additive mask ``[batch, 1, q_len, kv_len]`` is bottom-right causal and nothing else."""
+    q_len, kv_len = mask.shape[-2:]
+    hidden = torch.finfo(mask.dtype).min
+    keys = torch.arange(kv_len, device=mask.device)
+    for start in range(0, q_len, ROWS):
+        rows = mask[:, :, start : start + ROWS]
+        seen = keys <= torch.arange(start, start + rows.shape[2], device=mask.device)[:, None] + kv_len - q_len
+        if not bool(torch.where(seen, rows == 0, rows <= hidden).all()):
+            return False
+    return True
+
+
+def kept_by_model(indices: Tensor, kv_len: int, *, block_size: int = 1) -> Tensor:
+    """Return which keys a model's own selection keeps.
+
+    Args:
+        indices: ``[batch, heads, q_len, kept]``, numbers of keys or of blocks of keys; -1 for none.
+        kv_len: keys.
+        block_size: keys of a block.
+
+    Returns:
+        ``[batch, heads, q_len, kv_len]`` boolean.
+    """
+    blocks = -(-kv_len // block_size)
+    places = indices.long().masked_fill(indices < 0, blocks)
+    kept = torch.zeros((*indices.shape[:3], blocks + 1), dtype=torch.bool, device=indices.device)
+    kept.scatter_(-1, places, True)
+    return kept[..., :blocks].repeat_interleave(block_size, dim=-1)[..., :kv_len]
+
+
 def visible(
     q_len: int,
     kv_len: int,
@@ -104,5 +148,6 @@ def packed_positions(cu_seq_lens: Tensor, q_len: int) -> Tensor:
 
 
 def hides_a_key(mask: Tensor) -> bool:
-    """Whether a boolean mask ``[.., q_len, kv_len]`` hides some key from every query, as padding does."""
-    return mask.dtype == torch.bool and not bool(mask.any(-2).all())
+    """Whether a mask ``[.., q_len, kv_len]``, boolean or additive, hides some key from every query, as padding does."""
+    seen = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min
+    return not bool(seen.any(-2).all())

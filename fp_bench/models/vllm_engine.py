@@ -15,6 +15,7 @@ from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import RANDOM, model_config, model_source
 from fp_bench.models.serving import PagedPrefill
+from fp_bench.models.spec import ModelSpec
 from fp_bench.models.vllm_plugin import register, vllm_problem
 
 MEMORY = 0.9
@@ -58,7 +59,7 @@ class VllmEngine:
         share: of `MEMORY`, for this engine.
 
     Raises:
-        UsageError: another device.
+        UsageError: another device, a GGUF file or changes to a configuration.
     """
 
     def __init__(
@@ -66,6 +67,9 @@ class VllmEngine:
     ) -> None:
         if (device.index or 0) != 0:
             raise UsageError(f"--engine vllm runs on the first visible GPU, not on {device}; set CUDA_VISIBLE_DEVICES")
+        spec = ModelSpec.parse(model)
+        if spec.changes or spec.gguf is not None:
+            raise UsageError(f"--engine vllm takes neither GGUF files nor changes, as in {model!r}; use --engine hf")
         # In this process, so that attention can be swapped and counted; vLLM reads it when it is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         config = model_config(model)

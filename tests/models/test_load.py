@@ -1,0 +1,114 @@
+"""Models by name: GGUF files, changes to a configuration, and one line for what cannot be had."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GptOssConfig, LlamaConfig
+
+from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.models.load import _taken_attention, load_model, model_config, model_facts, model_label
+from fp_bench.models.spec import ModelSpec, with_changes
+
+CPU = torch.device("cpu")
+
+
+def test_rope_is_stretched_in_the_configuration_and_in_the_label() -> None:
+    own, stretched = model_config("embedded"), model_config("embedded?rope=yarn:4")
+    assert stretched.rope_parameters["rope_type"] == "yarn"
+    assert stretched.rope_parameters["factor"] == 4
+    assert stretched.rope_parameters["original_max_position_embeddings"] == own.max_position_embeddings
+    assert stretched.max_position_embeddings == 4 * own.max_position_embeddings
+    assert model_label("embedded?rope=yarn:4") == "embedded?rope=yarn:4"
+    assert model_label("embedded?rope=yarn:4", "vllm") == "embedded?rope=yarn:4@vllm"
+    network, _ = load_model("random:embedded?rope=yarn:4", device=CPU, dtype=torch.float32)
+    assert network.config.get_text_config().rope_parameters["rope_type"] == "yarn"
+
+
+def test_changes_are_part_of_the_name_in_one_order() -> None:
+    name = with_changes("folder", rope="yarn:4", config=("a=1",))
+    assert name == "folder?rope=yarn:4&a=1"
+    assert ModelSpec.parse(name) == ModelSpec.parse("folder?a=1&rope=yarn:4")
+    assert with_changes("folder") == "folder"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("rope=yarn", "write e.g. yarn:4"),
+        ("rope=yarn:half", "write e.g. yarn:4"),
+        ("rope", "not one new key=value"),
+        ("no_such_key=1", "has no 'no_such_key'"),
+    ],
+)
+def test_changes_that_no_model_takes_are_one_line(query: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        model_config(f"embedded?{query}")
+    assert "\n" not in str(caught.value)
+
+
+def test_models_that_sdpa_does_not_take_run_eager() -> None:
+    assert _taken_attention(GptOssConfig(), "sdpa") == "eager"
+    assert _taken_attention(LlamaConfig(), "sdpa") == "sdpa"
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "cannot be read"), (b"no", "is not a GGUF file")])
+def test_files_that_are_not_gguf_are_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "model.gguf"
+    if content is not None:
+        path.write_bytes(content)
+    for ask in (model_label, model_config, model_facts):
+        with pytest.raises(UnavailableError, match=message) as caught:
+            ask(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def tiny_gguf(path: Path) -> None:
+    """Write a Llama of one layer with random weights."""
+    gguf = pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    writer = gguf.GGUFWriter(path, "llama")
+    tokens = ["<s>", "</s>", *map(chr, range(97, 123)), "ab", "cd"]
+    for add, value in (
+        (writer.add_context_length, 256), (writer.add_embedding_length, 64), (writer.add_block_count, 1),
+        (writer.add_feed_forward_length, 32), (writer.add_head_count, 1), (writer.add_head_count_kv, 1),
+        (writer.add_rope_freq_base, 1e4), (writer.add_layer_norm_rms_eps, 1e-5), (writer.add_vocab_size, len(tokens)),
+        (writer.add_file_type, int(gguf.LlamaFileType.MOSTLY_Q8_0)), (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, tokens), (writer.add_token_types, [3, 3] + [1] * (len(tokens) - 2)),
+        (writer.add_token_merges, ["a b", "c d"]), (writer.add_bos_token_id, 0), (writer.add_eos_token_id, 1),
+    ):  # fmt: skip
+        add(value)
+    shapes = {"token_embd": (len(tokens), 64), "output": (len(tokens), 64), "output_norm": (64,)}
+    shapes |= {f"blk.0.{name}": (64, 64) for name in ("attn_q", "attn_k", "attn_v", "attn_output")}
+    shapes |= {"blk.0.attn_norm": (64,), "blk.0.ffn_norm": (64,)}
+    shapes |= {"blk.0.ffn_gate": (32, 64), "blk.0.ffn_up": (32, 64), "blk.0.ffn_down": (64, 32)}
+    draws = torch.Generator().manual_seed(0)
+    for name, shape in shapes.items():
+        weight = torch.randn(shape, generator=draws).numpy()
+        if len(shape) == 1:
+            writer.add_tensor(f"{name}.weight", weight)
+        else:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(f"{name}.weight", gguf.quants.quantize(weight, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    tiny_gguf(path)
+    digits = sha256(path.read_bytes()).hexdigest()[:8]
+    assert model_label(f"{path}?rope=yarn:4") == f"tiny.gguf@Q8_0-{digits}?rope=yarn:4"
+    facts = model_facts(f"{path}?rope=yarn:4")
+    assert (facts.layers, facts.positions) == (1, 1024)
+    network, tokenizer = load_model(str(path), device=CPU, dtype=torch.float32)
+    assert len(tokenizer) == network.config.vocab_size
+    assert not getattr(network, "is_quantized", False)
+    assert network(torch.tensor([[2, 3, 4]])).logits.isfinite().all()
+    path.write_bytes(path.read_bytes()[:600])
+    with pytest.raises(UnavailableError, match=r"GGUF|loaded") as caught:
+        model_config(str(path))
+    assert "\n" not in str(caught.value)
