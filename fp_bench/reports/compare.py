@@ -15,8 +15,15 @@ from fp_bench.errors import NotComparableError, UsageError, did_you_mean
 from fp_bench.records.environment import machine_name
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.records.store import Run, newest
-from fp_bench.reports.accuracy.tables import paired_interval
-from fp_bench.reports.verdict import Floats, Rule, ScoreChange, Verdict, compare_times, judge_scores
+from fp_bench.reports.verdict import (
+    Floats,
+    Rule,
+    ScoreChange,
+    Verdict,
+    compare_times,
+    judge_scores,
+    paired_interval,
+)
 
 FACETS = ("gpu", "input", "dtype", "timer", "cache", "variant", "version", "params")
 """What must agree before two cells are compared, unless it is allowed to differ by name."""

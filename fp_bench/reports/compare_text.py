@@ -12,7 +12,7 @@ from fp_bench.reports.accuracy.tables import points, signed
 from fp_bench.reports.compare import IDENTICAL, Comparison, geometric_mean
 from fp_bench.reports.latency.tables import SETTING, setting_title
 from fp_bench.reports.table import Table
-from fp_bench.reports.verdict import Verdict
+from fp_bench.reports.verdict import Verdict, changed_answers
 from fp_bench.sizes import format_length
 
 MOST_ROWS = 40
@@ -37,8 +37,8 @@ def summary(comparison: Comparison) -> list[str]:
         )
     if len(comparison.accuracy):
         lines.append(
-            f"Scores: sign test (McNemar's) on paired samples, Benjamini-Hochberg at {rule.alpha:g}, bootstrap "
-            f"interval of 95 %, greatest drop {100 * rule.max_drop:g} points."
+            f"Scores: sign test (McNemar's) on paired samples, Benjamini-Hochberg at {rule.alpha:g}, Bonett and "
+            f"Price's interval of 95 %, greatest drop {100 * rule.max_drop:g} points."
         )
     return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes)]
 
@@ -73,7 +73,7 @@ def _latency_table(rows: pd.DataFrame, most: int) -> Table:
         rounds = "+".join(_or_blank(row[f"{side}_rounds"], ".0f") or "0" for side in ("base", "new"))
         lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g"), rounds])
     title = f"{setting_title(rows.iloc[0])}{left_out}"
-    return Table(title, [*headings, "interval", "p", "rounds"], lines, numbers=len(headings) - 3)
+    return Table(title, [*headings, "interval", "corrected p", "rounds"], lines, numbers=len(headings) - 3)
 
 
 def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
@@ -85,14 +85,27 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
         note = [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
         if pd.isna(row["difference"]):
-            lines.append([*where, "; ".join(note), *[""] * 5, "0"])
+            lines.append([*where, "; ".join(note), *[""] * 5, "0 of 0"])
             continue
         numbers = [points(row["base_score"]), points(row["new_score"]), signed(row["difference"])]
         # Of answers that are the same word for word there is no doubt on these samples.
         same = row["note"] == IDENTICAL
         interval = "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
-        lines.append([*where, "; ".join(note), *numbers, interval, f"{row['p']:.2g}", f"{row['n']:.0f}"])
-    headings = ["verdict", "length", "method", "task", "note", "base", "new", "change", "95 %", "p", "samples"]
+        lines.append([*where, "; ".join(note), *numbers, interval, f"{row['p']:.2g}"])
+        lines[-1].append(changed_answers(int(row["worse"] + row["better"]), int(row["n"])))
+    headings = [
+        "verdict",
+        "length",
+        "method",
+        "task",
+        "note",
+        "base",
+        "new",
+        "change",
+        "95 %",
+        "corrected p",
+        "changed",
+    ]
     model = ", ".join(dict.fromkeys(map(str, rows["model"])))
     return Table(f"Scores in points, model {model}{left_out}", headings, lines, numbers=5)
 

@@ -5,12 +5,13 @@ geometric means: by Welch's t where two runs were made one after the other, by t
 alternated. A difference counts when it is both beyond chance, after Benjamini and Hochberg's correction for the many
 cells of a run, and beyond a smallest effect worth knowing; it is absent when the interval lies within that effect
 (two one-sided tests, Schuirmann 1987). Scores are paired by sample: the sign test, which on right and wrong answers is
-McNemar's exact test, and a bootstrap interval of the mean difference must agree.
+McNemar's exact test, and the interval of the mean difference must agree.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,10 @@ LEAST_ROUNDS = 3
 """Rounds a side below which nothing is tested: two say next to nothing of their spread."""
 MOST_MORE = 1000
 """Rounds beyond which a forecast would only say that the change is about as large as the least effect."""
+
+
+NORMAL_QUANTILE = 1.959964
+"""Of intervals of 95 %."""
 
 
 class Verdict(StrEnum):
@@ -210,6 +215,39 @@ def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
         more = np.ceil(n * (half / room) ** 2 - n)
     more = np.where(np.isfinite(more), np.maximum(more, 1), np.nan)
     return ScoreChanges(verdict, p, np.where(verdict == Verdict.INCONCLUSIVE.value, more, np.nan))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
+    spread = NORMAL_QUANTILE**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
+    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
+
+    The interval of Bonett and Price (2012): one answer lost and one won are added to what was seen, so that few samples
+    leave a wide interval, and samples without a change one that is not of width zero. Few samples, few changes and
+    partial scores make it wider than 95 % needs.
+
+    Args:
+        changes: for each task the change of every sample's score, -1 to 1.
+    """
+    everything = np.concatenate(list(changes))
+    weight = np.concatenate([np.full(len(change), 1 / (len(changes) * len(change))) for change in changes])
+    mean, square = float(weight @ everything), float(weight @ everything**2)
+    # Tasks of different sizes weigh the same: as many samples of one weight would say as much.
+    n = 1 / float(weight @ weight)
+    middle = n * mean / (n + 2)
+    half = NORMAL_QUANTILE * sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
+    return mean, max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def changed_answers(changed: int, n: int) -> str:
+    """Return how many answers changed, in words."""
+    return f"{changed} of {n}"
 
 
 def sign_test(worse: ArrayLike, better: ArrayLike) -> Floats:

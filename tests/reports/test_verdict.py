@@ -12,6 +12,7 @@ from fp_bench.reports.verdict import (
     compare_times,
     found_share,
     judge_scores,
+    paired_interval,
     sign_test,
     smallest_found,
 )
@@ -150,3 +151,27 @@ def test_scores(row, verdict):
 
 def test_no_rows_are_no_verdicts():
     assert len(judge_scores([], RULE).verdict) == 0
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("each", [1, 2, 4, 8, 50])
+def test_the_paired_interval_covers(each, parts):
+    draw = np.random.default_rng(each)
+    for changed, lost in ((0.02, 1.0), (0.05, 0.8), (0.1, 0.5), (0.1, 1.0)):
+        shape = (300, 13, each)
+        signs = np.where(draw.random(shape) < lost, -1.0, 1.0)
+        changes = (draw.random(shape) < changed) * signs * draw.integers(1, parts + 1, shape) / parts
+        truth = changed * (1 - 2 * lost) * (parts + 1) / (2 * parts)
+        ends = [paired_interval(list(change))[1:] for change in changes]
+        # Three standard errors of 300 runs below 95 %.
+        assert np.mean([low <= truth <= high for low, high in ends]) > 0.91
+
+
+def test_the_paired_interval_narrows_with_evidence_and_never_to_nothing():
+    widths = [np.ptp(paired_interval([np.zeros(each)] * 13)[1:]) for each in (1, 2, 4, 8, 50)]
+    assert widths == sorted(widths, reverse=True)
+    assert 0 < widths[-1] < 0.01
+    none, one = np.zeros(104), np.eye(104)[0]
+    assert np.ptp(paired_interval([none])[1:]) < np.ptp(paired_interval([one])[1:])
+    low, high = paired_interval([-one])[1:]
+    assert low < -1 / 104 < 0 < high

@@ -25,7 +25,7 @@ from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
 Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
-dense attention is paired by sample: its interval is from a bootstrap within tasks, that of a score by Wilson's formula,
+dense attention is paired by sample: its interval is Bonett and Price's, that of a score by Wilson's formula,
 both 95 %. Density and recall are of the prefill, mean over layers and heads, recall on sampled query rows.\
 """
 

@@ -1,16 +1,15 @@
 """Tables of accuracy records: scores by length, task and method, paired with dense attention's on the same samples."""
 
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import newest, remembered
 from fp_bench.reports.table import Table
+from fp_bench.reports.verdict import changed_answers, paired_interval, wilson
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
@@ -41,9 +40,6 @@ FOUND = (
     "fallback",
     "seconds",
 )
-CONFIDENCE = 0.95
-NORMAL_QUANTILE = 1.959964
-RESAMPLES = 2000
 
 
 @remembered
@@ -101,8 +97,8 @@ def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
     ``score`` is the mean of the tasks' means, ``low`` to ``high`` its 95 % interval by Wilson's formula over all
     samples. ``difference`` is over the samples that dense attention has answered too (``paired`` of them), with an
-    interval from a bootstrap within tasks. A method that has no answer in a task which others answered at that length
-    has no row: its average would be of other tasks.
+    interval by `paired_interval`; ``changed`` of them differ. A method that has no answer in a task which others
+    answered at that length has no row: its average would be of other tasks.
     """
     scored = samples(records).query("status == 'ok'")
     rows = []
@@ -112,7 +108,7 @@ def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
             if mine["task"].nunique() == setting["task"].nunique():
                 rows.append(_summary_row(str(label), mine, dense))
     columns = [*SETTING, "seq_len", "method", "label", "tasks", "n", "score", "low", "high", "difference"]
-    columns += ["difference_low", "difference_high", "paired", "kl", "density", "recall", "fallback"]
+    columns += ["difference_low", "difference_high", "paired", "changed", "kl", "density", "recall", "fallback"]
     return _dense_first(pd.DataFrame(rows, columns=columns))
 
 
@@ -134,37 +130,10 @@ def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, 
             for task, part in shared.groupby("task", sort=False)
         }
         row["paired"] = len(shared)
+        row["changed"] = sum(int((change != 0).sum()) for change in changes.values())
         if changes:
             row["difference"], row["difference_low"], row["difference_high"] = paired_interval(list(changes.values()))
     return row
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
-    spread = NORMAL_QUANTILE**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def paired_interval(changes: Sequence[np.ndarray]) -> tuple[float, float, float]:
-    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
-
-    Args:
-        changes: for each task the change of every sample's score.
-
-    Resampled within tasks. Where no sample changed there is nothing to resample: the interval is what n samples
-    without a change leave possible.
-    """
-    means = [float(change.mean()) for change in changes]
-    everything = np.concatenate(list(changes))
-    if not everything.any():
-        bound = 1 - ((1 - CONFIDENCE) / 2) ** (1 / len(everything))
-        return 0.0, -bound, bound
-    draw = np.random.default_rng(0)
-    again = [change[draw.integers(len(change), size=(RESAMPLES, len(change)))].mean(1) for change in changes]
-    low, high = np.quantile(np.mean(again, axis=0), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(np.mean(means)), float(low), float(high)
 
 
 def _dense_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -210,7 +179,7 @@ def setting_title(row: pd.Series) -> str:
 def _summary_table(rows: pd.DataFrame) -> Table:
     compares = rows["kl"].notna().any()
     headings = ["length", "method", "samples", "agreement" if compares else "score", "95 %"]
-    headings += ["KL, nats"] if compares else ["vs dense", "95 %"]
+    headings += ["KL, nats"] if compares else ["vs dense", "95 %", "changed"]
     shown = []
     for _, row in rows.iterrows():
         cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"]), points(row["score"])]
@@ -218,10 +187,11 @@ def _summary_table(rows: pd.DataFrame) -> Table:
         if compares:
             cells.append(f"{row['kl']:.3g}")
         elif pd.isna(row["difference"]):
-            cells += ["", ""]
+            cells += ["", "", ""]
         else:
             ends = (signed(row["difference_low"]), signed(row["difference_high"]))
-            cells += [signed(row["difference"]), " to ".join(ends)]
+            changed = changed_answers(int(row["changed"]), int(row["paired"]))
+            cells += [signed(row["difference"]), " to ".join(ends), changed]
         shown.append([*cells, _share(row["density"]), _share(row["recall"])])
     what = "next-token agreement with dense attention" if compares else f"average of {rows['tasks'].max()} task(s)"
     return Table(f"{setting_title(rows.iloc[0])}: {what}", [*headings, "density", "recall"], shown, numbers=2)
