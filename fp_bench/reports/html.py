@@ -41,7 +41,7 @@ def write_html(parts: Sequence[Part], path: Path) -> Path:
 
 def render(parts: Sequence[Part]) -> str:
     """Return the page; the same records give the same page."""
-    templates = files("fp_bench.records") / "templates"
+    templates = files("fp_bench.reports") / "templates"
     script = (templates / "report.js").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"prose": _prose, "image": _image}
