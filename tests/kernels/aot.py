@@ -110,6 +110,7 @@ def compile_portable(
                     "PACKED": 1,
                     "MEANS": False,
                     "BITS_TILE": 128,
+                    "WIDE": False,
                 },
             ),
         ):
@@ -203,7 +204,7 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         constants = vertical_slash_triton.launch_config(head_dim, capability) | lists
         constants |= {"HEAD_DIM": head_dim, "ROW_GROUP": vertical_slash_triton.ROW_GROUP}
         kernels.append((f"attend_{head_dim}", vertical_slash_triton._vertical_slash_kernel, constants))
-    blocks = {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "PACKED": 1, "MEANS": False, "BITS_TILE": 128}
+    blocks = {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
     blocks |= {"BLOCK": TILE, "ROW_SIZE": TILE, "HEAD_DIM": 128}
     blocks |= block_sparse_triton.launch_config(128, capability, TILE)
     blocks |= {tile: min(blocks[tile], TILE) for tile in ("BLOCK_M", "BLOCK_N")}

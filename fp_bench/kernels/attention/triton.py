@@ -44,7 +44,7 @@ def _block_sparse_kernel(
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
     ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
-    BITS_TILE: tl.constexpr,
+    BITS_TILE: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BLOCK // BLOCK_M
     TILES: tl.constexpr = BLOCK // BLOCK_N
@@ -60,6 +60,8 @@ def _block_sparse_kernel(
     batch_list = in_row_group // per_kv_head * group + in_kv_head % group
     batch = (batch_list // lists).to(tl.int64)
     head = batch_list % lists
+    if WIDE:
+        head = head.to(tl.int64)
     offset = kv_len - q_len
     list_row = (batch_list * rows + row).to(tl.int64)
     count = tl.load(counts_ptr + list_row)
@@ -75,9 +77,12 @@ def _block_sparse_kernel(
     lse_rows = query
     if PACKED > 1:
         query_valid &= in_row < ROW_SIZE * PACKED
-        q_rows += in_row % PACKED * stride_qh
-        out_rows += in_row % PACKED * stride_oh
-        lse_rows += in_row % PACKED * q_len
+        in_list = in_row % PACKED
+        if WIDE:
+            in_list = in_list.to(tl.int64)
+        q_rows += in_list * stride_qh
+        out_rows += in_list * stride_oh
+        lse_rows += in_list * q_len
     dim = tl.arange(0, HEAD_DIM)
     lane = tl.arange(0, BLOCK_N)
     q = tl.load(
@@ -145,6 +150,11 @@ def _block_sparse_kernel(
 _attend = CachedKernel(_block_sparse_kernel)
 
 
+def _heads_lie_far_apart(*tensors: Tensor) -> bool:
+    """Return whether ``head * stride`` may pass 2^31: at 64 bits the kernel spills a few registers, so only then."""
+    return any(tensor.shape[2] * tensor.stride(2) >= 2**31 for tensor in tensors)
+
+
 def launch_config(head_dim: int, capability: int, block_size: int = BLOCK_SIZE) -> dict[str, int]:
     """Return tile sizes, stages and warps for a chip; a tile larger than a block is cut to it.
 
@@ -199,6 +209,7 @@ def block_sparse_attention_triton(
             "PACKED": grid.packed,
             "MEANS": means is not None,
             "BITS_TILE": TILE,
+            "WIDE": _heads_lie_far_apart(q, k, v),
         },
         {"num_warps": config["num_warps"]},
     )
