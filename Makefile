@@ -4,6 +4,9 @@
 # make wheel-check  the wheel alone in an empty environment: doctor, and one answer
 # VENV=none uses the interpreter at hand, e.g. inside a GPU image without pip.
 
+# Without bytecode on disk every process would compile torch again: most of a minute on two slow cores.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV ?= .venv
 OUT ?= runs/first
 PYTHON ?= python3

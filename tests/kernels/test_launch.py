@@ -94,8 +94,8 @@ def test_sizes_that_the_kernel_does_not_specialise_share_a_form():
 @pytest.mark.parametrize(
     "module",
     [
-        *("block_sparse_hopper", "block_sparse_triton", "discovery_triton", "pooling_triton"),
-        *("paged.attention_hopper", "paged.attention_triton", "paged.discovery_triton", "paged.pooling_triton"),
+        *("attention.hopper", "attention.triton", "flashprefill.triton", "pooling.triton"),
+        *("paged.hopper", "paged.attention_triton", "paged.discovery_triton", "paged.pooling_triton"),
     ],
 )
 def test_lengths_never_compile_a_kernel_again(module):
