@@ -5,6 +5,7 @@ is by the real command line, with the names and parameters of methods and suites
 """
 
 import importlib.util
+import inspect
 import re
 import shlex
 import tomllib
@@ -214,7 +215,7 @@ def test_every_block_of_python_runs(block, surroundings):
     for name, made in names.items():
         if made is given.get(name):
             continue
-        if isinstance(made, type) and issubclass(made, Method) and made is not Method:
+        if isinstance(made, type) and issubclass(made, Method) and not inspect.isabstract(made):
             assert made()(call).shape == call.q.shape
 
 

@@ -43,7 +43,8 @@ def test_every_asked_field_is_tried():
 
 
 def test_results_import_without_torch():
-    names = "record store environment latency_tables accuracy_tables drawing report merge"
-    code = f"import sys; from fp_bench.records import {', '.join(names.split())}; print('torch' in sys.modules)"
+    records = "from fp_bench.records import record, store, environment, merge"
+    reports = "from fp_bench.reports import latency, accuracy, drawing, report"
+    code = f"import sys; {records}; {reports}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
