@@ -83,7 +83,8 @@ def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
         option = f"--{option_name(name, field)}"
         names = f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option
         about = typer.Option(names, help=field.description, metavar=_metavar(field))
-        annotation = Annotated[kind | None if field.default is None else kind, about]
+        taken = kind | None if field.default is None else kind
+        annotation = Annotated[taken, about]  # type: ignore[valid-type]  # made here, not written down
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 

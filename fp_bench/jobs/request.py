@@ -195,7 +195,11 @@ class LatencyRequest(Request):
     verb: ClassVar[str] = "latency"
     joined: ClassVar[tuple[str, ...]] = ("lens", "methods", "layers")
 
-    lens: Lengths = Field("4k,16k", description="Lengths in tokens: 4k, 8192, 4k-256k (doubling), separated by commas.")
+    # Defaults are text, as on the command line, where --help shows them.
+    lens: Lengths = Field(
+        "4k,16k",  # type: ignore[arg-type]
+        description="Lengths in tokens: 4k, 8192, 4k-256k (doubling), separated by commas.",
+    )
     methods: Specs | None = Field(
         None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine."
     )
@@ -250,10 +254,13 @@ class AccuracyRequest(Request):
     counted: ClassVar[str | None] = "samples"
 
     suites: Specs = Field(
-        "ruler", alias="suite", description="Suites, e.g. ruler or fidelity:text=FILE, separated by commas."
+        "ruler",  # type: ignore[arg-type]
+        alias="suite",
+        description="Suites, e.g. ruler or fidelity:text=FILE, separated by commas.",
     )
     lens: Lengths = Field(
-        "4k", description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas."
+        "4k",  # type: ignore[arg-type]
+        description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.",
     )
     tasks: Words | None = Field(None, description="Tasks of the suite; default: all.")
     methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")

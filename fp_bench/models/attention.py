@@ -369,6 +369,7 @@ def _with_own_selection(
     if tokens is not None:
         kept = kept_by_model(tokens[:, None], kv_len)
     else:
+        assert blocks is not None
         kept = kept_by_model(blocks, kv_len, block_size=module.indexer.block_size)
         kept = kept.repeat_interleave(query.shape[1] // kept.shape[1], dim=1)
     if mask is None:

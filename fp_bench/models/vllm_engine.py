@@ -13,9 +13,9 @@ from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.methods.base import Method
 from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts
-from fp_bench.models.load import RANDOM, model_config, model_source
+from fp_bench.models.load import model_config, model_source
 from fp_bench.models.serving import PagedPrefill
-from fp_bench.models.spec import ModelSpec
+from fp_bench.models.spec import RANDOM, ModelSpec
 from fp_bench.models.vllm_plugin import register, vllm_problem
 
 MEMORY = 0.9

@@ -168,11 +168,12 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
 
 def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatch, folder):
     monkeypatch.setattr(worker_engine, "VllmEngine", HfEngine)
-    from fp_bench.jobs.accuracy.plan import Request, make_plan
+    from fp_bench.jobs.accuracy.plan import make_plan
     from fp_bench.jobs.accuracy.worker import Examinee
+    from fp_bench.jobs.request import AccuracyRequest
 
     plan = make_plan(
-        Request(
+        AccuracyRequest(
             lens=[300],
             suites=[Spec("probe")],
             tasks=["fact"],

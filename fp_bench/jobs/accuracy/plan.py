@@ -12,7 +12,7 @@ from fp_bench.jobs.accuracy.worker import Answered, Setup, Stripe
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
-from fp_bench.jobs.request import AccuracyRequest as Request
+from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
@@ -70,7 +70,7 @@ class Item:
 class Plan:
     """All items of a run, in order: by length, then by number of the sample, so that a run cut short is even."""
 
-    request: Request
+    request: AccuracyRequest
     machine: Machine
     candidates: Sequence[Candidate]
     items: Sequence[Item]
@@ -118,7 +118,7 @@ class Plan:
         return notes
 
 
-def make_plan(request: Request, machine: Machine | None = None) -> Plan:
+def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     """Resolve a request into items; the model's weights are not loaded.
 
     Args:
@@ -198,7 +198,7 @@ def _count(suite: Suite, task: str, samples: int) -> int:
     return samples if available is None else min(samples, available)
 
 
-def _asked_of_all(request: Request, chat: bool) -> dict[str, Any]:
+def _asked_of_all(request: AccuracyRequest, chat: bool) -> dict[str, Any]:
     """Return the record fields that all items have in common."""
     return {
         "kind": "accuracy",
@@ -223,7 +223,7 @@ def _asked_of_suite(suite: Suite) -> dict[str, Any]:
 
 
 def _asked(
-    request: Request, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
+    request: AccuracyRequest, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
 ) -> dict[str, Any]:
     """Return the record fields of an item alone that are known before it is answered."""
     method = candidate.fields()

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from fp_bench.jobs.latency.job import run
-from fp_bench.jobs.latency.plan import Plan, Request, make_plan
+from fp_bench.jobs.latency.plan import Plan, make_plan
 from fp_bench.jobs.machine import Machine
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.records.record import LatencyRecord, Record
 from fp_bench.records.store import RecordStore, newest
 from fp_bench.reports.table import Table
@@ -24,7 +25,7 @@ FORECAST = (3, 5, 10)
 def aa_plan(rounds: int) -> Plan:
     """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell."""
     lens = LENGTHS_CPU if Machine.here().gpu is None else LENGTHS_GPU
-    return make_plan(Request(lens=list(lens), rounds=rounds))
+    return make_plan(LatencyRequest(lens=list(lens), rounds=rounds))
 
 
 def measure(plan: Plan) -> Iterator[LatencyRecord]:

@@ -14,8 +14,7 @@ from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
-from fp_bench.jobs.request import Heads
-from fp_bench.jobs.request import LatencyRequest as Request
+from fp_bench.jobs.request import Heads, LatencyRequest
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import model_config, model_label
@@ -105,7 +104,7 @@ class Group:
 class Plan:
     """All cells of a run and how each will be measured."""
 
-    request: Request
+    request: LatencyRequest
     machine: Machine
     input_name: str
     groups: Sequence[Group]
@@ -142,7 +141,7 @@ class Plan:
         return notes
 
 
-def make_plan(request: Request, machine: Machine | None = None) -> Plan:
+def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     """Resolve a request against a device and its inputs into cells; nothing is measured but one short call.
 
     Args:
@@ -172,7 +171,7 @@ def make_plan(request: Request, machine: Machine | None = None) -> Plan:
     return Plan(request, machine, subject.name, groups)
 
 
-def _default_methods(request: Request, machine: Machine) -> Sequence[Spec]:
+def _default_methods(request: LatencyRequest, machine: Machine) -> Sequence[Spec]:
     if request.engine != "hf":
         return CPU_METHODS  # an engine's dense attention is its own: there is no other to ask for
     return GPU_METHODS if machine.gpu else CPU_METHODS
@@ -183,7 +182,7 @@ class _Calls:
 
     attention_layers = 1
 
-    def __init__(self, request: Request, machine: Machine) -> None:
+    def __init__(self, request: LatencyRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
         source = open_inputs(request.inputs)
@@ -203,7 +202,7 @@ class _Prefills:
 
     layers: Sequence[int] = (0,)
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: LatencyRequest) -> None:
         assert request.model is not None
         self._request = request
         config = model_config(request.model)
@@ -260,7 +259,7 @@ def _layers(source: InputSource, asked: Sequence[int] | None) -> Sequence[int]:
     return asked or there
 
 
-def _effort(request: Request, dense_seconds: float, machine: Machine) -> Effort:
+def _effort(request: LatencyRequest, dense_seconds: float, machine: Machine) -> Effort:
     """Choose rounds and samples that a call of this length can afford; what was asked for wins."""
     if machine.gpu is None and dense_seconds > 20 and request.rounds is None and request.samples is None:
         return Effort(rounds=1, samples=1, checked_call_counts=True)
@@ -276,7 +275,7 @@ def _effort(request: Request, dense_seconds: float, machine: Machine) -> Effort:
 
 
 def _asked(
-    request: Request, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
+    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()

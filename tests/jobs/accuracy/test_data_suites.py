@@ -3,7 +3,8 @@
 import pytest
 
 from fp_bench.jobs.accuracy.job import Conduct, run
-from fp_bench.jobs.accuracy.plan import Request, make_plan
+from fp_bench.jobs.accuracy.plan import make_plan
+from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore
 from fp_bench.reports.accuracy.report import accuracy_chapter
@@ -28,7 +29,7 @@ def short_answers(monkeypatch):
 
 def answer(model, spec, out, *, tasks=None, samples=1, length=2048, methods=("dense",)):
     chosen = [Spec.parse(name) for name in methods]
-    asked = Request(lens=[length], suites=[spec], tasks=tasks, methods=chosen, model=model, samples=samples)
+    asked = AccuracyRequest(lens=[length], suites=[spec], tasks=tasks, methods=chosen, model=model, samples=samples)
     with RecordStore(out) as store:
         plan = make_plan(asked)
         records = list(run(plan, store, Conduct(isolate=False)))

@@ -6,7 +6,8 @@ import pytest
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
-from fp_bench.jobs.accuracy.plan import Request, make_plan
+from fp_bench.jobs.accuracy.plan import make_plan
+from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.reports.accuracy.tables import summary
@@ -26,7 +27,7 @@ def request(**changed):
         "samples": 2,
         "dtype": "fp32",
     }
-    return Request(**base | changed)
+    return AccuracyRequest(**base | changed)
 
 
 def records_of(folder, asked, conduct=HERE):

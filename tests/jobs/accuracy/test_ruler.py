@@ -3,7 +3,8 @@
 import pytest
 
 from fp_bench.jobs.accuracy.job import Conduct, run
-from fp_bench.jobs.accuracy.plan import Request, make_plan
+from fp_bench.jobs.accuracy.plan import make_plan
+from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.suites.cache import VARIABLE
@@ -31,7 +32,9 @@ def cache(tmp_path, monkeypatch):
 def test_tasks_and_methods_run_on_a_model_from_disk(tmp_path, kind, methods, tasks):
     folder = save_model(tmp_path / "model", **kind)
     specs = [Spec(name) for name in methods]
-    asked = Request(lens=[4096], suites=[Spec("ruler")], tasks=tasks, methods=specs, model=str(folder), samples=1)
+    asked = AccuracyRequest(
+        lens=[4096], suites=[Spec("ruler")], tasks=tasks, methods=specs, model=str(folder), samples=1
+    )
     with RecordStore(tmp_path / "run") as store:
         records = list(run(make_plan(asked), store, Conduct(isolate=False)))
     assert {record.status for record in records} == {"ok"}, {record.reason for record in records}

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
 from fp_bench.jobs.latency.job import Conduct, count_pending, run
-from fp_bench.jobs.latency.plan import Heads, Request, make_plan
+from fp_bench.jobs.latency.plan import Heads, make_plan
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.methods.registry import Spec
 from fp_bench.records.kept_maps import map_path, read_maps
 from fp_bench.records.store import RecordStore, read_records
@@ -19,7 +20,7 @@ from tests.records.records import timed
 
 HERE = Conduct(isolate=False)
 """In this process: a worker takes seconds to start, and most of this is not about processes."""
-SMALL = Request(lens=[256], heads=Heads(2, 1, 64), dtype="fp32", rounds=2, samples=1)
+SMALL = LatencyRequest(lens=[256], heads=Heads(2, 1, 64), dtype="fp32", rounds=2, samples=1)
 
 
 def request(methods, **changed):
