@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.jobs.latency.kept_map import kept_share
+from fp_bench.jobs.latency.kept_maps import kept_share
 from fp_bench.kernels.attention.reference import attention_rows, sample_rows
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.flashprefill import FlashPrefill

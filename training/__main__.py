@@ -13,7 +13,7 @@ from training import checkpoint
 from training.curriculum import CURRICULUM, WRITERS, Curriculum
 from training.exam import SUITES, Exam, marks, table
 from training.export import export
-from training.model import Retriever, Shape
+from training.model import ModelShape, Retriever
 from training.tokenizer import vocabulary
 from training.trainer import KERNELS, Trainer
 
@@ -32,7 +32,7 @@ def main() -> None:
     torch.manual_seed(asked.seed)
 
     words = vocabulary()
-    shape = Shape(-(-len(words) // MULTIPLE) * MULTIPLE)
+    shape = ModelShape(-(-len(words) // MULTIPLE) * MULTIPLE)
     curriculum = Curriculum(
         [replace(stage, steps=max(1, round(stage.steps * asked.scale))) for stage in CURRICULUM], asked.seed
     )

@@ -26,7 +26,7 @@ LAYER = (
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """Sizes of a model."""
 
     vocabulary: int
@@ -100,7 +100,7 @@ class Retriever(nn.Module):
         compiled: whether to compile what is not attention.
     """
 
-    def __init__(self, shape: Shape, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
+    def __init__(self, shape: ModelShape, *, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
         self.weights = nn.ParameterDict()
@@ -160,7 +160,7 @@ def _key(name: str) -> str:
     return name.replace(".", "/")
 
 
-def configuration(shape: Shape, special: dict[str, int], positions: int) -> dict[str, Any]:
+def configuration(shape: ModelShape, special: dict[str, int], positions: int) -> dict[str, Any]:
     """Return the configuration that transformers reads."""
     return {
         "model_type": "qwen3",

@@ -22,7 +22,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from fp_bench.models.prompt import SHORT_FILLERS
+from fp_bench.models.written_prompt import SHORT_FILLERS
 from fp_bench.suites.probe import tasks as probe_tasks
 from fp_bench.suites.probe import words as probe
 from fp_bench.suites.ruler import templates

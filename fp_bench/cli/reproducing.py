@@ -11,7 +11,7 @@ from fp_bench.cli.front import EXIT_FAILED, EXIT_NOTHING, app
 from fp_bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from fp_bench.reports.papers.figure import Figure
+    from fp_bench.reports.papers.figure import PaperFigure
 
 PUBLISHED = (Path("results/h200"), Path("results/h100"))
 
@@ -43,7 +43,7 @@ def reproduce(
     if listing:
         show_tables([list_table(figures)])
         return
-    from fp_bench.reports.papers.judge import Verdict
+    from fp_bench.reports.papers.judge import Judgement
     from fp_bench.reports.papers.measured import read_measured
 
     if measure and figure and not figures[0].commands:
@@ -60,7 +60,7 @@ def reproduce(
             say(f"{figure} is not compared: {made[0].figure.unmeasured}")
     say(f"page: {page}")
     verdicts = [finding.verdict for again in made for finding in again.findings]
-    raise typer.Exit(EXIT_NOTHING if all(verdict is Verdict.NOT_MEASURED for verdict in verdicts) else 0)
+    raise typer.Exit(EXIT_NOTHING if all(verdict is Judgement.NOT_MEASURED for verdict in verdicts) else 0)
 
 
 def _published() -> list[Path]:
@@ -72,7 +72,7 @@ def _published() -> list[Path]:
     return found
 
 
-def _measure(figure: "Figure", folder: Path) -> list[Path]:
+def _measure(figure: "PaperFigure", folder: Path) -> list[Path]:
     """Run a figure's commands as the command line would; return the run folders they left."""
     folders = []
     for number, command in enumerate(figure.commands, 1):

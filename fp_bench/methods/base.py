@@ -179,9 +179,20 @@ class Method(ABC):
         del call
         return None
 
+    def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
+        """Run the whole operator, as a model's attention layer does.
+
+        A method whose two steps share work overrides this; each step alone gives the same result.
+
+        Returns:
+            The output, shaped and typed as ``call.q``, and the selection it was computed over.
+        """
+        index = self.select(call)
+        return self.attend(call, index), index
+
     def __call__(self, call: AttentionCall) -> Tensor:
-        """Return the whole operator's output: what a model's attention layer would run."""
-        return self.attend(call, self.select(call))
+        """Return the output of `run`."""
+        return self.run(call)[0]
 
     def implementation(self, call: AttentionCall, index: Any) -> str:
         """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""

@@ -103,7 +103,7 @@ _IMPLEMENTATIONS: dict[str, tuple[str, str | None, Callable[[], Implementation]]
     "flash_attn": ("cuda", "flash_attn", lambda: _flash_attn),
     "fa3": ("cuda", "flash_attn_interface", lambda: _fa3),
     "fa4": ("cuda", "flash_attn.cute", lambda: _fa4),
-    "flex": ("cuda", None, _Flex),
+    "flex_attention": ("cuda", None, _Flex),
     "sdpa_cpu": ("cpu", None, lambda: _fa2),
 }
 
@@ -138,13 +138,13 @@ class Dense(Method):
     class Params(MethodParams):
         """Which kernel computes dense attention."""
 
-        impl: Literal["auto", "cudnn", "fa2", "flash_attn", "fa3", "fa4", "flex", "sdpa_cpu"] = Field("auto")
+        impl: Literal["auto", "cudnn", "fa2", "flash_attn", "fa3", "fa4", "flex_attention", "sdpa_cpu"] = Field("auto")
         """auto: the fastest that runs; cudnn, fa2: PyTorch's SDPA held to cuDNN or FlashAttention-2; flash_attn, fa3,
-        fa4: the packages of those names; flex: FlexAttention; sdpa_cpu: PyTorch's SDPA on the CPU."""
+        fa4: the packages of those names; flex_attention: PyTorch's FlexAttention; sdpa_cpu: its SDPA on the CPU."""
 
     params: Params
     PROBED: ClassVar = ("cudnn", "flash_attn", "fa3", "fa4", "fa2", "sdpa_cpu")
-    """What auto compares; flex is left out, since it compiles for every shape and is never the fastest."""
+    """What auto compares; flex_attention is left out, since it compiles for every shape and is never the fastest."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         del backend  # dense kernels are chosen by impl

@@ -14,6 +14,7 @@ from fp_bench.kernels.fp8 import block_sparse_attention_fp8, fp8_missing, quanti
 from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
+from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, MethodParams
 from fp_bench.methods.blocks import BlockMethod
 
@@ -102,15 +103,15 @@ class FlashPrefill(BlockMethod):
             return super().attend(call, index)
         return self._attend_fp8(call, index, None)
 
-    def __call__(self, call: AttentionCall) -> Tensor:
-        """Return the whole operator's output; in FP8 the pass that rounds K also pools it."""
+    def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
+        """Run the whole operator; in FP8 the pass that rounds K also pools it."""
         if self.params.precision == "input" or call.kv_len < self.params.dense_below:
-            return super().__call__(call)
+            return super().run(call)
         if (reason := self.unsupported(call) or fp8_missing(call.q, call.k, call.v)) is not None:
             raise UnavailableError(reason)
         rounded = quantise_kv(call.k, call.v)
         index = self._select(call, rounded.pooled)
-        return super().attend(call, None) if index is None else self._attend_fp8(call, index, rounded)
+        return (super().attend(call, None) if index is None else self._attend_fp8(call, index, rounded)), index
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
         """Name the kernel that attends over blocks, or the dense one."""

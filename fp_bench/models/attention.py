@@ -154,8 +154,7 @@ class SparsePrefill:
         attention = call.for_method(layer, self._layers, self.last_chunk)
         if (reason := method.unsupported(attention)) is not None:
             raise UnsupportedError(reason)
-        index = method.select(attention)
-        out = method.attend(attention, index)
+        out, index = method.run(attention)
         calls.kernels.add(method.implementation(attention, index))
         if index is not None:
             calls.sparse += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError, UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
 from fp_bench.models.load import load_model, model_label
-from fp_bench.models.prompt import needle_prompt
+from fp_bench.models.written_prompt import needle_prompt
 
 ATTENTION = "fp_bench_capture"
 """The attention function's name in transformers; one with "flash" in it would be taken for a flash kernel."""

@@ -136,8 +136,7 @@ class PagedPrefill:
             warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
             calls.dense[reason] += 1
             return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
-        index = self.method.select(call)
-        out = self.method.attend(call, index)
+        out, index = self.method.run(call)
         calls.kernels.add(self.method.implementation(call, index))
         if index is None:
             calls.dense[f"{self.method.name} ran dense"] += 1

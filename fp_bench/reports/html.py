@@ -60,7 +60,7 @@ def render(parts: Sequence[Part]) -> str:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Image:
     """A plot as the page shows it."""
 
     name: str
@@ -75,7 +75,7 @@ class ChapterView:
     """A chapter with all of its plots."""
 
     chapter: Chapter
-    figures: Sequence[Figure]
+    figures: Sequence[Image]
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def _section(part: Part, number: int) -> Section:
     )
 
 
-def _figures(part: Part, chapter: Chapter) -> list[Figure]:
+def _figures(part: Part, chapter: Chapter) -> list[Image]:
     more = head_maps(part.run.latency, part.run.machine) if chapter.name == "latency" else []
     return [_figure(plot) for plot in (*chapter.plots, *more)]
 
 
-def _figure(plot: Plot) -> Figure:
-    return Figure(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
+def _figure(plot: Plot) -> Image:
+    return Image(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
 
 
 def _prose(text: str) -> Markup:
@@ -122,5 +122,5 @@ def _prose(text: str) -> Markup:
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
-def _image(figure: Figure) -> str:
+def _image(figure: Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"

@@ -15,7 +15,7 @@ BUILTIN_SUITES = {
     "longbench@v2": "fp_bench.suites.longbench.v2:LongBenchV2",
     "needle": "fp_bench.suites.needle.suite:Needle",
     "needle@gkamradt": "fp_bench.suites.needle.suite:Gkamradt",
-    "needle@minference": "fp_bench.suites.needle.suite:MInference",
+    "needle@minference": "fp_bench.suites.needle.suite:MInferenceNeedle",
     "probe": "fp_bench.suites.probe.suite:Probe",
     "ruler": "fp_bench.suites.ruler.hermetic.suite:Ruler",
     "ruler@files": "fp_bench.suites.ruler.files:RulerFiles",

@@ -63,7 +63,7 @@ def test_auto_decides_once_for_prompts_of_about_one_length(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("impl", ["auto", "cudnn", "fa2", "flex"])
+@pytest.mark.parametrize("impl", ["auto", "cudnn", "fa2", "flex_attention"])
 def test_dense_on_a_gpu_is_exact_attention(impl):
     case = Case(batch=2, q_len=1000, kv_len=1000, q_heads=8, kv_heads=2, head_dim=128, dtype=torch.bfloat16)
     q, k, v = case.tensors("cuda")

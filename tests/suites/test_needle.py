@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UsageError
-from fp_bench.suites.needle.suite import Gkamradt, MInference, Needle, depths
+from fp_bench.suites.needle.suite import Gkamradt, MInferenceNeedle, Needle, depths
 from fp_bench.suites.needle.templates import GKAMRADT_NEEDLE, MINFERENCE_CITIES
 from tests.suites.tokenizers import Bytes, Words
 
-SUITES = (Needle, Gkamradt, MInference)
+SUITES = (Needle, Gkamradt, MInferenceNeedle)
 BYTES, WORDS = Bytes(), Words()
 HAYSTACK = [f"Sentence {number} says nothing." for number in range(40)]
 
@@ -83,11 +83,11 @@ def test_the_wording_is_upstreams():
         "\n\nWhat is the best thing to do in San Francisco? Don't give information outside the document or repeat "
         "your findings"
     )
-    (sample,) = write(MInference, 1500, [5])
+    (sample,) = write(MInferenceNeedle, 1500, [5])
     (city,) = re.findall(r"\nThe special magic (.+) number is: \d{7}\n", sample.context)
     assert sample.question.startswith(f"\n\nQuestion: What is the special magic {city} number? Don't give")
     assert sample.question.endswith(" Keep your response short and direct. Answer: ")
-    assert MInference.untemplated == {"needle"}
+    assert MInferenceNeedle.untemplated == {"needle"}
     assert len(MINFERENCE_CITIES) == 100
 
 

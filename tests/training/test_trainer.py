@@ -10,11 +10,11 @@ from training import checkpoint
 from training.curriculum import CURRICULUM, Curriculum, Stage
 from training.exam import Exam, marks, table
 from training.export import export
-from training.model import Retriever, Shape
+from training.model import ModelShape, Retriever
 from training.tokenizer import vocabulary
 from training.trainer import Trainer
 
-SMALL = Shape(6912, hidden=32, layers=2, heads=2, kv_heads=1, head_size=16, inner=32)
+SMALL = ModelShape(6912, hidden=32, layers=2, heads=2, kv_heads=1, head_size=16, inner=32)
 TINY = Curriculum([Stage("a", 8, {256: 1}, 1.0), Stage("b", 12, {256: 0.5, 512: 0.5}, 0.0)], tokens=512, pool=500)
 
 
@@ -98,7 +98,7 @@ def test_the_exported_model_is_the_trained_one(tmp_path):
 
 
 def test_the_real_model_fits_where_it_has_to():
-    run = Trainer(Retriever(Shape(-(-len(vocabulary()) // 128) * 128)), Curriculum(), say=lambda _: None)
+    run = Trainer(Retriever(ModelShape(-(-len(vocabulary()) // 128) * 128)), Curriculum(), say=lambda _: None)
     sizes = [sum(t.nbytes for t in file.values()) for file in checkpoint.shards(run._tensors())]
     assert len(sizes) <= 6, "eight files come back, and there are others"
     assert max(sizes) <= 15 * 2**20

@@ -16,7 +16,7 @@ from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
-from fp_bench.models.prompting import prompter
+from fp_bench.models.prompter import prompter
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
 from fp_bench.records.record import AccuracyRecord, cell_key

@@ -16,7 +16,7 @@ from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
-from fp_bench.models.prompting import Prompter, prompter
+from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.records.environment import check_code
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.sample import Sample

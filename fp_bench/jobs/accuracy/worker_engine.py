@@ -9,7 +9,7 @@ from fp_bench.jobs.accuracy.worker import Examinee, Reply
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
 from fp_bench.models.load import model_facts, model_source
-from fp_bench.models.prompting import prompter
+from fp_bench.models.prompter import prompter
 from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.suites.sample import Sample
 

@@ -21,7 +21,7 @@ from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
-from fp_bench.models.prompt import some_tokens
+from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
 from fp_bench.records.record import Cache, Clock
@@ -202,16 +202,20 @@ class Watched(Method):
         """Ask the method."""
         return self._method.unsupported(call)
 
-    def select(self, call: AttentionCall) -> Selection | None:
-        """Start the clock and select."""
+    def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
+        """Run the method between two marks of the clock."""
         self._mark()
+        result = self._method.run(call)
+        self._mark()
+        return result
+
+    def select(self, call: AttentionCall) -> Selection | None:
+        """Ask the method."""
         return self._method.select(call)
 
     def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
-        """Attend and stop the clock."""
-        out = self._method.attend(call, index)
-        self._mark()
-        return out
+        """Ask the method."""
+        return self._method.attend(call, index)
 
     def implementation(self, call: AttentionCall, index: Selection | None) -> str:
         """Ask the method."""

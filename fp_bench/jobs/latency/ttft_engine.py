@@ -15,9 +15,9 @@ from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.load import model_config, model_facts
-from fp_bench.models.prompt import some_tokens
 from fp_bench.models.spec import RANDOM
 from fp_bench.models.vllm_engine import VllmEngine
+from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 
 T = TypeVar("T")

@@ -10,7 +10,7 @@ import torch
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, attempt, collect_and_free
-from fp_bench.jobs.latency.kept_map import kept_maps
+from fp_bench.jobs.latency.kept_maps import kept_maps
 from fp_bench.jobs.latency.measure import (
     Checked,
     Effort,

@@ -105,7 +105,7 @@ class Statement(_Data):
         return self._forms()[0]
 
 
-class Figure(_Data):
+class PaperFigure(_Data):
     """One figure or table, as its YAML file has it."""
 
     name: str
@@ -135,7 +135,7 @@ class Figure(_Data):
     """Why nothing of it can be compared."""
 
     @model_validator(mode="after")
-    def _is_complete(self) -> "Figure":
+    def _is_complete(self) -> "PaperFigure":
         if bool(self.statements) == bool(self.unmeasured):
             raise ValueError("give statements, or why nothing can be compared (unmeasured)")
         for statement in self.statements:
@@ -152,12 +152,12 @@ class Figure(_Data):
         return list(dict.fromkeys([*self.published.get(self.quantity, {}), *self.drawn]))
 
 
-def load_figures() -> Sequence[Figure]:
+def load_figures() -> Sequence[PaperFigure]:
     """Return all figures, by paper and name."""
     return [_read(name, text) for name, text in sorted(_files())]
 
 
-def load_figure(name: str) -> Figure:
+def load_figure(name: str) -> PaperFigure:
     """Return the figure of a name.
 
     Raises:
@@ -175,5 +175,5 @@ def _files() -> Iterator[tuple[str, str]]:
             yield entry.name.removesuffix(".yaml"), entry.read_text()
 
 
-def _read(name: str, text: str) -> Figure:
-    return Figure(name=name, **yaml.safe_load(text))
+def _read(name: str, text: str) -> PaperFigure:
+    return PaperFigure(name=name, **yaml.safe_load(text))

@@ -6,14 +6,14 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fp_bench.reports.papers.figure import Bound, Close, Figure, Form, Grows, Order, Statement
+from fp_bench.reports.papers.figure import Bound, Close, Form, Grows, Order, PaperFigure, Statement
 from fp_bench.reports.papers.measured import Measured, MissingError
 from fp_bench.reports.papers.quantities import GAINS, kind_of
 from fp_bench.reports.papers.tolerance import tolerance
 from fp_bench.sizes import format_lengths
 
 
-class Verdict(StrEnum):
+class Judgement(StrEnum):
     """See docs/reproduce.md."""
 
     REPRODUCED = "reproduced"
@@ -34,15 +34,15 @@ class Finding(NamedTuple):
     """
 
     statement: Statement
-    verdict: Verdict
+    verdict: Judgement
     source: Measured | None = None
     reason: str = ""
-    elsewhere: Mapping[str, Verdict] = MappingProxyType({})
+    elsewhere: Mapping[str, Judgement] = MappingProxyType({})
 
     @property
     def counts(self) -> bool:
         """Whether it is a reproduction: what the inputs were calibrated to is none."""
-        return self.verdict is Verdict.REPRODUCED and not self.statement.calibrated
+        return self.verdict is Judgement.REPRODUCED and not self.statement.calibrated
 
 
 class Point(NamedTuple):
@@ -53,13 +53,13 @@ class Point(NamedTuple):
     length: int
 
 
-def judge(figure: Figure, measured: Sequence[Measured]) -> list[Finding]:
+def judge(figure: PaperFigure, measured: Sequence[Measured]) -> list[Finding]:
     """Return the finding of every statement of a figure, on the first of ``measured`` that has all of it."""
     candidates = [values for values in measured if values.fits(figure.setting)]
     return [_judge(figure, statement, candidates) for statement in figure.statements]
 
 
-def points(figure: Figure, form: Form) -> list[Point]:
+def points(figure: PaperFigure, form: Form) -> list[Point]:
     """Return every value that a statement needs."""
     match form:
         case Close():
@@ -71,7 +71,7 @@ def points(figure: Figure, form: Form) -> list[Point]:
             return [Point(form.quantity, form.method, n) for n in form.lens]
 
 
-def lengths(figure: Figure, form: Form) -> list[int]:
+def lengths(figure: PaperFigure, form: Form) -> list[int]:
     """Return the lengths at which a statement holds or not."""
     if not isinstance(form, Close):
         return form.lens
@@ -79,21 +79,21 @@ def lengths(figure: Figure, form: Form) -> list[int]:
     return sorted(set(published[form.method]) & set(published[form.over or form.method]))
 
 
-def published_values(figure: Figure, form: Close) -> list[float]:
+def published_values(figure: PaperFigure, form: Close) -> list[float]:
     """Return the paper's values at `lengths`, divided by the other method's where the statement is relative to one."""
     published = figure.published[form.quantity]
     divisors = published[form.over] if form.over else dict.fromkeys(lengths(figure, form), 1.0)
     return [published[form.method][n] / divisors[n] for n in lengths(figure, form)]
 
 
-def our_values(figure: Figure, form: Close, source: Measured) -> list[float]:
+def our_values(figure: PaperFigure, form: Close, source: Measured) -> list[float]:
     """Return ours, likewise."""
     divisors = [source.value(form.quantity, form.over, n) if form.over else 1.0 for n in lengths(figure, form)]
     values = [source.value(form.quantity, form.method, n) for n in lengths(figure, form)]
     return [value / divisor for value, divisor in zip(values, divisors, strict=True)]
 
 
-def _judge(figure: Figure, statement: Statement, candidates: Sequence[Measured]) -> Finding:
+def _judge(figure: PaperFigure, statement: Statement, candidates: Sequence[Measured]) -> Finding:
     needed = points(figure, statement.form)
     by_machine: dict[str, Measured] = {}
     for candidate in candidates:
@@ -101,27 +101,27 @@ def _judge(figure: Figure, statement: Statement, candidates: Sequence[Measured])
             by_machine.setdefault(candidate.machine, candidate)
     if not by_machine:
         reason = _reason(figure, needed, candidates)
-        return Finding(statement, Verdict.NOT_MEASURED, reason=reason)
+        return Finding(statement, Judgement.NOT_MEASURED, reason=reason)
     verdicts = {machine: _verdict(figure, statement.form, source) for machine, source in by_machine.items()}
     first = next(iter(by_machine))
     verdict = verdicts.pop(first)
     return Finding(statement, verdict, by_machine[first], elsewhere=verdicts)
 
 
-def _verdict(figure: Figure, form: Form, source: Measured) -> Verdict:
+def _verdict(figure: PaperFigure, form: Form, source: Measured) -> Judgement:
     if isinstance(form, Close):
         return _near(form.quantity, published_values(figure, form), our_values(figure, form, source))
-    return Verdict.REPRODUCED if all(holds_at(form, source).values()) else Verdict.NOT_REPRODUCED
+    return Judgement.REPRODUCED if all(holds_at(form, source).values()) else Judgement.NOT_REPRODUCED
 
 
-def _near(quantity: str, theirs: Sequence[float], ours: Sequence[float]) -> Verdict:
+def _near(quantity: str, theirs: Sequence[float], ours: Sequence[float]) -> Judgement:
     allowed = tolerance(kind_of(quantity))
     limits = [allowed.limits(value) for value in theirs]
     if any(value < low for value, (low, _) in zip(ours, limits, strict=True)):
-        return Verdict.NOT_REPRODUCED
+        return Judgement.NOT_REPRODUCED
     if any(value > high for value, (_, high) in zip(ours, limits, strict=True)):
-        return Verdict.EXCEEDED if quantity in GAINS else Verdict.NOT_REPRODUCED
-    return Verdict.REPRODUCED
+        return Judgement.EXCEEDED if quantity in GAINS else Judgement.NOT_REPRODUCED
+    return Judgement.REPRODUCED
 
 
 def holds_at(form: Bound | Order | Grows, source: Measured) -> dict[int, bool]:
@@ -157,7 +157,7 @@ def _gaps(needed: Sequence[Point], candidate: Measured) -> list[tuple[Point, str
     return gaps
 
 
-def _reason(figure: Figure, needed: Sequence[Point], candidates: Sequence[Measured]) -> str:
+def _reason(figure: PaperFigure, needed: Sequence[Point], candidates: Sequence[Measured]) -> str:
     """Say what the run that has most of a statement lacks."""
     if not candidates:
         return f"no records with {', '.join(f'{name} {value}' for name, value in figure.setting.items())}"

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from fp_bench.reports.drawing import Plot
-from fp_bench.reports.papers.figure import Figure
-from fp_bench.reports.papers.judge import Finding, Verdict, judge
+from fp_bench.reports.papers.figure import PaperFigure
+from fp_bench.reports.papers.judge import Finding, Judgement, judge
 from fp_bench.reports.papers.measured import Measured
 from fp_bench.reports.papers.plots import draw
 from fp_bench.reports.papers.wording import ours, theirs, where
@@ -24,7 +24,7 @@ PAGE = "reproduce.md"
 class Again:
     """A figure made again from records."""
 
-    figure: Figure
+    figure: PaperFigure
     measured: Sequence[Measured]
 
     @cached_property
@@ -54,7 +54,7 @@ class Again:
         )
 
 
-def list_table(figures: Sequence[Figure]) -> Table:
+def list_table(figures: Sequence[PaperFigure]) -> Table:
     """Return what there is: one row a figure."""
     rows = [[figure.name, figure.title, figure.paper, figure.place, str(len(figure.statements))] for figure in figures]
     return Table("Figures and tables", ["name", "what", "paper", "where", "statements"], rows, numbers=4)
@@ -65,15 +65,15 @@ def overview_table(made: Sequence[Again]) -> Table:
     rows = [[again.figure.name, again.figure.title, *_counts(again.findings)] for again in made]
     every = [finding for again in made for finding in again.findings]
     rows.append(["all", "", *_counts(every)])
-    return Table("Statements reproduced", ["figure", "what", *map(str, Verdict), "calibrated"], rows, numbers=2)
+    return Table("Statements reproduced", ["figure", "what", *map(str, Judgement), "calibrated"], rows, numbers=2)
 
 
 def _counts(findings: Sequence[Finding]) -> list[str]:
     if not findings:
-        return ["not compared" if verdict is Verdict.NOT_MEASURED else "" for verdict in Verdict] + [""]
+        return ["not compared" if verdict is Judgement.NOT_MEASURED else "" for verdict in Judgement] + [""]
     counted = Counter(finding.verdict for finding in findings if not finding.statement.calibrated)
     calibrated = sum(finding.statement.calibrated for finding in findings)
-    return [str(counted[verdict] or "") for verdict in Verdict] + [str(calibrated or "")]
+    return [str(counted[verdict] or "") for verdict in Judgement] + [str(calibrated or "")]
 
 
 def rows(made: Sequence[Again]) -> list[Mapping[str, object]]:

@@ -21,7 +21,7 @@ from fp_bench.reports.drawing import (
     method_lines,
     new_figure,
 )
-from fp_bench.reports.papers.figure import Figure
+from fp_bench.reports.papers.figure import PaperFigure
 from fp_bench.reports.papers.measured import Measured, MissingError
 from fp_bench.reports.papers.quantities import ACCURACY, tick
 
@@ -29,7 +29,7 @@ CAPTION_WIDTH = 118
 """Letters of a line under the plot."""
 
 
-def draw(figure: Figure, measured: Sequence[Measured]) -> Plot | None:
+def draw(figure: PaperFigure, measured: Sequence[Measured]) -> Plot | None:
     """Draw a figure with the values of the run that has most of it; None where nothing was measured."""
     sources = [values for values in measured if values.fits(figure.setting)]
     source = max(sources, key=lambda values: len(_ours(figure, values)), default=None)
@@ -52,7 +52,7 @@ def _lines(caption: str) -> list[str]:
     return [fill(line, CAPTION_WIDTH) for line in caption.splitlines()]
 
 
-def _ours(figure: Figure, source: Measured) -> pd.DataFrame:
+def _ours(figure: PaperFigure, source: Measured) -> pd.DataFrame:
     """Return the measured points: of the published lengths where there are any, else of all."""
     rows = []
     for method in figure.methods:
@@ -68,7 +68,7 @@ def _ours(figure: Figure, source: Measured) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _theirs(figure: Figure) -> pd.DataFrame:
+def _theirs(figure: PaperFigure) -> pd.DataFrame:
     published = figure.published.get(figure.quantity, {})
     rows = [
         _point("published", method, n, value) for method, values in published.items() for n, value in values.items()
@@ -80,7 +80,7 @@ def _point(source: str, label: str, length: int, value: float) -> dict[str, Any]
     return {"source": source, "method": label.partition(":")[0], "label": label, "seq_len": length, "value": value}
 
 
-def _against_length(axes: Axes, figure: Figure, points: pd.DataFrame) -> None:
+def _against_length(axes: Axes, figure: PaperFigure, points: pd.DataFrame) -> None:
     ends: dict[str, tuple[str, float, str]] = {}
     for label, line, look in method_lines(points):
         ours, theirs = line[line["source"] == "ours"], line[line["source"] == "published"]
@@ -103,7 +103,7 @@ def _against_length(axes: Axes, figure: Figure, points: pd.DataFrame) -> None:
     label_ends(axes, list(ends.values()))
 
 
-def _against_method(axes: Axes, figure: Figure, points: pd.DataFrame) -> None:
+def _against_method(axes: Axes, figure: PaperFigure, points: pd.DataFrame) -> None:
     places = {label: place for place, label in enumerate(figure.methods)}
     for _, line, look in method_lines(points):
         for source, of_source in line.groupby("source"):
@@ -118,7 +118,7 @@ def _against_method(axes: Axes, figure: Figure, points: pd.DataFrame) -> None:
     _title(axes, figure, points)
 
 
-def _title(axes: Axes, figure: Figure, points: pd.DataFrame) -> None:
+def _title(axes: Axes, figure: PaperFigure, points: pd.DataFrame) -> None:
     both = points["source"].nunique() > 1
     axes.set_title(figure.axis + ("; filled: ours, hollow: published" if both else "; ours alone"), **PANEL_TITLE)
     axes.tick_params(colors=MUTED)

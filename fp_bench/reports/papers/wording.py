@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fp_bench.reports.papers.figure import Bound, Close, Falls, Figure, Form, Grows, Order
+from fp_bench.reports.papers.figure import Bound, Close, Falls, Form, Grows, Order, PaperFigure
 from fp_bench.reports.papers.judge import Finding, holds_at, lengths, our_values, published_values
 from fp_bench.reports.papers.measured import Measured
 from fp_bench.reports.papers.quantities import kind_of, show
@@ -10,7 +10,7 @@ from fp_bench.reports.papers.tolerance import tolerance
 from fp_bench.sizes import format_length, format_lengths
 
 
-def theirs(figure: Figure, form: Form) -> str:
+def theirs(figure: PaperFigure, form: Form) -> str:
     """Return what a paper publishes, or the claim."""
     match form:
         case Close():
@@ -28,7 +28,7 @@ def theirs(figure: Figure, form: Form) -> str:
             return "grows"
 
 
-def ours(figure: Figure, finding: Finding) -> str:
+def ours(figure: PaperFigure, finding: Finding) -> str:
     """Return the measured values, or why there are none."""
     form, source = finding.statement.form, finding.source
     if source is None:
@@ -52,7 +52,7 @@ def where(finding: Finding) -> str:
     return "; ".join([finding.source.machine, *others])
 
 
-def listed(figure: Figure, form: Close, values: Sequence[float]) -> str:
+def listed(figure: PaperFigure, form: Close, values: Sequence[float]) -> str:
     """Return values at the lengths of a statement; those relative to another method as a factor."""
     at = zip(lengths(figure, form), values, strict=True)
     return ", ".join(f"{format_length(length)} {_shown(form, value)}" for length, value in at)

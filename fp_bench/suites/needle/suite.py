@@ -10,6 +10,7 @@ from typing import ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from fp_bench.errors import UsageError
+from fp_bench.suites.fit import Draft, Prompt, Stream, fitted
 from fp_bench.suites.needle import haystack
 from fp_bench.suites.needle.templates import (
     GKAMRADT_NEEDLE,
@@ -21,10 +22,7 @@ from fp_bench.suites.needle.templates import (
     MINFERENCE_QUESTION,
 )
 from fp_bench.suites.probe import text as probe
-from fp_bench.suites.ruler.hermetic.draft import Draft, Stream
-from fp_bench.suites.ruler.hermetic.fit import fitted
 from fp_bench.suites.ruler.nvidia.sources import fingerprint
-from fp_bench.suites.ruler.templates import Prompt
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.scoring import all_of, exact
 from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
@@ -189,7 +187,7 @@ class Gkamradt(Grid):
         )
 
 
-class MInference(Grid):
+class MInferenceNeedle(Grid):
     """The number of a city, as MInference's evaluation asks for it, without a chat template."""
 
     variant: ClassVar[str] = "minference"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from fp_bench.errors import UsageError
-from fp_bench.suites.probe.tasks import TASKS, Draft, Room
+from fp_bench.suites.probe.tasks import TASKS, ProbeText, Room
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.scoring import all_of
 from fp_bench.suites.suite import Suite, Tokenizer
@@ -48,14 +48,14 @@ class Probe(Suite):
         return all_of(prediction, sample.answers)
 
 
-def _fitted(task: str, length: int, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> Draft:
+def _fitted(task: str, length: int, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> ProbeText:
     """Return the longest draft of at most ``limit`` tokens that a seed gives.
 
     Raises:
         UsageError: even its shortest is longer.
     """
 
-    def draft(room: int) -> Draft:
+    def draft(room: int) -> ProbeText:
         return TASKS[task](Room(random.Random(seeded), room, tokenizer, index))
 
     def tokens(text: str) -> int:

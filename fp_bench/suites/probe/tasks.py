@@ -33,7 +33,7 @@ TOKENS_A_KEY = 120
 """Of text for each key that may be stated again."""
 
 
-class Draft(NamedTuple):
+class ProbeText(NamedTuple):
     """The text of a prompt and what is asked after it."""
 
     units: Sequence[str]
@@ -93,16 +93,16 @@ def _fillers(draw: random.Random) -> Iterator[str]:
     return (filler(draw) for _ in numbers())
 
 
-def multivalue(room: Room) -> Draft:
+def multivalue(room: Room) -> ProbeText:
     """Several values of one key, far apart: all of them are asked for."""
     key = next(keys(room.draw))
     values = [number(room.draw) for _ in range(KEYS)]
     question = f"\n\nQuestion: What are all the magic numbers for {key} in the text above?"
     prefix = f"\nAnswer: All the magic numbers for {key} are"
-    return Draft(room.scatter([needle(key, value) for value in values]), question, prefix, tuple(values))
+    return ProbeText(room.scatter([needle(key, value) for value in values]), question, prefix, tuple(values))
 
 
-def restated(room: Room) -> Draft:
+def restated(room: Room) -> ProbeText:
     """Many keys, most of them stated again later in the text."""
     known: list[tuple[str, str]] = []
     inserts = []
@@ -112,10 +112,10 @@ def restated(room: Room) -> Draft:
         if room.draw.random() < SHARE_RESTATED:
             inserts.append(recall(*room.draw.choice(known)))
     key, value = room.draw.choice(known)
-    return Draft(room.scatter(inserts), *ask(key), (value,))
+    return ProbeText(room.scatter(inserts), *ask(key), (value,))
 
 
-def fact(room: Room) -> Draft:
+def fact(room: Room) -> ProbeText:
     """A fact about a person who is named."""
     documents, chosen = _documents(room)
     question, prefix, answer = (
@@ -123,22 +123,22 @@ def fact(room: Room) -> Draft:
         (f"What work does {chosen.name} do?", f"{chosen.name} works as a", chosen.job),
         (f"What does {chosen.name} own?", f"{chosen.name} owns a", chosen.thing),
     )[room.index % 3]
-    return Draft(documents, f"\n\nQuestion: {question}", f"\nAnswer: {prefix}", (answer,))
+    return ProbeText(documents, f"\n\nQuestion: {question}", f"\nAnswer: {prefix}", (answer,))
 
 
-def reverse_fact(room: Room) -> Draft:
+def reverse_fact(room: Room) -> ProbeText:
     """Whom a fact is true of."""
     documents, chosen = _documents(room)
     prefix = f"The person living in {chosen.home} is"
-    return Draft(documents, f"\n\nQuestion: Who lives in {chosen.home}?", f"\nAnswer: {prefix}", (chosen.name,))
+    return ProbeText(documents, f"\n\nQuestion: Who lives in {chosen.home}?", f"\nAnswer: {prefix}", (chosen.name,))
 
 
-def two_hop(room: Room) -> Draft:
+def two_hop(room: Room) -> ProbeText:
     """A fact about a person who is described by another fact; the answer has to name both."""
     documents, chosen = _documents(room)
     question = f"\n\nQuestion: What work does the person living in {chosen.home} do?"
     answer = f"{chosen.name}. {chosen.name} works as a {chosen.job}"
-    return Draft(documents, question, f"\nAnswer: The person living in {chosen.home} is", (answer,))
+    return ProbeText(documents, question, f"\nAnswer: The person living in {chosen.home} is", (answer,))
 
 
 def _documents(room: Room) -> tuple[list[str], Person]:
@@ -154,17 +154,17 @@ def _documents(room: Room) -> tuple[list[str], Person]:
     return taken, room.draw.choice(everyone[: max(1, len(taken))])
 
 
-def question_first(room: Room) -> Draft:
+def question_first(room: Room) -> ProbeText:
     """One of several keys, named before the text and not after it: reading has to mark the value."""
     chosen, *others = (key for key, _ in zip(keys(room.draw), range(KEYS), strict=False))
     values = [number(room.draw) for _ in range(KEYS)]
     inserts = [needle(key, value) for key, value in zip([chosen, *others], values, strict=True)]
     room.draw.shuffle(inserts)
     opening = f"{OPENING}Question: What is the magic number for {chosen} in the text below?\n"
-    return Draft(room.scatter(inserts), "\n", "\nAnswer: The magic number is", (values[0],), opening)
+    return ProbeText(room.scatter(inserts), "\n", "\nAnswer: The magic number is", (values[0],), opening)
 
 
-def multikey(room: Room) -> Draft:
+def multikey(room: Room) -> ProbeText:
     """Nothing but needles, each with a key of its own."""
     known: list[tuple[str, str]] = []
 
@@ -175,22 +175,22 @@ def multikey(room: Room) -> Draft:
 
     taken = room.take(needles())
     key, value = room.draw.choice(known[: max(1, len(taken))])
-    return Draft(taken, *ask(key), (value,))
+    return ProbeText(taken, *ask(key), (value,))
 
 
-def needle_code(room: Room) -> Draft:
+def needle_code(room: Room) -> ProbeText:
     """A single needle with a long code."""
     key, value = next(keys(room.draw)), code(room.draw, 12)
-    return Draft(room.at_depth(needle(key, value, "code")), *ask(key, "code"), (value,))
+    return ProbeText(room.at_depth(needle(key, value, "code")), *ask(key, "code"), (value,))
 
 
-def needle_number(room: Room) -> Draft:
+def needle_number(room: Room) -> ProbeText:
     """A single needle with a number."""
     key, value = next(keys(room.draw)), number(room.draw)
-    return Draft(room.at_depth(needle(key, value)), *ask(key), (value,))
+    return ProbeText(room.at_depth(needle(key, value)), *ask(key), (value,))
 
 
-TASKS: dict[str, Callable[[Room], Draft]] = {
+TASKS: dict[str, Callable[[Room], ProbeText]] = {
     task.__name__: task
     for task in (
         multivalue,

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.suites.fit import Prompt
 from fp_bench.suites.rows import Row, numbered, rows
 from fp_bench.suites.ruler import tasks, templates
 from fp_bench.suites.ruler.tasks import MAX_NEW_TOKENS, NEEDLES
-from fp_bench.suites.ruler.templates import Prompt, Template
+from fp_bench.suites.ruler.templates import Template
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from fp_bench.suites.fit import Prompt
 from fp_bench.suites.ruler import templates
-from fp_bench.suites.ruler.templates import NEEDLE, Prompt, Template
+from fp_bench.suites.ruler.templates import NEEDLE, Template
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.scoring import all_of, any_of, printable
 from fp_bench.suites.suite import Suite

@@ -5,24 +5,12 @@ each byte. Copyright (c) 2024, NVIDIA CORPORATION, Apache-2.0: http://www.apache
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from fp_bench.suites.fit import Prompt
 
 NEEDLE = "One of the special magic {type_needle_v} for {key} is: {value}."
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 DOCUMENT = "Document {i}:\n{document}"
-
-
-class Prompt(NamedTuple):
-    """A prompt in its parts; NVIDIA's ``input`` is context + question."""
-
-    context: str
-    question: str
-    answer_prefix: str
-
-    @property
-    def text(self) -> str:
-        """The whole prompt."""
-        return self.context + self.question + self.answer_prefix
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from fp_bench.errors import UsageError
 from fp_bench.jobs.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
 from fp_bench.jobs.failures import IncorrectError
 from fp_bench.models.load import load_model
-from fp_bench.models.prompting import Prompter, prompter
+from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.suites.fidelity import Fidelity
 from fp_bench.suites.probe.suite import Probe
 from tests.jobs.accuracy.models import tokenizer

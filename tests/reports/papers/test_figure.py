@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from fp_bench.errors import UsageError
 from fp_bench.methods.registry import Spec, create_method, methods
-from fp_bench.reports.papers.figure import Figure, load_figure, load_figures
+from fp_bench.reports.papers.figure import PaperFigure, load_figure, load_figures
 from fp_bench.reports.papers.judge import points
 from fp_bench.reports.papers.quantities import ACCURACY, LATENCY
 from fp_bench.sizes import parse_lengths
@@ -64,6 +64,6 @@ def test_an_unknown_figure_gets_a_near_name():
     ],
 )
 def test_incomplete_figures_are_refused(wrong):
-    assert Figure(**MINIMAL, statements=[GROWS]).statements
+    assert PaperFigure(**MINIMAL, statements=[GROWS]).statements
     with pytest.raises(ValidationError):
-        Figure(**MINIMAL | wrong)
+        PaperFigure(**MINIMAL | wrong)

@@ -1,8 +1,8 @@
 import pytest
 
 from fp_bench.errors import UsageError
-from fp_bench.reports.papers.figure import Figure
-from fp_bench.reports.papers.judge import Verdict, judge
+from fp_bench.reports.papers.figure import PaperFigure
+from fp_bench.reports.papers.judge import Judgement, judge
 from fp_bench.reports.papers.measured import read_measured
 from fp_bench.reports.papers.wording import ours, where
 from tests.records.records import dense, failed, timed, write
@@ -12,7 +12,7 @@ K = 1024
 
 def figure(**form):
     """A figure of one statement; a speed-up of 2 at 4K and of 4 at 8K is published."""
-    return Figure(
+    return PaperFigure(
         name="f", title="t", paper="p", place="here", theirs="a GPU", setting={"input": "structured"}, axis="y",
         quantity="speedup_fa2",
         published={"speedup_fa2": {"flashprefill": {"4k": 2.0, "8k": 4.0}, "xattention": {"4k": 1.0, "8k": 1.0}}},
@@ -40,11 +40,11 @@ CLOSE = {"close": {"quantity": "speedup_fa2", "method": "flashprefill"}}
 @pytest.mark.parametrize(
     ("speedups", "expected"),
     [
-        ((2.1, 3.8), Verdict.REPRODUCED),
-        ((2.6, 3.1), Verdict.REPRODUCED),
-        ((2.1, 6.0), Verdict.EXCEEDED),
-        ((1.4, 4.0), Verdict.NOT_REPRODUCED),
-        ((1.4, 6.0), Verdict.NOT_REPRODUCED),
+        ((2.1, 3.8), Judgement.REPRODUCED),
+        ((2.6, 3.1), Judgement.REPRODUCED),
+        ((2.1, 6.0), Judgement.EXCEEDED),
+        ((1.4, 4.0), Judgement.NOT_REPRODUCED),
+        ((1.4, 6.0), Judgement.NOT_REPRODUCED),
     ],
 )
 def test_values_count_within_the_tolerance_at_every_length(tmp_path, speedups, expected):
@@ -61,7 +61,7 @@ def test_a_value_that_is_no_gain_cannot_be_exceeded(tmp_path):
         }
     )  # fmt: skip
     (finding,) = judge(less, read_measured([run(tmp_path / "run", 2.0, 4.0)]))  # whose density is 0.5
-    assert finding.verdict is Verdict.NOT_REPRODUCED
+    assert finding.verdict is Judgement.NOT_REPRODUCED
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_value_that_is_no_gain_cannot_be_exceeded(tmp_path):
 def test_claims_hold_at_every_length_or_not(tmp_path, speedups, form, holds):
     ((kind, given),) = form.items()
     full = {kind: {"quantity": "speedup_fa2", "method": "flashprefill"} | given}
-    assert verdict(tmp_path, speedups, **full) is (Verdict.REPRODUCED if holds else Verdict.NOT_REPRODUCED)
+    assert verdict(tmp_path, speedups, **full) is (Judgement.REPRODUCED if holds else Judgement.NOT_REPRODUCED)
 
 
 def test_an_order_names_the_lengths_where_it_breaks(tmp_path):
@@ -87,7 +87,7 @@ def test_an_order_names_the_lengths_where_it_breaks(tmp_path):
     claim = figure(order={"quantity": "ms", "methods": ["flashprefill", "xattention"], "lens": "4k,8k"})
     measured = read_measured([run(tmp_path / "run", 2.0, 4.0, extra=other)])
     (finding,) = judge(claim, measured)
-    assert finding.verdict is Verdict.NOT_REPRODUCED
+    assert finding.verdict is Judgement.NOT_REPRODUCED
     assert ours(claim, finding) == "4K 4.0 ms / 3.0 ms, 8K 2.0 ms / 3.0 ms; not at 4K"
 
 
@@ -96,14 +96,14 @@ def test_a_ratio_of_methods_is_of_both_sides(tmp_path):
     rival = [timed(4.0, seq_len=n, method="xattention", label="xattention", method_hash="x") for n in (4 * K, 8 * K)]
     claim = figure(close={"quantity": "speedup_fa2", "method": "flashprefill", "over": "xattention"})
     (finding,) = judge(claim, read_measured([run(tmp_path / "run", 4.0, 8.0, extra=rival)]))
-    assert finding.verdict is Verdict.REPRODUCED
+    assert finding.verdict is Judgement.REPRODUCED
     assert ours(claim, finding) == "4K 2x, 8K 4x"
 
 
 def test_what_is_missing_is_said(tmp_path):
     absent = run(tmp_path / "absent", 2.0, lengths=(4 * K,))
     (finding,) = judge(figure(**CLOSE), read_measured([absent]))
-    assert (finding.verdict, finding.reason) == (Verdict.NOT_MEASURED, "flashprefill at 8K: no record")
+    assert (finding.verdict, finding.reason) == (Judgement.NOT_MEASURED, "flashprefill at 8K: no record")
     broken = run(tmp_path / "broken", 2.0, lengths=(4 * K,), extra=[failed(seq_len=8 * K)])
     (finding,) = judge(figure(**CLOSE), read_measured([broken]))
     assert finding.reason == "flashprefill at 8K: oom: too large"
@@ -123,12 +123,12 @@ def test_the_first_complete_run_decides_and_other_machines_are_beside_it(tmp_pat
         run(tmp_path / "elsewhere", 2.0, 1.0, machine="two"),
     ]
     (finding,) = judge(figure(**CLOSE), read_measured(folders))
-    assert finding.verdict is Verdict.REPRODUCED
+    assert finding.verdict is Judgement.REPRODUCED
     assert finding.source.folder == folders[1]
-    assert finding.elsewhere == {next(m for m in finding.elsewhere): Verdict.NOT_REPRODUCED}
+    assert finding.elsewhere == {next(m for m in finding.elsewhere): Judgement.NOT_REPRODUCED}
     assert where(finding).endswith(": not reproduced")
     (finding,) = judge(figure(**CLOSE), read_measured(folders[::-1]))
-    assert finding.verdict is Verdict.NOT_REPRODUCED
+    assert finding.verdict is Judgement.NOT_REPRODUCED
 
 
 def test_agreeing_with_what_was_calibrated_counts_for_nothing(tmp_path):
@@ -136,7 +136,7 @@ def test_agreeing_with_what_was_calibrated_counts_for_nothing(tmp_path):
     (plain,) = judge(figure(**CLOSE), measured)
     (calibrated,) = judge(figure(**CLOSE, calibrated=True), measured)
     assert plain.counts
-    assert calibrated.verdict is Verdict.REPRODUCED
+    assert calibrated.verdict is Judgement.REPRODUCED
     assert not calibrated.counts
 
 

@@ -1,25 +1,10 @@
-"""A sample before its length is known, and the random numbers it is made of."""
+"""The random numbers that a sample is made of, and where in its text the hidden lines stand."""
 
-import itertools
 import math
 import random
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from fp_bench.suites.ruler.templates import Prompt
-
 GOLDEN = (math.sqrt(5) - 1) / 2
-
-
-@dataclass(frozen=True)
-class Draft:
-    """One sample that can be written at any size."""
-
-    write: Callable[[int], Prompt]
-    """Writes it with so many units of filling; more units take more tokens."""
-    answers: tuple[str, ...]
-    least: int = 1
-    """Units below which it is no task any more."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +27,6 @@ class Draw:
         """
         start = random.Random(f"{self.run} depths").random()
         return [(part + (start + self.index * GOLDEN + part * math.sqrt(2)) % 1) / count for part in range(count)]
-
-
-class Stream:
-    """The items of an endless iterator, kept, so that a longer prompt begins like a shorter one."""
-
-    def __init__(self, items: Iterator[str]) -> None:
-        self._items = items
-        self._taken: list[str] = []
-
-    def first(self, count: int) -> list[str]:
-        """Return the first items."""
-        self._taken += itertools.islice(self._items, max(0, count - len(self._taken)))
-        return self._taken[:count]
 
 
 def placed(lines: list[str], hidden: list[tuple[float, str]]) -> list[str]:

@@ -5,12 +5,13 @@ import random
 import string
 from collections.abc import Callable, Iterator, Sequence
 
+from fp_bench.suites.fit import Draft, Prompt, Stream
 from fp_bench.suites.ruler import templates
 from fp_bench.suites.ruler.hermetic import prose, words
-from fp_bench.suites.ruler.hermetic.draft import Draft, Draw, Stream, placed
+from fp_bench.suites.ruler.hermetic.draft import Draw, placed
 from fp_bench.suites.ruler.hermetic.facts import Document, World
 from fp_bench.suites.ruler.tasks import NEEDLES, Kind, Needles, chain, numbered_list
-from fp_bench.suites.ruler.templates import NOISE, Prompt
+from fp_bench.suites.ruler.templates import NOISE
 from fp_bench.suites.ruler.zeta import ANSWERS, DOTS, LETTERS, coded_text, vocabulary_size
 
 CHAIN = 5

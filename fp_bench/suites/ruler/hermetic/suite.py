@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from fp_bench.errors import UsageError
 from fp_bench.suites.cache import SampleCache
+from fp_bench.suites.fit import fitted
 from fp_bench.suites.ruler import tasks
 from fp_bench.suites.ruler.hermetic.draft import Draw
 from fp_bench.suites.ruler.hermetic.drafts import draft
-from fp_bench.suites.ruler.hermetic.fit import fitted
 from fp_bench.suites.ruler.tasks import MAX_NEW_TOKENS, Written
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, Tokenizer

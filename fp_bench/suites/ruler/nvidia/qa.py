@@ -13,7 +13,7 @@ STEP = 10
 
 
 @dataclass(frozen=True)
-class Question:
+class QaPair:
     """A question about some of the documents."""
 
     text: str
@@ -29,7 +29,7 @@ class Library:
     """Documents and questions about them, in NVIDIA's order."""
 
     documents: Sequence[str]
-    questions: Sequence[Question]
+    questions: Sequence[QaPair]
 
 
 def generate(dice: Dice, budget: Budget, library: Library) -> Iterator[Written]:
@@ -45,7 +45,7 @@ def generate(dice: Dice, budget: Budget, library: Library) -> Iterator[Written]:
     """
     everything = library.documents
 
-    def chosen(question: Question, count: int) -> list[str]:
+    def chosen(question: QaPair, count: int) -> list[str]:
         if count >= len(everything):
             return ([*everything] * (count // len(everything) + 1))[:count]
         others = count - len(question.gold)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from fp_bench.errors import UnavailableError
 from fp_bench.suites import hub
 from fp_bench.suites.hub import Repository
-from fp_bench.suites.ruler.nvidia.qa import Library, Question
+from fp_bench.suites.ruler.nvidia.qa import Library, QaPair
 
 T = TypeVar("T")
 
@@ -133,7 +133,7 @@ def _squad(articles: Sequence[Mapping[str, Any]]) -> Library:
             own = place[paragraph["context"]]
             near = tuple(place[text] for text in paragraphs if place[text] != own)
             questions += [
-                Question(asked["question"], tuple(answer["text"] for answer in asked["answers"]), (own,), near)
+                QaPair(asked["question"], tuple(answer["text"] for answer in asked["answers"]), (own,), near)
                 for asked in paragraph["qas"]
                 if not asked["is_impossible"]
             ]
@@ -168,7 +168,7 @@ def _hotpotqa(data: Sequence[Mapping[str, Any]]) -> Library:
     documents = sorted({text for texts in given for text in texts})
     place = {text: i for i, text in enumerate(documents)}
     questions = [
-        Question(row["question"], (row["answer"],), tuple(place[text] for text in texts))
+        QaPair(row["question"], (row["answer"],), tuple(place[text] for text in texts))
         for row, texts in zip(data, given, strict=True)
     ]
     return Library(documents, questions)

@@ -15,14 +15,14 @@ SHORT_FILLERS = (
 )
 
 
-class Prompt(NamedTuple):
+class WrittenPrompt(NamedTuple):
     """A prompt and the text that the model should continue it with."""
 
     text: str
     answer: str
 
 
-def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> Prompt:
+def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> WrittenPrompt:
     """Write a prompt of exactly ``tokens`` tokens, special tokens included.
 
     Args:
@@ -48,7 +48,7 @@ def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> Prompt:
     text = OPENING + "".join(units) + question
     if len(tokenizer(text).input_ids) != tokens:
         raise UsageError(f"no prompt of exactly {tokens} tokens can be written for this tokenizer; give a text instead")
-    return Prompt(text, f" {value}.")
+    return WrittenPrompt(text, f" {value}.")
 
 
 def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int) -> list[int]:

@@ -1,9 +1,9 @@
 """The longest prompt that fits: drafts are written at a few sizes and counted whole, so nothing is estimated."""
 
-from collections.abc import Callable
-
-from fp_bench.suites.ruler.hermetic.draft import Draft
-from fp_bench.suites.ruler.templates import Prompt
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
 
 SLACK = 0.003
 """Share of the limit that may stay unused when units are small."""
@@ -11,6 +11,43 @@ MARGIN = 0.001
 """Share of the limit that a guess leaves, so that it rarely turns out too long."""
 FEWEST_TOKENS = 0.25
 """Tokens of a unit that are assumed at least, so that a guess stays finite."""
+
+
+class Prompt(NamedTuple):
+    """A prompt in its parts; NVIDIA's ``input`` is context + question."""
+
+    context: str
+    question: str
+    answer_prefix: str
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.context + self.question + self.answer_prefix
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One sample that can be written at any size."""
+
+    write: Callable[[int], Prompt]
+    """Writes it with so many units of filling; more units take more tokens."""
+    answers: tuple[str, ...]
+    least: int = 1
+    """Units below which it is no task any more."""
+
+
+class Stream:
+    """The items of an endless iterator, kept, so that a longer prompt begins like a shorter one."""
+
+    def __init__(self, items: Iterator[str]) -> None:
+        self._items = items
+        self._taken: list[str] = []
+
+    def first(self, count: int) -> list[str]:
+        """Return the first items."""
+        self._taken += itertools.islice(self._items, max(0, count - len(self._taken)))
+        return self._taken[:count]
 
 
 def fitted(draft: Draft, count: Callable[[str], int], limit: int) -> Prompt | None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fp_bench.jobs.latency.kept_map import MAP_SIZE, kept_maps, kept_share
+from fp_bench.jobs.latency.kept_maps import MAP_SIZE, kept_maps, kept_share
 from fp_bench.kernels.block_index import BlockIndex
 
 

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from fp_bench.errors import UsageError
 from fp_bench.models import embedded
 from fp_bench.models.load import load_model
-from fp_bench.models.prompt import needle_prompt
+from fp_bench.models.written_prompt import needle_prompt
 
 TOKENIZER = AutoTokenizer.from_pretrained(embedded.path())
 
