@@ -1,6 +1,6 @@
 """What the Hopper attention kernels share: a row of tiles as a consumer warpgroup computes it, and their launch.
 
-See block_sparse_hopper.py for the design. A consumer opens a row with S of its first tile, takes a step a tile
+See attention/hopper.py for the design. A consumer opens a row with S of its first tile, takes a step a tile
 (`issue`, `settle`) and closes it with the last product of P and V. A stage of K or V is ``[1, TILE, 1, HEAD_DIM]``.
 """
 

@@ -1,4 +1,4 @@
-"""FlashPrefill V2's selection in plain torch, float32: the definition that `packed_discovery` is tested against."""
+"""FlashPrefill V2's selection in plain torch, float32: the definition that its kernel is tested against."""
 
 import math
 

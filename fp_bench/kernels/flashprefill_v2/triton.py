@@ -76,7 +76,7 @@ _discover_packed = CachedKernel(_discover_packed_kernel)
 
 
 def discover_packed_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, index: BlockIndex) -> None:
-    """Fill ``index`` with the blocks that ``rule`` keeps; arguments as `packed_discovery.select_packed_blocks`."""
+    """Fill ``index`` with the blocks that ``rule`` keeps; arguments as `flashprefill_v2.select_packed_blocks`."""
     grid = index.grid
     lists = pooled.shape[2]
     batch_lists = q.shape[0] * lists

@@ -1,4 +1,4 @@
-"""The steps of `flexprefill` in Triton; `flexprefill.torch` has the same functions and says what they return.
+"""The steps of `flexprefill` in Triton; `steps_torch` has the same functions and says what they return.
 
 **Crossing.** The value at which the descending prefix sums of a vector exceed a budget, without a sort: eight passes
 find it four bits of its float32 pattern at a time. A pass sums, for each of 16 candidates, the values from it on; a
@@ -190,7 +190,7 @@ _lists = CachedKernel(_lists_kernel)
 
 
 def crossing(values: Tensor, budget: float, active: Tensor | None) -> Crossing:
-    """See `flexprefill.torch.crossing`; a vector that is not active gets undefined results."""
+    """See `steps_torch.crossing`; a vector that is not active gets undefined results."""
     vectors, length = values.shape
     slabs = min(MAX_SLABS, triton.next_power_of_2(triton.cdiv(length, SLAB)))
     span = triton.cdiv(triton.cdiv(length, slabs), CHUNK) * CHUNK
@@ -223,7 +223,7 @@ def crossing(values: Tensor, budget: float, active: Tensor | None) -> Crossing:
 
 
 def block_attention(queries: Tensor, pooled: Tensor, factor: float, active: Tensor, rounded: bool) -> Tensor:
-    """See `flexprefill.torch.block_attention`; heads that are not active are left undefined."""
+    """See `steps_torch.block_attention`; heads that are not active are left undefined."""
     batch, blocks, q_heads, head_dim = queries.shape
     weights = torch.empty((batch, q_heads, blocks, blocks), dtype=torch.float32, device=queries.device)
     tiles = triton.cdiv(blocks, BLOCK_ROWS)
@@ -239,7 +239,7 @@ def block_attention(queries: Tensor, pooled: Tensor, factor: float, active: Tens
 
 
 def write_lists(columns: Tensor, diagonals: Tensor, attention: Attention | None, index: BlockIndex) -> None:
-    """See `flexprefill.torch.write_lists`."""
+    """See `steps_torch.write_lists`."""
     batch, q_heads, blocks = columns.shape
     columns, diagonals = columns.view(torch.int8), diagonals.view(torch.int8)
     # Without query-aware heads the kernel reads none of the three.

@@ -1,6 +1,6 @@
 """Block-sparse causal attention in FP8 (e4m3) for Hopper (sm_90) in Gluon: warp-specialised, TMA in, wgmma, TMA out.
 
-Partitions, order of rows, counter and mailbox are those of `block_sparse_hopper`; head_dim 128, tiles of a whole block
+Partitions, order of rows, counter and mailbox are those of `attention.hopper`; head_dim 128, tiles of a whole block
 of 128 keys, no packed rows, no means. What differs:
 
 - the producer loads K as e4m3 ``[128 keys, 128]`` and V as e4m3 transposed, ``[128, 128 keys]``, since 8-bit wgmma

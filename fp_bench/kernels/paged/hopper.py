@@ -1,4 +1,4 @@
-"""Block-sparse causal attention from pages for Hopper in Gluon: block_sparse_hopper.py with three more look-ups.
+"""Block-sparse causal attention from pages for Hopper in Gluon: attention/hopper.py with three more look-ups.
 
 Partitions, tiles, stages, shared memory (192 KB at head_dim 128) and the consumers' loop are those of the unpaged
 kernel. What differs:

@@ -1,4 +1,4 @@
-"""XAttention's selection in plain torch, float32: the definition that `antidiagonal` is tested against.
+"""XAttention's selection in plain torch, float32: the definition that its kernels are tested against.
 
 Symbols: a cell is ``stride`` consecutive tokens, x of queries and y of keys; a block holds ``block_size // stride``
 cells (arXiv 2503.16428).
