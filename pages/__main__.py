@@ -25,7 +25,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "latency record": partial(record_fields, LatencyRecord),
     "accuracy record": partial(record_fields, AccuracyRecord),
 }
-PAGES = ("README.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
+PAGES = ("README.md", "docs/results.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
 SCHEMA = "docs/record.schema.json"
 MARKED = re.compile(r"(?<=<!-- made: )(.+?)( -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
 
