@@ -157,6 +157,16 @@ class AccuracyRecord(Record):
     kl: float | None = None
     """Kullback-Leibler divergence of the next-token distributions from dense attention's, mean, nats; for samples
     without answers."""
+    nll: float | None = None
+    """Negative log-likelihood of the tokens that the text goes on with, mean, nats; for samples without answers."""
+    nll_difference: float | None = None
+    """The same less dense attention's on the same text: above 0 the method predicts the text worse."""
+    agreement_by_part: list[float] | None = None
+    """``score`` of each of 16 runs of neighbouring positions, in order: neighbours depend on each other."""
+    kl_by_part: list[float] | None = None
+    """``kl`` of the same runs."""
+    nll_difference_by_part: list[float] | None = None
+    """``nll_difference`` of the same runs."""
     prediction: str | None = None
     answers: list[str] | None = None
     provenance: dict[str, str] | None = None

@@ -18,7 +18,9 @@ class Fidelity(Suite):
     """How far a method's next-token distributions are from dense attention's, on any text."""
 
     name: ClassVar[str] = "fidelity"
+    version: ClassVar[int] = 2
     tasks: ClassVar[tuple[str, ...]] = ("text",)
+    untemplated: ClassVar[frozenset[str]] = frozenset(tasks)
 
     class Params(SuiteParams):
         """Which text."""

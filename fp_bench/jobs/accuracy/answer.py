@@ -12,15 +12,30 @@ from fp_bench.jobs.failures import IncorrectError
 
 COMPARED_POSITIONS = 256
 """Positions of a text at which next-token distributions are compared, evenly spaced over its second half."""
+PARTS = 16
+"""Runs of neighbouring compared positions whose means a record keeps."""
+
+
+class NextTokens(NamedTuple):
+    """What a model expects at some positions of a text."""
+
+    logits: Tensor
+    """``[positions, vocabulary]`` in float32."""
+    truth: Tensor
+    """``[positions]``: the tokens that the text goes on with."""
 
 
 class Likeness(NamedTuple):
-    """How next-token distributions compare with dense attention's."""
+    """How next-token distributions compare with dense attention's, position by position: ``[positions]`` each."""
 
-    agreement: float
-    """Share of the positions where the likeliest token is the same."""
-    kl: float
-    """Kullback-Leibler divergence from dense attention's, mean over positions, nats."""
+    agreement: Tensor
+    """1 where the likeliest token is the same, else 0."""
+    kl: Tensor
+    """Kullback-Leibler divergence from dense attention's, nats."""
+    nll: Tensor
+    """Negative log-likelihood of the token that the text goes on with, nats."""
+    nll_difference: Tensor
+    """The same less dense attention's, nats."""
 
 
 @torch.no_grad()
@@ -69,31 +84,39 @@ def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 
 @torch.no_grad()
-def next_token_logits(model: Any, ids: Tensor) -> Tensor:
-    """Return logits ``[positions, vocabulary]`` in float32 at positions spread over the second half of a text.
+def next_tokens(model: Any, ids: Tensor) -> NextTokens:
+    """Return what a model expects at positions spread over the second half of a text, but for its last one.
 
     Args:
         model: a causal language model.
-        ids: the text, ``[1, length]``.
+        ids: the text, ``[1, length]``, of at least two tokens.
     """
     length = ids.shape[1]
-    count = min(COMPARED_POSITIONS, length - length // 2)
-    positions = torch.linspace(length // 2, length - 1, count).round().long().to(ids.device)
+    first = min(length // 2, length - 2)
+    count = min(COMPARED_POSITIONS, length - 1 - first)
+    positions = torch.linspace(first, length - 2, count).round().long().to(ids.device)
     logits: Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=positions).logits
-    return logits[0].float()
+    return NextTokens(logits[0].float(), ids[0, positions + 1])
 
 
-def likeness(logits: Tensor, dense: Tensor) -> Likeness:
-    """Compare next-token distributions with dense attention's, both logits ``[positions, vocabulary]``.
+def likeness(ours: NextTokens, dense: NextTokens) -> Likeness:
+    """Compare what a model expects of a text with what it expects of it with dense attention.
 
     Raises:
         IncorrectError: logits that are not finite.
     """
-    if not (logits.isfinite().all() and dense.isfinite().all()):
+    if not (ours.logits.isfinite().all() and dense.logits.isfinite().all()):
         raise IncorrectError("the logits are not all finite")
-    ours, theirs = logits.log_softmax(-1), dense.log_softmax(-1)
-    kl = (theirs.exp() * (theirs - ours)).sum(-1).mean()
-    return Likeness(float((ours.argmax(-1) == theirs.argmax(-1)).float().mean()), max(0.0, float(kl)))
+    mine, theirs = ours.logits.log_softmax(-1), dense.logits.log_softmax(-1)
+    # Rounding makes the divergence of equal distributions a hair's breadth negative.
+    kl = (theirs.exp() * (theirs - mine)).sum(-1).clamp(min=0.0)
+    nll, before = (-rows.gather(-1, dense.truth[:, None])[:, 0] for rows in (mine, theirs))
+    return Likeness((mine.argmax(-1) == theirs.argmax(-1)).float(), kl, nll, nll - before)
+
+
+def by_part(values: Tensor) -> list[float]:
+    """Return the means of `PARTS` runs of neighbouring positions, of fewer positions each itself."""
+    return [float(f"{part.mean():.5g}") for part in values.tensor_split(min(PARTS, len(values)))]
 
 
 def check_length(prompt: int, new: int, limit: int, positions: int | None) -> None:

@@ -7,7 +7,16 @@ from typing import Any, ClassVar
 
 import torch
 
-from fp_bench.jobs.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
+from fp_bench.jobs.accuracy.answer import (
+    Likeness,
+    NextTokens,
+    by_part,
+    check_length,
+    greedy,
+    likeness,
+    next_tokens,
+    stop_tokens,
+)
 from fp_bench.jobs.failures import Answer, attempt
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
@@ -56,7 +65,6 @@ class Answered:
     """What came of one sample and method; names and units as in `AccuracyRecord`."""
 
     score: float
-    kl: float | None
     prediction: str | None
     answers: list[str]
     depth: float | None
@@ -72,6 +80,12 @@ class Answered:
     fallback: bool
     dense_calls: dict[str, int]
     seconds: float
+    kl: float | None = None
+    nll: float | None = None
+    nll_difference: float | None = None
+    agreement_by_part: list[float] | None = None
+    kl_by_part: list[float] | None = None
+    nll_difference_by_part: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,9 +94,8 @@ class Reply:
 
     counts: CallCounts
     tokens: list[int] | None = None
-    score: float | None = None
+    likeness: Likeness | None = None
     """Of a sample without answers, instead of tokens."""
-    kl: float | None = None
 
 
 class Examinee:
@@ -100,7 +113,7 @@ class Examinee:
         self._suites: dict[str, Suite] = {}
         self._streams: dict[Stripe, Iterator[Sample]] = {}
         self._sample: tuple[Stripe, int, Sample] | None = None
-        self._dense_logits: torch.Tensor | None = None
+        self._expected: NextTokens | None = None
         self._model: Any = None
         self._prompter: Prompter | None = None
         self._untemplated: Prompter | None = None
@@ -145,7 +158,7 @@ class Examinee:
         """Return a sample; the methods that answer it after each other share it."""
         if self._sample is not None and self._sample[:2] == (stripe, number):
             return self._sample[2]
-        self._sample, self._dense_logits = None, None
+        self._sample, self._expected = None, None
         suite, task, length = stripe
         prompts = self._prompter_of(suite, task)
         wanted = self._suite(suite).sample_id(task, length, number)
@@ -195,12 +208,13 @@ class Examinee:
         reply = self._reply(sample, method, prompt, stop)
         counts = reply.counts
         found: dict[str, Any]
-        if reply.tokens is None:
-            found = {"score": reply.score, "kl": reply.kl, "prediction": None, "new_tokens": 0}
+        if reply.likeness is not None:
+            found = {"prediction": None, "new_tokens": 0, **_compared(reply.likeness)}
         else:
-            prediction = prompts.decode(reply.tokens)
+            tokens = reply.tokens or []
+            prediction = prompts.decode(tokens)
             score = self._suite(suite).score(sample, prediction)
-            found = {"score": score, "kl": None, "prediction": prediction, "new_tokens": len(reply.tokens)}
+            found = {"score": score, "prediction": prediction, "new_tokens": len(tokens)}
         return Answered(
             **found,
             answers=list(sample.answers),
@@ -227,12 +241,25 @@ class Examinee:
             if sample.answers:
                 least = 1 if sample.stop else 0
                 return Reply(prefill.counts, greedy(self._model, ids, sample.max_new_tokens, stop, least=least))
-            like = likeness(next_token_logits(self._model, ids), self._dense(ids))
-        return Reply(prefill.counts, score=like.agreement, kl=like.kl)
+            like = likeness(next_tokens(self._model, ids), self._dense(ids))
+        return Reply(prefill.counts, likeness=like)
 
-    def _dense(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return dense attention's logits of the current sample, computed once."""
-        if self._dense_logits is None:
+    def _dense(self, ids: torch.Tensor) -> NextTokens:
+        """Return what the model expects of the current sample with dense attention, computed once."""
+        if self._expected is None:
             with SparsePrefill(self._model, Dense()):
-                self._dense_logits = next_token_logits(self._model, ids)
-        return self._dense_logits
+                self._expected = next_tokens(self._model, ids)
+        return self._expected
+
+
+def _compared(like: Likeness) -> dict[str, Any]:
+    """Return the fields of an answer that say how distributions compare with dense attention's."""
+    return {
+        "score": float(like.agreement.mean()),
+        "kl": float(like.kl.mean()),
+        "nll": float(like.nll.mean()),
+        "nll_difference": float(like.nll_difference.mean()),
+        "agreement_by_part": by_part(like.agreement),
+        "kl_by_part": by_part(like.kl),
+        "nll_difference_by_part": by_part(like.nll_difference),
+    }

@@ -29,6 +29,8 @@ PER_SAMPLE = (
 FOUND = (
     "score",
     "kl",
+    "nll",
+    "nll_difference",
     "density",
     "recall",
     "depth",
@@ -59,7 +61,7 @@ def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
     scored = samples(records).query("status == 'ok'")
     keys = [*SETTING, "seq_len", "method", "label", "task_number", "task"]
-    means = {name: (name, "mean") for name in ("score", "kl", "density", "recall")}
+    means = {name: (name, "mean") for name in ("score", "kl", "nll", "nll_difference", "density", "recall")}
     table = scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
     return _dense_first(table)
 
@@ -108,7 +110,8 @@ def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
             if mine["task"].nunique() == setting["task"].nunique():
                 rows.append(_summary_row(str(label), mine, dense))
     columns = [*SETTING, "seq_len", "method", "label", "tasks", "n", "score", "low", "high", "difference"]
-    columns += ["difference_low", "difference_high", "paired", "changed", "kl", "density", "recall", "fallback"]
+    columns += ["difference_low", "difference_high", "paired", "changed", "kl", "nll", "nll_difference"]
+    columns += ["density", "recall", "fallback"]
     return _dense_first(pd.DataFrame(rows, columns=columns))
 
 
@@ -119,7 +122,7 @@ def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, 
     row = {name: first[name] for name in (*SETTING, "seq_len", "method")}
     row |= {"label": label, "tasks": len(tasks), "n": len(mine), "score": score}
     row["low"], row["high"] = wilson(score, len(mine))
-    for name in ("kl", "density", "recall"):
+    for name in ("kl", "nll", "nll_difference", "density", "recall"):
         row[name] = tasks[name].mean().mean()
     row["fallback"] = bool(mine["fallback"].any())
     if first["method"] != "dense":
@@ -179,13 +182,13 @@ def setting_title(row: pd.Series) -> str:
 def _summary_table(rows: pd.DataFrame) -> Table:
     compares = rows["kl"].notna().any()
     headings = ["length", "method", "samples", "agreement" if compares else "score", "95 %"]
-    headings += ["KL, nats"] if compares else ["vs dense", "95 %", "changed"]
+    headings += ["KL, nats", "NLL, nats", "vs dense"] if compares else ["vs dense", "95 %", "changed"]
     shown = []
     for _, row in rows.iterrows():
         cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"]), points(row["score"])]
         cells.append(f"{points(row['low'])} to {points(row['high'])}")
         if compares:
-            cells.append(f"{row['kl']:.3g}")
+            cells += [_number(row["kl"], ".3g"), _number(row["nll"], ".4f"), _number(row["nll_difference"], "+.4f")]
         elif pd.isna(row["difference"]):
             cells += ["", "", ""]
         else:
@@ -239,4 +242,8 @@ def signed(difference: float) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "" if value is None or pd.isna(value) else f"{value:.1%}"
+    return _number(value, ".1%")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None or pd.isna(value) else format(value, form)

@@ -1,9 +1,11 @@
+from math import log
+
 import pytest
 import torch
 from transformers import GenerationConfig
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.accuracy.answer import check_length, greedy, likeness, next_token_logits, stop_tokens
+from fp_bench.jobs.accuracy.answer import NextTokens, by_part, check_length, greedy, likeness, next_tokens, stop_tokens
 from fp_bench.jobs.failures import IncorrectError
 from fp_bench.models.load import load_model
 from fp_bench.models.prompter import Prompter, prompter
@@ -43,18 +45,40 @@ def test_distributions_are_like_themselves_and_unlike_others(embedded):
     reads = Prompter(words, chat=False)
     (sample,) = Fidelity().samples("text", 300, [0], reads, seed=0, reserved=reads.reserved)
     ids = torch.tensor([reads.prompt_ids(sample.context, "")])
-    logits = next_token_logits(model, ids)
-    assert logits.shape == (150, model.config.vocab_size)
-    assert likeness(logits, logits) == (1.0, 0.0)
-    other = likeness(logits.roll(1, dims=-1), logits)
-    assert other.agreement == 0.0
-    assert other.kl > 1.0
+    found = next_tokens(model, ids)
+    assert found.logits.shape == (149, model.config.vocab_size)
+    assert found.truth.tolist() == ids[0, 151:].tolist()  # the last position has nothing to be right about
+    same = likeness(found, found)
+    assert (same.agreement.min(), same.kl.max(), same.nll_difference.abs().max()) == (1.0, 0.0, 0.0)
+    other = likeness(NextTokens(found.logits.roll(1, dims=-1), found.truth), found)
+    assert other.agreement.max() == 0.0
+    assert other.kl.mean() > 1.0
 
 
-def test_kl_is_the_textbook_one():
+def test_likelihood_is_of_the_tokens_that_the_text_goes_on_with(embedded):
+    model, words = embedded
+    ids = torch.tensor([Prompter(words, chat=False).encode("The magic number for maple is 4821. We walk on. " * 8)])
+    found = next_tokens(model, ids)
+    assert found.truth.tolist() == ids[0, ids.shape[1] // 2 + 1 :].tolist()
+    labels = ids.clone()
+    labels[:, : ids.shape[1] // 2 + 1] = -100
+    with torch.no_grad():
+        expected = model(input_ids=ids, labels=labels).loss
+    assert likeness(found, found).nll.mean() == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_kl_and_likelihood_are_the_textbook_ones():
     ours, theirs = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    expected = 0.25 * torch.log(torch.tensor(0.5)) + 0.75 * torch.log(torch.tensor(1.5))
-    assert likeness(ours, theirs).kl == pytest.approx(float(expected), rel=1e-6)
+    truth = torch.tensor([1])
+    found = likeness(NextTokens(ours, truth), NextTokens(theirs, truth))
+    assert float(found.kl) == pytest.approx(0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5), rel=1e-5)
+    assert float(found.nll) == pytest.approx(-log(0.5))
+    assert float(found.nll_difference) == pytest.approx(log(0.75) - log(0.5), rel=1e-5)
+
+
+def test_parts_are_runs_of_neighbours_in_order():
+    assert by_part(torch.arange(32.0))[:2] == [0.5, 2.5]
+    assert by_part(torch.tensor([1.0, 3.0])) == [1.0, 3.0]
 
 
 @pytest.mark.parametrize(("prompt", "limit", "positions"), [(950, 1000, None), (900, 1000, 940)])
@@ -100,9 +124,10 @@ def test_greedy_leaves_out_what_a_model_would_do_to_its_logits(embedded, changed
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_like_nothing(bad):
-    logits = torch.randn(4, 10)
-    broken = logits.clone()
-    broken[2, 3] = bad
+    logits, truth = torch.randn(4, 10), torch.arange(4)
+    broken = NextTokens(logits.clone(), truth)
+    broken.logits[2, 3] = bad
+    logits = NextTokens(logits, truth)
     for pair in ((broken, logits), (logits, broken)):
         with pytest.raises(IncorrectError, match="not all finite"):
             likeness(*pair)

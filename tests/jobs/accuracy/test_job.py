@@ -184,7 +184,10 @@ def test_fidelity_compares_with_dense_and_needs_no_answers(tmp_path):
     assert other.kl > 0.0
     assert other.score <= 1.0
     assert other.prediction is None
+    assert other.nll - other.nll_difference == pytest.approx(dense.nll)
+    assert other.kl == pytest.approx(sum(other.kl_by_part) / 16, rel=1e-3)
     table = summary(records)
+    assert list(table["nll_difference"]) == pytest.approx([0.0, table["nll"][1] - table["nll"][0]], rel=1e-4)
     assert list(table["kl"]) == pytest.approx([0.0, table["kl"][1]])
 
 
