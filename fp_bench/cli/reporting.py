@@ -36,7 +36,7 @@ def report(
     if form == "customSmallerIsBetter":
         from fp_bench.reports.compare_text import smaller_is_better
 
-        print(smaller_is_better([record for run in read for record in run.records]))
+        print(smaller_is_better(read))
         return
     from fp_bench.cli.terminal import say
     from fp_bench.reports.html import write_html

@@ -96,6 +96,8 @@ class LatencyRecord(Record):
     samples_ms: list[float] | None = None
     """Raw times of the whole operator (of the whole prefill with an engine) in this round."""
     median_ms: float | None = None
+    launch: str | None = None
+    """The process that measured this round; rounds of one share what it tuned, its memory and its clocks."""
     select_ms: float | None = None
     """Median of the selection alone; None for dense."""
     attend_ms: float | None = None

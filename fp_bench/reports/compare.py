@@ -1,29 +1,19 @@
 """Two runs side by side: their cells matched, refused where they answer different questions, and judged."""
 
-import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from math import log
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fp_bench.errors import NotComparableError, UsageError, did_you_mean
 from fp_bench.records.environment import machine_name
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.records.store import Run, newest
-from fp_bench.reports.verdict import (
-    Floats,
-    Rule,
-    ScoreChange,
-    Verdict,
-    compare_times,
-    judge_scores,
-    paired_interval,
-)
+from fp_bench.reports.compare_rows import Matched, Side, accuracy_rows, hashable, latency_rows
+from fp_bench.reports.verdict import Rule, Verdict
 
 FACETS = ("gpu", "input", "dtype", "timer", "cache", "variant", "version", "params")
 """What must agree before two cells are compared, unless it is allowed to differ by name."""
@@ -32,41 +22,6 @@ ASKED_FACETS: Mapping[str, Mapping[str, str]] = {
     "accuracy": {"dtype": "dtype", "variant": "variant", "version": "suite_version"},
 }
 """Facets that are part of what was asked -> their field."""
-CLOCKS_APART = 0.02
-"""Share by which SM clocks differ before it is said."""
-AVERAGE = "average over tasks"
-IDENTICAL = "identical answers"
-"""Note of a row whose answers are the same word for word, which needs no statistics."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One cell of one run: its rounds, or, of accuracy, its samples."""
-
-    records: Sequence[Any]
-    run: Run
-
-    @property
-    def first(self) -> Any:
-        """Any of the records: what was asked is the same in all."""
-        return self.records[0]
-
-    @property
-    def failed(self) -> Record | None:
-        """The first record without a result."""
-        return next((record for record in self.records if record.status != "ok"), None)
-
-    @property
-    def fell_back(self) -> bool:
-        """Whether a sparse method ran dense: not a result of its own."""
-        return any(record.fallback for record in self.records)
-
-    @property
-    def reason(self) -> str:
-        """Why it has no result of its own; empty when it has."""
-        if self.failed:
-            return f"{self.failed.status}: {self.failed.reason}"
-        return "fell back to dense" if self.fell_back else ""
 
 
 @dataclass(frozen=True)
@@ -131,8 +86,8 @@ def compare(
     both_ok = [(one, other) for one, other in times.values() if one and other and not one.failed and not other.failed]
     if paired is None:
         paired = bool(both_ok) and all(_alternate(one, other) for one, other in both_ok)
-    latency = _latency_rows(times, rule, paired)
-    accuracy = _accuracy_rows(scores, rule)
+    latency = latency_rows(times, rule, paired)
+    accuracy = accuracy_rows(scores, rule)
     if not len(both_ok) and not (len(accuracy) and accuracy["n"].gt(0).any()):
         failed = {Verdict.NEW_FAILURE.value, Verdict.FIXED.value}
         if not any(failed & set(rows["verdict"]) for rows in (latency, accuracy) if len(rows)):
@@ -141,10 +96,6 @@ def compare(
                 "fpbench report says why cells failed"
             )
     return Comparison(base, new, rule, paired, latency, accuracy, list(_notes(base, new, allow)))
-
-
-Matched = dict[tuple[Any, ...], tuple[Side | None, Side | None]]
-"""What was asked -> the cell in base and in new."""
 
 
 def _matched(
@@ -188,14 +139,10 @@ def _sides(run: Run, kind: type[Record], facets: Mapping[str, str]) -> dict[tupl
     for record in newest(records):
         asked = asked_of(record)
         if isinstance(record, AccuracyRecord) and record.suite_params:
-            asked += (_hashable(record.suite_params),)
+            asked += (hashable(record.suite_params),)
         values = facets_of(record)
         found.setdefault(asked, {}).setdefault(values, []).append(record)
     return {asked: {values: Side(records, run) for values, records in cells.items()} for asked, cells in found.items()}
-
-
-def _hashable(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
 def _circumstances(base: Side, new: Side) -> Iterator[tuple[str, str]]:
@@ -236,190 +183,14 @@ def _alternate(base: Side, new: Side) -> bool:
     return all(before[1] < after[0] for before, after in pairwise(spans))
 
 
-def _latency_rows(cells: Matched, rule: Rule, paired: bool) -> pd.DataFrame:
-    """Return one row a cell."""
-    rows = []
-    tested: list[tuple[dict[str, Any], Side, Side]] = []
-    for base, new in cells.values():
-        row = _latency_row(base, new)
-        rows.append(row)
-        if "verdict" not in row and base and new:
-            tested.append((row, base, new))
-    if tested:
-        numbers = {record.round for _, *sides in tested for side in sides for record in side.records}
-        columns = {number: column for column, number in enumerate(sorted(numbers))}
-        before = np.stack([_times(base, columns) for _, base, _ in tested])
-        now = np.stack([_times(new, columns) for *_, new in tested])
-        found = compare_times(before, now, rule, paired=paired)
-        for (row, *_), verdict, ratio, low, high, p, more in zip(tested, *found, strict=True):
-            row |= {"verdict": str(verdict), "ratio": ratio, "low": low, "high": high, "p": p, "more_rounds": more}
-    return pd.DataFrame(rows, columns=[*LATENCY_COLUMNS])
+def code_of(run: Run) -> str:
+    """Return the versions of the code that measured a run."""
+    return ", ".join(sorted({record.code_version for record in run.records}))
 
 
-LATENCY_COLUMNS = (
-    "verdict", "label", "seq_len", "q_len", "layer", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "input",
-    "seed", "asked_backend", "base_ms", "new_ms", "ratio", "low", "high", "p", "base_rounds", "new_rounds",
-    "more_rounds", "note", "cell_key",
-)  # fmt: skip
-
-
-ASKED_SHOWN = frozenset({"label", "cell_key", *LatencyRecord.asked})
-
-
-def _latency_row(base: Side | None, new: Side | None) -> dict[str, Any]:
-    """Return what was asked and what needs no statistics."""
-    shown = new or base
-    assert shown
-    row: dict[str, Any] = {name: getattr(shown.first, name) for name in LATENCY_COLUMNS if name in ASKED_SHOWN}
-    for name, side in (("base", base), ("new", new)):
-        if side and not side.failed:
-            # The geometric mean of the rounds, so that the two times have the ratio that is judged.
-            row[f"{name}_ms"] = float(np.exp(np.mean([log(record.median_ms) for record in side.records])))
-            row[f"{name}_rounds"] = len(side.records)
-    if (verdict := _without_numbers(base, new)) is not None:
-        return row | {"verdict": verdict.value, "note": _why(base, new)}
-    assert base
-    assert new
-    return row | {"note": "; ".join(_latency_notes(base, new, row["new_ms"] / row["base_ms"]))}
-
-
-def _without_numbers(base: Side | None, new: Side | None) -> Verdict | None:
-    """Return the verdict of a cell that one side lacks or failed."""
-    if base is None:
-        return Verdict.ADDED
-    if new is None:
-        return Verdict.REMOVED
-    if new.failed:
-        return Verdict.FAILED if base.failed else Verdict.NEW_FAILURE
-    if base.failed:
-        return Verdict.FIXED
-    if base.fell_back != new.fell_back:
-        return Verdict.NEW_FAILURE if new.fell_back else Verdict.FIXED
-    return None
-
-
-def _why(base: Side | None, new: Side | None) -> str:
-    return (new.reason if new else "") or (base.reason if base else "")
-
-
-def _latency_notes(base: Side, new: Side, ratio: float) -> Iterator[str]:
-    """Say what else changed: the kernel, the clocks, the noise."""
-    if new.fell_back:
-        yield "fell back to dense in both"
-    before, now = base.first.backend, new.first.backend
-    if before != now:
-        yield f"kernel {before} became {now}"
-    clocks = [_clock(side) for side in (base, new)]
-    if clocks[0] and clocks[1] and abs(clocks[1] / clocks[0] - 1) > CLOCKS_APART:
-        yield f"SM clock {clocks[0]:.0f} became {clocks[1]:.0f} MHz: in cycles {ratio * clocks[1] / clocks[0]:.3f}"
-    throttled = [sum(bool(record.throttled) for record in side.records) for side in (base, new)]
-    if throttled[0] != throttled[1]:
-        yield f"clocks held down in {throttled[0]} and {throttled[1]} rounds"
-
-
-def _clock(side: Side) -> float | None:
-    """Return the median SM clock in MHz; records of older code have one reading instead of a summary."""
-    found = [(record.gpu or {}).get("sm_mhz") for record in side.records]
-    readings = [clock.get("median") if isinstance(clock, dict) else clock for clock in found]
-    known = [clock for clock in readings if clock]
-    return float(np.median(known)) if known else None
-
-
-def _times(side: Side, columns: Mapping[int, int]) -> Floats:
-    times = np.full(len(columns), np.nan)
-    for record in side.records:
-        times[columns[record.round]] = record.median_ms
-    return times
-
-
-ACCURACY_COLUMNS = (
-    "verdict", "label", "seq_len", "task", "suite", "variant", "suite_params", "model", "dtype", "dense_layers",
-    "chat", "seed", "asked_backend", "n", "base_score", "new_score", "difference", "low", "high", "worse", "better",
-    "p", "more_samples", "note",
-)  # fmt: skip
-
-
-def _accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
-    """Return one row a task, and one for the average where a method has several tasks at a length."""
-    rows: list[dict[str, Any]] = []
-    judged: list[tuple[dict[str, Any], ScoreChange]] = []
-    averages: dict[tuple[Any, ...], list[tuple[dict[str, Any], Floats, bool]]] = {}
-    for base, new in cells.values():
-        row, changes, identical = _accuracy_row(base, new)
-        rows.append(row)
-        if len(changes):
-            judged.append((row, _change([changes], identical=identical)))
-            average = tuple(row[name] for name in ACCURACY_COLUMNS if name in row and name in AVERAGED)
-            averages.setdefault(average, []).append((row, changes, identical))
-    for parts in averages.values():
-        if len(parts) > 1:
-            same = all(identical for *_, identical in parts)
-            row = {name: parts[0][0][name] for name in AVERAGED} | {"task": AVERAGE, "note": IDENTICAL if same else ""}
-            for name in ("base_score", "new_score"):
-                row[name] = float(np.mean([part[name] for part, *_ in parts]))
-            change = _change([changes for _, changes, _ in parts], identical=same)
-            rows.append(row)
-            judged.append((row, change))
-    found = judge_scores([change for _, change in judged], rule)
-    for (row, change), verdict, p, more in zip(judged, *found, strict=True):
-        settled = row.get("verdict")
-        kept = settled if settled and verdict != Verdict.REGRESSED.value else str(verdict)
-        row |= {"verdict": kept, "p": p, "more_samples": more, "n": change.n, "difference": change.difference}
-        row |= {"low": change.low, "high": change.high, "worse": change.worse, "better": change.better}
-    return pd.DataFrame(rows, columns=[*ACCURACY_COLUMNS])
-
-
-def _change(changes: Sequence[Floats], *, identical: bool) -> ScoreChange:
-    """Return the change of one row.
-
-    Args:
-        changes: for each task the new score minus the base's of every sample that both have.
-        identical: whether every answer is the same word for word.
-    """
-    everything = np.concatenate(list(changes))
-    worse, better = int((everything < 0).sum()), int((everything > 0).sum())
-    return ScoreChange(len(everything), *paired_interval(changes), worse, better, identical)
-
-
-AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed",
-            "asked_backend")  # fmt: skip
-"""Tasks that agree in these are averaged."""
-
-
-def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], Floats, bool]:
-    """Return a row, the change of each sample that both answered, and whether all answers are the same."""
-    shown = new or base
-    assert shown
-    row = {name: _hashable(getattr(shown.first, name)) for name in (*AVERAGED, "task")} | {"note": ""}
-    nothing = np.array([])
-    if base is None or new is None:
-        verdict = Verdict.ADDED if base is None else Verdict.REMOVED
-        return row | {"verdict": verdict.value, "n": 0}, nothing, False
-    one, other = ({record.sample_id: record for record in side.records} for side in (base, new))
-    shared = one.keys() & other.keys()
-    both = sorted(name for name in shared if one[name].status == other[name].status == "ok")
-    broken = [name for name in shared if one[name].status == "ok" != other[name].status]
-    mended = [name for name in shared if one[name].status != "ok" == other[name].status]
-    if not shared:
-        row |= {"verdict": Verdict.INCONCLUSIVE.value, "note": "no sample in common"}
-    elif broken:
-        row |= {"verdict": Verdict.NEW_FAILURE.value, "note": f"{len(broken)} answers failed: {new.reason}"}
-    elif mended:
-        row |= {"verdict": Verdict.FIXED.value, "note": f"{len(mended)} answers failed before: {base.reason}"}
-    elif not both:
-        row |= {"verdict": Verdict.FAILED.value, "note": new.reason}
-    elif new.fell_back and not base.fell_back:
-        row |= {"verdict": Verdict.NEW_FAILURE.value, "note": "fell back to dense"}
-    if not both:
-        return row | {"n": 0}, nothing, False
-    scores = np.array([[one[name].score, other[name].score] for name in both])
-    row |= {"base_score": float(scores[:, 0].mean()), "new_score": float(scores[:, 1].mean())}
-    identical = all(one[name].prediction == other[name].prediction for name in both)
-    # A suite without answers scores distributions: there equal words say nothing.
-    same = identical and bool((scores[:, 0] == scores[:, 1]).all())
-    if same and not row["note"]:
-        row["note"] = IDENTICAL
-    return row, scores[:, 1] - scores[:, 0], same
+def side_name(run: Run) -> str:
+    """Return a run's folder and the versions of the code that measured it."""
+    return f"{run.folder}, code {code_of(run)}"
 
 
 def _notes(base: Run, new: Run, allow: Collection[str]) -> Iterator[str]:
@@ -436,11 +207,5 @@ def _notes(base: Run, new: Run, allow: Collection[str]) -> Iterator[str]:
         before, now = of(one), of(other)
         if before != now and before is not None and now is not None:
             yield f"{name} {before} in base, {now} in new"
-    versions = [sorted({record.code_version for record in run.records}) for run in (base, new)]
-    yield f"code {', '.join(versions[0])} in base, {', '.join(versions[1])} in new"
-
-
-def geometric_mean(latency: pd.DataFrame) -> tuple[float, int]:
-    """Return the geometric mean of the ratios of cells measured on both sides, and how many; NaN of none."""
-    ratios = latency["ratio"].dropna().to_numpy(float)
-    return (float(np.exp(np.log(ratios).mean())) if len(ratios) else float("nan")), len(ratios)
+    for name, run in (("base", base), ("new", new)):
+        yield f"{name} is {side_name(run)}"

@@ -6,13 +6,15 @@ from typing import Any
 
 import pandas as pd
 
-from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
-from fp_bench.records.store import newest
+from fp_bench.records.record import AccuracyRecord, LatencyRecord
+from fp_bench.records.store import Run, newest
 from fp_bench.reports.accuracy.tables import points, signed
-from fp_bench.reports.compare import IDENTICAL, Comparison, geometric_mean
+from fp_bench.reports.compare import Comparison, code_of, side_name
+from fp_bench.reports.compare_rows import IDENTICAL, geometric_mean
 from fp_bench.reports.latency.tables import SETTING, setting_title
+from fp_bench.reports.scores import changed_answers
 from fp_bench.reports.table import Table
-from fp_bench.reports.verdict import Verdict, changed_answers
+from fp_bench.reports.verdict import Verdict
 from fp_bench.sizes import format_length
 
 MOST_ROWS = 40
@@ -29,11 +31,20 @@ def summary(comparison: Comparison) -> list[str]:
     lines = [f"{', '.join(counts)}."]
     mean, cells = geometric_mean(comparison.latency)
     if cells:
-        lines.append(f"New times are {mean:.3f} of base, geometric mean over {cells} cells measured in both.")
-        test = "paired t (rounds alternated)" if comparison.paired else "Welch's t"
         lines.append(
-            f"Times: {test} on the logs of rounds, Benjamini-Hochberg at {rule.alpha:g}, least effect "
-            f"{rule.min_effect:.3g}; the interval has {1 - 2 * rule.alpha:.0%} confidence."
+            f"New times are {mean:.3f} of base, geometric mean over the {cells} sparse cells that are decided."
+        )
+    by = set(comparison.latency["by"].dropna())
+    if by:
+        tests = {"launches": "Student's t on the launches' medians", "rounds": "Welch's t on the medians of rounds"}
+        test = "paired t (rounds alternated)" if comparison.paired else " and ".join(tests[of] for of in sorted(by))
+        lines.append(
+            f"Times: {test}, in logs, Benjamini-Hochberg at {rule.alpha:g} over the cells that were tested, least "
+            f"effect {rule.min_effect:.3g}; the interval has {1 - 2 * rule.alpha:.0%} confidence."
+        )
+    if "rounds" in by:
+        lines.append(
+            f"One launch a side: a difference under {rule.told_from_a_restart:.1%} cannot be told from a restart."
         )
     if len(comparison.accuracy):
         lines.append(
@@ -66,14 +77,23 @@ def _latency_table(rows: pd.DataFrame, most: int) -> Table:
     for _, row in shown.iterrows():
         where = [str(row["verdict"]), format_length(int(row["seq_len"])), str(row["label"])]
         where += [str(row["layer"])] if layers else []
-        note = [_more(row["more_rounds"], "rounds")] if row["verdict"] == Verdict.INCONCLUSIVE else []
+        note = [_more(row["more"], str(row["by"]))] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
         numbers = [_or_blank(row["base_ms"], ".4g"), _or_blank(row["new_ms"], ".4g"), _or_blank(row["ratio"], ".3f")]
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
-        rounds = "+".join(_or_blank(row[f"{side}_rounds"], ".0f") or "0" for side in ("base", "new"))
+        rounds = "+".join(
+            map(_rounds, (row["base_rounds"], row["new_rounds"]), (row["base_launches"], row["new_launches"]))
+        )
         lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g"), rounds])
     title = f"{setting_title(rows.iloc[0])}{left_out}"
     return Table(title, [*headings, "interval", "corrected p", "rounds"], lines, numbers=len(headings) - 3)
+
+
+def _rounds(rounds: float, launches: float) -> str:
+    """Say how many rounds, and of how many launches where there are several."""
+    if pd.isna(rounds):
+        return "0"
+    return f"{rounds:.0f}" if launches == 1 else f"{rounds:.0f} in {launches:.0f} launches"
 
 
 def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
@@ -91,7 +111,7 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
         # Of answers that are the same word for word there is no doubt on these samples.
         same = row["note"] == IDENTICAL
         interval = "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
-        lines.append([*where, "; ".join(note), *numbers, interval, f"{row['p']:.2g}"])
+        lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g")])
         lines[-1].append(changed_answers(int(row["worse"] + row["better"]), int(row["n"])))
     headings = [
         "verdict",
@@ -143,7 +163,10 @@ def csv(comparison: Comparison) -> str:
     """Return every row as CSV, latency first."""
     parts = [("latency", comparison.latency), ("accuracy", comparison.accuracy)]
     rows = [part.assign(kind=kind).dropna(axis="columns", how="all") for kind, part in parts if len(part)]
-    table = pd.concat(rows, ignore_index=True)
+    sides = {name: getattr(comparison, name) for name in ("base", "new")}
+    named = {name: str(run.folder) for name, run in sides.items()}
+    named |= {f"{name}_code": code_of(run) for name, run in sides.items()}
+    table = pd.concat(rows, ignore_index=True).assign(**named)
     text: str = table[["kind", *table.columns.drop("kind")]].to_csv(index=False)
     return text
 
@@ -155,6 +178,8 @@ def as_json(comparison: Comparison) -> str:
     found = {
         "base": str(comparison.base.folder),
         "new": str(comparison.new.folder),
+        "base_code": code_of(comparison.base),
+        "new_code": code_of(comparison.new),
         "counts": {verdict.value: comparison.count(verdict) for verdict in Verdict},
         "geometric_mean_ratio": mean if cells else None,
         "paired": comparison.paired,
@@ -196,16 +221,21 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-def smaller_is_better(records: Sequence[Record]) -> str:
-    """Return a run as the JSON that github-action-benchmark reads as ``customSmallerIsBetter``.
+def smaller_is_better(runs: Sequence[Run]) -> str:
+    """Return runs as the JSON that github-action-benchmark reads as ``customSmallerIsBetter``.
 
     Times are medians of the rounds' medians with their range; scores become errors, 100 minus the points, since there
-    smaller is better. Cells that failed have no number and are left out.
+    smaller is better. Cells that failed have no number and are left out. ``extra`` names the folder and the code.
     """
+    rows = [row for run in runs for row in _rows(run)]
+    return json.dumps(rows, indent=1)
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
     times: dict[str, list[LatencyRecord]] = {}
     scores: dict[str, list[AccuracyRecord]] = {}
     failed = set()
-    for record in newest(records):
+    for record in newest(run.records):
         if isinstance(record, LatencyRecord):
             heads = f"{record.q_heads}/{record.kv_heads}/{record.head_dim}"
             name = f"{record.label} at {format_length(record.seq_len)}, {heads}, {record.dtype}, {record.input}"
@@ -219,23 +249,26 @@ def smaller_is_better(records: Sequence[Record]) -> str:
             scores.setdefault(name, []).append(record)
         if record.status != "ok":
             failed.add(name)
-    rows = [_row(name, "ms", [r.median_ms or 0.0 for r in of]) for name, of in times.items() if name not in failed]
+    rows = [
+        _row(name, [r.median_ms or 0.0 for r in of], side_name(run)) for name, of in times.items() if name not in failed
+    ]
     for name, answers in scores.items():
         if name not in failed:
             mean = sum(answer.score or 0.0 for answer in answers) / len(answers)
-            rows.append({"name": name, "unit": "points", "value": 100 * (1 - mean), "extra": f"{len(answers)} samples"})
-    return json.dumps(rows, indent=1)
+            extra = f"{len(answers)} samples; {side_name(run)}"
+            rows.append({"name": name, "unit": "points", "value": 100 * (1 - mean), "extra": extra})
+    return rows
 
 
-def _row(name: str, unit: str, values: Sequence[float]) -> dict[str, Any]:
+def _row(name: str, values: Sequence[float], where: str) -> dict[str, Any]:
     series = pd.Series(values)
     spread = f"{series.min():.4g} to {series.max():.4g}"
     return {
         "name": name,
-        "unit": unit,
+        "unit": "ms",
         "value": float(series.median()),
         "range": spread,
-        "extra": f"{len(values)} rounds",
+        "extra": f"{len(values)} rounds; {where}",
     }
 
 
@@ -243,6 +276,6 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "md": markdown,
     "csv": csv,
     "json": as_json,
-    "customSmallerIsBetter": lambda comparison: smaller_is_better(comparison.new.records),
+    "customSmallerIsBetter": lambda comparison: smaller_is_better([comparison.new]),
 }
 """Forms for machines and pages; ``rich``, for people at a terminal, is the command line's own."""

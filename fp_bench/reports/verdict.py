@@ -1,33 +1,35 @@
-"""Whether one run differs from another: statistics on arrays, which know nothing of records, files or GPUs.
+"""Whether one run's times differ from another's: statistics on arrays, which know nothing of records, files or GPUs.
 
-The unit of replication is a round. Times are compared as the difference of mean logs, i.e. the log of the ratio of
-geometric means: by Welch's t where two runs were made one after the other, by the paired t where their rounds
-alternated. A difference counts when it is both beyond chance, after Benjamini and Hochberg's correction for the many
-cells of a run, and beyond a smallest effect worth knowing; it is absent when the interval lies within that effect
-(two one-sided tests, Schuirmann 1987). Scores are paired by sample: the sign test, which on right and wrong answers is
-McNemar's exact test, and the interval of the mean difference must agree.
+The time of a cell is the median of its rounds, which one odd round does not move; of several launches (processes that
+were started anew), the geometric mean of their medians. Tables show it and tests compare it. Rounds of one launch share
+what that process tuned, its memory and its clocks, so the unit of replication is the launch wherever there are several:
+Student's t on the logs of the launches' medians. Of one launch a side it is the round, by Welch's t, and the spread of
+launches, measured once and for all, is added to the error. Rounds that alternated are compared one by one.
+
+A difference counts when it is both beyond chance, after Benjamini and Hochberg's correction for the many cells that
+were tested, and beyond a smallest effect worth knowing; it is absent when the interval lies within that effect (two
+one-sided tests, Schuirmann 1987).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import sqrt
+from math import expm1, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
 
 LEAST_ROUNDS = 3
 """Rounds a side below which nothing is tested: two say next to nothing of their spread."""
+LEAST_LAUNCHES = 4
+"""Launches of both sides together below which they are not tested."""
 MOST_MORE = 1000
 """Rounds beyond which a forecast would only say that the change is about as large as the least effect."""
-
-
-NORMAL_QUANTILE = 1.959964
-"""Of intervals of 95 %."""
+ODD, LEAST_TO_TELL_ODD = 0.01, 5
+"""How seldom a round of a quiet machine is taken for an odd one (Grubbs 1969), and of how many rounds at least."""
 
 
 class Verdict(StrEnum):
@@ -52,11 +54,19 @@ class Rule:
         min_effect: smallest change of a time worth knowing, as a share of it.
         alpha: share of false alarms among what is called regressed or improved.
         max_drop: loss of a score, 0 to 1, up to which it counts as kept.
+        restart: standard deviation of the log of a launch's time, which counts where a side has one launch; measured
+            on twelve cells of two leases and six of two runs, see docs/noise.md.
     """
 
     min_effect: float = 0.03
     alpha: float = 0.05
     max_drop: float = 0.01
+    restart: float = 0.0052
+
+    @property
+    def told_from_a_restart(self) -> float:
+        """Smallest change of a time that one launch a side can tell from a restart, at 95 %."""
+        return expm1(stats.norm.ppf(0.975) * sqrt(2) * self.restart)
 
 
 class TimeChanges(NamedTuple):
@@ -69,59 +79,159 @@ class TimeChanges(NamedTuple):
     """Ends of the interval that decides on `Verdict.UNCHANGED`, of confidence 1 - 2 alpha."""
     high: Floats
     p: Floats
-    """Corrected for the number of cells; NaN where nothing was tested."""
-    more_rounds: Floats
-    """Rounds a side that would likely decide an inconclusive cell; infinite beyond `MOST_MORE`, else NaN."""
+    """Corrected for the number of cells that were tested; NaN where nothing was."""
+    more: Floats
+    """Rounds (launches) a side that would likely decide an inconclusive cell; infinite beyond `MOST_MORE`, else NaN."""
+    by_launch: NDArray[np.bool_]
+    """Whether launches were compared, not rounds."""
+
+
+class _Estimate(NamedTuple):
+    """A change of log times, and how sure it is."""
+
+    effect: Floats
+    error: Floats
+    """Standard error of what more units would narrow."""
+    fixed: Floats
+    """Standard error that they would not: of a restart, where there was none."""
+    freedom: Floats
+    units: Floats
+    """Launches or rounds a side, of the shorter one."""
+    least: Floats
+    """Units a side from which on it is tested."""
+    by_launch: NDArray[np.bool_]
+
+    @property
+    def tested(self) -> NDArray[np.bool_]:
+        return self.units >= self.least
 
 
 def compare_times(base: Floats, new: Floats, rule: Rule, *, paired: bool = False, forecast: bool = True) -> TimeChanges:
     """Judge the times of cells.
 
     Args:
-        base: ``[..., cells, rounds]`` of times above 0, NaN where there was no such round.
-        new: the same of the new run; the number of rounds may differ unless they are paired.
+        base: ``[..., cells, launches, rounds]`` of times above 0, NaN where there was no such round.
+        new: the same of the new run; launches and rounds may differ in number unless they are paired.
         rule: when a change counts.
         paired: whether round r of both was measured side by side.
         forecast: whether to say how many more rounds would decide; it takes longer than all else.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        effect, error, freedom, rounds = _estimates(np.log(base), np.log(new), paired)
-        tested = rounds >= LEAST_ROUNDS
-        t = np.where(effect == 0, 0.0, np.abs(effect) / error)
-    p = np.where(tested, 2 * stats.t.sf(t, freedom), 1.0)
-    corrected = stats.false_discovery_control(p, axis=-1) if p.size else p
-    half = stats.t.ppf(1 - rule.alpha, freedom) * error
-    limit = np.log1p(rule.min_effect)
+        found = _paired(np.log(new / base), rule) if paired else _unpaired(np.log(base), np.log(new), rule)
+        error = np.hypot(found.error, found.fixed)
+        t = np.where(found.effect == 0, 0.0, np.abs(found.effect) / error)
+        p = np.where(found.tested, 2 * stats.t.sf(t, found.freedom), np.nan)
+    corrected = corrected_for_many(p)
+    half = stats.t.ppf(1 - rule.alpha, found.freedom) * error
+    effect, limit = found.effect, np.log1p(rule.min_effect)
+    significant = corrected < rule.alpha
     verdict = np.select(
-        [
-            tested & (corrected < rule.alpha) & (effect > limit),
-            tested & (corrected < rule.alpha) & (effect < -limit),
-            tested & (np.abs(effect) + half < limit),
-        ],
+        [significant & (effect > limit), significant & (effect < -limit), found.tested & (abs(effect) + half < limit)],
         [Verdict.REGRESSED.value, Verdict.IMPROVED.value, Verdict.UNCHANGED.value],
         Verdict.INCONCLUSIVE.value,
     )
     more = np.full_like(effect, np.nan)
     open_ = verdict == Verdict.INCONCLUSIVE.value
-    if forecast:
-        more[open_] = _more_rounds(effect[open_], error[open_], freedom[open_], rounds[open_], rule)
-    corrected = np.where(tested, corrected, np.nan)
-    return TimeChanges(verdict, np.exp(effect), np.exp(effect - half), np.exp(effect + half), corrected, more)
+    if forecast and open_.any():
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # How much the other cells raise p, taken to stay as it is.
+            raised = np.where(p > 0, corrected / p, 1.0)[open_]
+        more[open_] = _more_units(_Estimate(*(part[open_] for part in found)), np.nan_to_num(raised, nan=1.0), rule)
+    ends = np.exp(effect - half), np.exp(effect + half)
+    return TimeChanges(verdict, np.exp(effect), *ends, corrected, more, found.by_launch)
 
 
-def _estimates(base: Floats, new: Floats, paired: bool) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return the difference of means, its standard error, degrees of freedom, and rounds of the shorter side."""
-    if paired:
-        n, effect, variance = _moments(new - base)
-        return effect, np.sqrt(variance / n), n - 1, n
-    n_base, mean_base, var_base = _moments(base)
-    n_new, mean_new, var_new = _moments(new)
-    of_base, of_new = var_base / n_base, var_new / n_new
-    fewer = np.minimum(n_base, n_new)
-    freedom = (of_base + of_new) ** 2 / (of_base**2 / (n_base - 1) + of_new**2 / (n_new - 1))
+def corrected_for_many(p: Floats) -> Floats:
+    """Return p corrected by Benjamini and Hochberg over the last axis; NaN was not tested and corrects nothing."""
+    flat = p.reshape(-1, p.shape[-1]).copy()
+    for row in flat:
+        tested = ~np.isnan(row)
+        if tested.any():
+            row[tested] = stats.false_discovery_control(row[tested])
+    return flat.reshape(p.shape)
+
+
+def time_of(times: Floats) -> Floats:
+    """Return the time of each cell of ``[..., launches, rounds]``: the geometric mean of the launches' medians."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.exp(_over_launches(np.log(times))[1])
+
+
+def _paired(changes: Floats, rule: Rule) -> _Estimate:
+    """Estimate from the changes of rounds that were measured side by side."""
+    launches, effect, variance = _over_launches(changes)
+    rounds, error = _of_rounds(changes)
+    by_launch = launches > 1
+    return _Estimate(
+        effect,
+        np.where(by_launch, np.sqrt(variance / launches), error),
+        np.where(by_launch, 0.0, sqrt(2) * rule.restart),
+        np.where(by_launch, launches, rounds) - 1,
+        np.where(by_launch, launches, rounds),
+        np.full(effect.shape, float(LEAST_ROUNDS)),
+        by_launch,
+    )
+
+
+def _unpaired(base: Floats, new: Floats, rule: Rule) -> _Estimate:
+    """Estimate from two runs made one after the other."""
+    launches, places, variances = (np.stack(both) for both in zip(*map(_over_launches, (base, new)), strict=True))
+    rounds, errors = (np.stack(both) for both in zip(*map(_of_rounds, (base, new)), strict=True))
+    by_launch: NDArray[np.bool_] = np.logical_or.reduce(launches > 1, axis=0)
+    # Launches are few: the spread of both sides is taken for one.
+    freedom = np.maximum(launches - 1, 0)
+    pooled = (freedom * np.nan_to_num(variances)).sum(axis=0) / freedom.sum(axis=0)
+    squares = errors**2
+    welch = squares.sum(axis=0) ** 2 / (squares**2 / (rounds - 1)).sum(axis=0)
     # Without any spread the formula is 0 / 0; the least it can be does.
-    freedom = np.where(of_base + of_new > 0, freedom, fewer - 1)
-    return mean_new - mean_base, np.sqrt(of_base + of_new), freedom, fewer
+    welch = np.where(squares.sum(axis=0) > 0, welch, rounds.min(axis=0) - 1)
+    effect = places[1] - places[0]
+    return _Estimate(
+        effect,
+        np.where(by_launch, np.sqrt(pooled * (1 / launches).sum(axis=0)), np.sqrt(squares.sum(axis=0))),
+        np.where(by_launch, 0.0, sqrt(2) * rule.restart),
+        np.where(by_launch, freedom.sum(axis=0), welch),
+        np.where(by_launch, launches.sum(axis=0) / 2, rounds.min(axis=0)),
+        np.where(by_launch, LEAST_LAUNCHES / 2, float(LEAST_ROUNDS)),
+        by_launch,
+    )
+
+
+def _over_launches(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return, of ``[..., launches, rounds]``, the number of launches, and mean and variance of their medians."""
+    _, medians = _medians(values)
+    n = (~np.isnan(medians)).sum(axis=-1).astype(float)
+    mean = np.nansum(medians, axis=-1) / n
+    return n, mean, np.nansum((medians - mean[..., None]) ** 2, axis=-1) / (n - 1)
+
+
+def _medians(values: Floats) -> tuple[NDArray[np.intp], Floats]:
+    """Return the number of values over the last axis, and their median; NaN is none."""
+    ordered = np.sort(values, axis=-1)
+    n = (~np.isnan(values)).sum(axis=-1)
+    middle = [np.take_along_axis(ordered, np.maximum(at, 0)[..., None], -1)[..., 0] for at in ((n - 1) // 2, n // 2)]
+    return n, (middle[0] + middle[1]) / 2
+
+
+def _of_rounds(values: Floats) -> tuple[Floats, Floats]:
+    """Return how many rounds tell the spread, and the standard error of their median, of the first launch there is.
+
+    One round that lies too far out for the others (Grubbs' test) says nothing of their spread. The variance of a median
+    of n normal values is pi/2 of a mean's of n + 1/2 of them, of an even n of n + 1.3 (within 1 % from n = 3 on).
+    """
+    some = ~np.isnan(values).all(axis=-1)
+    first = np.argmax(some, axis=-1)
+    kept = np.take_along_axis(values, first[..., None, None], axis=-2)[..., 0, :]
+    n, mean, variance = _moments(kept)
+    apart = np.abs(kept - mean[..., None])
+    farthest = np.where(np.isnan(apart), -1.0, apart).argmax(axis=-1)[..., None]
+    odd = np.take_along_axis(apart, farthest, -1)[..., 0] > _too_far(n) * np.sqrt(variance)
+    without = kept.copy()
+    np.put_along_axis(without, farthest, np.nan, axis=-1)
+    fewer, _, smaller = _moments(without)
+    telling, variance = np.where(odd, fewer, n), np.where(odd, smaller, variance)
+    worth = n + np.where(n % 2 == 1, 0.5, 1.3)
+    return telling, np.sqrt(np.pi / 2 * variance / worth)
 
 
 def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -131,22 +241,36 @@ def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
     return n, mean, np.nansum((values - mean[..., None]) ** 2, axis=-1) / (n - 1)
 
 
-def _more_rounds(effect: Floats, error: Floats, freedom: Floats, rounds: Floats, rule: Rule) -> Floats:
-    """Return the fewest further rounds after which effect and spread as they are now would decide, by bisection.
+def _too_far(n: Floats) -> Floats:
+    """Return standard deviations from the mean beyond which the farthest of ``n`` values is odd, by Grubbs' test."""
+    sizes, place = np.unique(n, return_inverse=True)
+    t = stats.t.ppf(1 - ODD / (2 * sizes), sizes - 2)
+    limits = np.where(
+        sizes >= LEAST_TO_TELL_ODD, (sizes - 1) / np.sqrt(sizes) * np.sqrt(t**2 / (sizes - 2 + t**2)), np.inf
+    )
+    found: Floats = limits[place.reshape(n.shape)]
+    return found
 
-    The correction for many cells is left out: how many cells would be significant then is not known.
+
+def _more_units(now: _Estimate, raised: Floats, rule: Rule) -> Floats:
+    """Return the fewest further units after which effect and spread as they are now would decide, by bisection.
+
+    Args:
+        now: of the cells that are open.
+        raised: by how much the correction for many cells raises their p.
+        rule: the whole of it is applied.
     """
-    limit = np.log1p(rule.min_effect)
-    least = np.maximum(0.0, LEAST_ROUNDS - rounds)
+    limit, effect = np.log1p(rule.min_effect), np.abs(now.effect)
+    least = np.ceil(np.maximum(0.0, now.least - now.units))
 
     def decides(more: Floats) -> NDArray[np.bool_]:
-        grown = rounds + more
+        grown = now.units + more
         with np.errstate(divide="ignore", invalid="ignore"):
-            then = error * np.sqrt(rounds / grown)
-            df = freedom * (grown - 1) / (rounds - 1)
-            two_sided, one_sided = stats.t.ppf(1 - rule.alpha / 2, df), stats.t.ppf(1 - rule.alpha, df)
-        found = (np.abs(effect) > limit) & (np.abs(effect) > two_sided * then)
-        done: NDArray[np.bool_] = found | (np.abs(effect) + one_sided * then < limit)
+            then = np.hypot(now.error * np.sqrt(now.units / grown), now.fixed)
+            df = now.freedom * (grown - 1) / (now.units - 1)
+            two_sided, one_sided = stats.t.ppf(1 - rule.alpha / (2 * raised), df), stats.t.ppf(1 - rule.alpha, df)
+        found = (effect > limit) & (effect > two_sided * then)
+        done: NDArray[np.bool_] = found | (effect + one_sided * then < limit)
         return done
 
     low, high = np.maximum(least - 1, 0.0), np.full_like(effect, MOST_MORE)
@@ -154,131 +278,43 @@ def _more_rounds(effect: Floats, error: Floats, freedom: Floats, rounds: Floats,
         middle = np.ceil((low + high) / 2)
         enough = decides(middle)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    # With fewer than two rounds the spread is not known: at least what is needed for any test.
+    # With fewer than two units the spread is not known: at least what is needed for any test.
     known = np.where(decides(high), np.maximum(high, least), np.inf)
-    return np.where(rounds >= 2, known, least)
-
-
-class ScoreChanges(NamedTuple):
-    """How scores changed; all arrays have one entry a row."""
-
-    verdict: NDArray[np.str_]
-    p: Floats
-    """Corrected for the number of rows."""
-    more_samples: Floats
-    """Samples that would likely decide an inconclusive row; NaN elsewhere, or where none would."""
-
-
-@dataclass(frozen=True)
-class ScoreChange:
-    """How the scores of one row changed, sample by sample."""
-
-    n: int
-    difference: float
-    """Mean of new minus base, 0 to 1; over tasks the mean of their means."""
-    low: float
-    high: float
-    """Ends of its 95 % interval."""
-    worse: int
-    better: int
-    identical: bool
-    """Whether every answer is the same word for word."""
-
-
-def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
-    """Judge the changes of scores.
-
-    A row whose answers are all the same word for word is unchanged whatever the number of samples; one that has equal
-    scores in other words is not, since a few samples leave room for a loss.
-    """
-    if not rows:
-        return ScoreChanges(np.array([], dtype=str), np.array([]), np.array([]))
-    difference, low, high, n = (
-        np.array([getattr(row, name) for row in rows], float) for name in ("difference", "low", "high", "n")
-    )
-    p = stats.false_discovery_control(sign_test([row.worse for row in rows], [row.better for row in rows]))
-    verdict = np.select(
-        [
-            np.array([row.identical for row in rows]),
-            (p < rule.alpha) & (high < 0) & (difference < -rule.max_drop),
-            (p < rule.alpha) & (low > 0) & (difference > rule.max_drop),
-            low > -rule.max_drop,
-        ],
-        [Verdict.UNCHANGED.value, Verdict.REGRESSED.value, Verdict.IMPROVED.value, Verdict.UNCHANGED.value],
-        Verdict.INCONCLUSIVE.value,
-    )
-    # An interval narrows with the root of the samples: until it leaves 0 out, or stays above the greatest drop.
-    lost = difference < -rule.max_drop
-    half = np.where(lost, high - difference, difference - low)
-    room = np.where(lost, -difference, difference + rule.max_drop)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        more = np.ceil(n * (half / room) ** 2 - n)
-    more = np.where(np.isfinite(more), np.maximum(more, 1), np.nan)
-    return ScoreChanges(verdict, p, np.where(verdict == Verdict.INCONCLUSIVE.value, more, np.nan))
-
-
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
-    spread = NORMAL_QUANTILE**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
-    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
-
-    The interval of Bonett and Price (2012): one answer lost and one won are added to what was seen, so that few samples
-    leave a wide interval, and samples without a change one that is not of width zero. Few samples, few changes and
-    partial scores make it wider than 95 % needs.
-
-    Args:
-        changes: for each task the change of every sample's score, -1 to 1.
-    """
-    everything = np.concatenate(list(changes))
-    weight = np.concatenate([np.full(len(change), 1 / (len(changes) * len(change))) for change in changes])
-    mean, square = float(weight @ everything), float(weight @ everything**2)
-    # Tasks of different sizes weigh the same: as many samples of one weight would say as much.
-    n = 1 / float(weight @ weight)
-    middle = n * mean / (n + 2)
-    half = NORMAL_QUANTILE * sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
-    return mean, max(-1.0, middle - half), min(1.0, middle + half)
-
-
-def changed_answers(changed: int, n: int) -> str:
-    """Return how many answers changed, in words."""
-    return f"{changed} of {n}"
-
-
-def sign_test(worse: ArrayLike, better: ArrayLike) -> Floats:
-    """Return the two-sided exact p of as many samples worse and better, were both as likely.
-
-    On right and wrong answers it is McNemar's exact test; equal samples say nothing in it.
-    """
-    a, b = np.asarray(worse), np.asarray(better)
-    p: Floats = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(a, b), a + b, 0.5))
-    return p
+    return np.where(now.units >= 2, known, least)
 
 
 def found_share(
-    noise: float, slowdown: float, rounds: int, rule: Rule, *, cells: int = 30, pairs: int = 1000, seed: int = 0
+    noise: float,
+    slowdown: float,
+    rounds: int,
+    rule: Rule,
+    *,
+    cells: int = 30,
+    launches: int = 1,
+    restart: float | None = None,
+    pairs: int = 1000,
+    seed: int = 0,
 ) -> tuple[float, float]:
     """Simulate pairs of runs; return how often a slowdown of one cell is found, and how often another one is accused.
 
     Args:
-        noise: standard deviation of the log of a round's time; rounds are independent and normal in it.
+        noise: standard deviation of the log of a round's time; rounds of a launch are independent and normal in it.
         slowdown: of the first cell, as a share of its time.
-        rounds: a side.
+        rounds: of a launch.
         rule: when a change counts.
         cells: of a run.
+        launches: a side.
+        restart: standard deviation of the log of a launch's time; None is the rule's.
         pairs: of runs.
         seed: of the noise.
     """
     draw = np.random.default_rng(seed)
-    base, new = np.exp(noise * draw.standard_normal((2, pairs, cells, rounds)))
+    of_launch = (rule.restart if restart is None else restart) * draw.standard_normal((2, pairs, cells, launches, 1))
+    base, new = np.exp(of_launch + noise * draw.standard_normal((2, pairs, cells, launches, rounds)))
     new[:, 0] *= 1 + slowdown
-    regressed = compare_times(base, new, rule, forecast=False).verdict == Verdict.REGRESSED.value
-    return float(regressed[:, 0].mean()), float(regressed[:, 1:].any(axis=1).mean())
+    verdict = compare_times(base, new, rule, forecast=False).verdict
+    accused = (verdict == Verdict.REGRESSED.value) | (verdict == Verdict.IMPROVED.value)
+    return float((verdict[:, 0] == Verdict.REGRESSED.value).mean()), float(accused[:, 1:].any(axis=1).mean())
 
 
 def smallest_found(noise: float, rounds: int, rule: Rule, *, power: float = 0.95) -> float | None:

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.reports.accuracy.report import accuracy_chapter
 from fp_bench.reports.accuracy.tables import by_task, failures, summary
-from fp_bench.reports.verdict import paired_interval, wilson
+from fp_bench.reports.scores import paired_interval, wilson
 from fp_bench.suites.ruler.tasks import TASKS
 
 ASKED = {

@@ -11,7 +11,8 @@ from fp_bench.cli import app
 from fp_bench.errors import NotComparableError, UsageError
 from fp_bench.records.store import read_run
 from fp_bench.reports.compare import compare
-from fp_bench.reports.compare_text import MOST_ROWS, tables
+from fp_bench.reports.compare_rows import geometric_mean
+from fp_bench.reports.compare_text import MOST_ROWS, summary, tables
 from tests.records.records import answers, dense, failed, rounds, scored, write
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "h200"
@@ -286,3 +287,51 @@ def test_a_long_comparison_shows_the_gravest_and_counts_the_rest(compared):
     assert len(table.rows) == MOST_ROWS
     assert table.rows[0][0] == "regressed"
     assert "20 more rows" in table.title
+
+
+def test_every_format_names_both_folders_and_their_code(pair):
+    base, new = pair(rounds(STEADY, code_version="1+aaaa"), rounds(SLOWER, code_version="2+bbbb"))
+    for form in ("rich", "md", "csv", "json"):
+        shown = fpbench("compare", base, new, "--format", form).stdout
+        for text in (str(base), str(new), "1+aaaa", "2+bbbb"):
+            assert text in shown.replace("\n", "")
+    of_new = fpbench("compare", base, new, "--format", "customSmallerIsBetter").stdout
+    assert str(new) in of_new
+    assert "2+bbbb" in of_new
+
+
+def test_the_geometric_mean_is_of_sparse_cells_that_are_decided(compared):
+    base = rounds(STEADY) + named("noisy", STEADY) + [dense(ms, round=n) for n, ms in enumerate(STEADY)]
+    new = rounds(SLOWER) + named("noisy", NOISY) + [dense(3 * ms, round=n) for n, ms in enumerate(STEADY)]
+    assert geometric_mean(compared(base, new).latency) == (pytest.approx(1.1), 1)
+
+
+def test_one_odd_round_hides_no_slowdown(compared):
+    odd = (3 * STEADY[0], *STEADY[1:])
+    row = compared(rounds(odd), rounds(SLOWER)).latency.iloc[0]
+    assert row["verdict"] == "regressed"
+    assert row["base_ms"] == pytest.approx(2.002)
+    assert row["ratio"] == pytest.approx(row["new_ms"] / row["base_ms"])
+
+
+def launched(*launches):
+    """Rounds of several processes, each given by its times."""
+    times = [ms for of_launch in launches for ms in of_launch]
+    names = [f"launch {n}" for n, of_launch in enumerate(launches) for _ in of_launch]
+    return [record.model_copy(update={"launch": name}) for record, name in zip(rounds(times), names, strict=True)]
+
+
+def test_launches_are_what_is_compared_where_there_are_several(compared):
+    fast, slow = [1.0 * ms for ms in STEADY], [1.08 * ms for ms in STEADY]
+    base, new = launched(fast, slow, fast), launched(slow, slow, fast)
+    found = compared(base, new)
+    assert verdicts(found) == ["inconclusive"]
+    assert "launches" in tables(found)[0].rows[0][3]
+    assert not any("One launch a side" in line for line in summary(found))
+    # The same rounds, were they of one launch a side.
+    assert any(
+        "One launch a side: a difference under 1.5%" in line for line in summary(compared(rounds(fast), rounds(slow)))
+    )
+    assert verdicts(compared(base, launched(*([1.3 * ms for ms in side] for side in (fast, slow, fast))))) == [
+        "regressed"
+    ]

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,9 @@ def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     timed = [rounds for rounds in by_cell.values() if all(record.status == "ok" for record in rounds)]
     if not timed:
         return Table(TITLE, ["length", "method"], [], numbers=2)
-    times = np.array([[record.median_ms or np.nan for record in rounds] for rounds in timed])
-    # Every second round: what drifts during the run hits both halves alike.
-    halves = compare_times(times[:, ::2], times[:, 1::2], rule, forecast=False)
+    times = np.array([[[record.median_ms or np.nan for record in rounds]] for rounds in timed])
+    # Every second round: what drifts during the run hits both halves alike, and no process was started in between.
+    halves = compare_times(times[..., ::2], times[..., 1::2], replace(rule, restart=0.0), forecast=False)
     rows = []
     for rounds, of_cell, verdict in zip(timed, times, halves.verdict, strict=True):
         first = rounds[0]

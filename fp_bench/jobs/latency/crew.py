@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import torch
 
@@ -36,6 +37,8 @@ class _Post:
     """Whether its method is imported, and so the device in use."""
     holds: str | None = None
     """Key of that cell."""
+    launch: str = field(default_factory=lambda: uuid4().hex[:8])
+    """Names this process in records, where ids of processes come again."""
 
 
 class Crew:
@@ -90,7 +93,7 @@ class Crew:
         )
         if isinstance(timing, Failure):
             return timing
-        seen = watch.fields()
+        seen = watch.fields() | {"launch": self._post(cell).launch}
         if not group.keep_inputs:
             self.release()
         return timing, seen

@@ -8,8 +8,8 @@ import pandas as pd
 
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import newest, remembered
+from fp_bench.reports.scores import changed_answers, paired_interval, wilson
 from fp_bench.reports.table import Table
-from fp_bench.reports.verdict import changed_answers, paired_interval, wilson
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")

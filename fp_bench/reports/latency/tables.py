@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fp_bench.records.record import LatencyRecord
@@ -26,8 +27,9 @@ MEANS = ("select_ms", "attend_ms", "attention_ms", "density", "recall", "rel_err
 def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     """Return one row a cell: rounds merged, of the newest code that measured it.
 
-    ``ms`` is the median of the rounds' medians, ``low_ms`` and ``high_ms`` the fastest and the slowest round. A cell
-    that failed in any round has its status and reason, and no number.
+    ``ms`` is the median of the rounds' medians, of several launches the geometric mean of these (see
+    `verdict.time_of`); ``low_ms`` and ``high_ms`` are the fastest and the slowest round. A cell that failed in any
+    round has its status and reason, and no number.
     """
     rounds: dict[str, list[LatencyRecord]] = {}
     for record in newest(records):
@@ -35,10 +37,10 @@ def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     table = pd.DataFrame([_asked(found) for found in rounds.values()], columns=[*PER_CELL, *FIRST])
     merged = _merged_rounds([record for found in rounds.values() for record in found])
     table = table.join(merged, on="cell_key")
-    numbers = ["rounds", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]
+    numbers = ["rounds", "launches", "ms", "low_ms", "high_ms", *MEANS, "peak_bytes"]
     table[numbers] = table[numbers].mask(table["status"] != "ok")
-    table = table.astype({"rounds": "Int64", "peak_bytes": "Int64"})
-    columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "ms", "low_ms", "high_ms"]
+    table = table.astype({"rounds": "Int64", "launches": "Int64", "peak_bytes": "Int64"})
+    columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "launches", "ms", "low_ms", "high_ms"]
     columns += [*MEANS, "peak_bytes", "timer", "cache", "env", "command"]
     return table[columns]
 
@@ -62,7 +64,13 @@ def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     merged = by_cell[list(MEANS)].median()
     merged["rounds"] = by_cell.size()
     merged["peak_bytes"] = by_cell["peak_bytes"].max()
-    for name, how in (("ms", "median"), ("low_ms", "min"), ("high_ms", "max")):
+    launches = [record.launch or "" for record in records]
+    of_launch = by_cell.obj["median_ms"].groupby([keys, launches], sort=False).median()
+    by_launch = of_launch.groupby("cell_key", sort=False)
+    merged["launches"] = by_launch.size()
+    several = np.exp(np.log(of_launch).groupby("cell_key", sort=False).mean())
+    merged["ms"] = by_launch.first().where(merged["launches"] == 1, several)
+    for name, how in (("low_ms", "min"), ("high_ms", "max")):
         merged[name] = by_cell["median_ms"].agg(how)
     return merged
 

@@ -1,0 +1,152 @@
+"""Whether scores differ: statistics on arrays, which know nothing of records or suites.
+
+Scores are paired by sample. The sign test, which on right and wrong answers is McNemar's exact test, and the interval
+of the mean difference must agree.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from fp_bench.reports.verdict import Floats, Rule, Verdict, corrected_for_many
+
+NORMAL_QUANTILE = 1.959964
+"""Of intervals of 95 %."""
+MOST_MORE = 100_000
+"""Samples beyond which a forecast would only say that the change is about as large as the greatest drop."""
+
+
+class ScoreChanges(NamedTuple):
+    """How scores changed; all arrays have one entry a row."""
+
+    verdict: NDArray[np.str_]
+    p: Floats
+    """Corrected for the number of rows that were tested; NaN where every answer is the same word for word."""
+    more_samples: Floats
+    """Samples that would likely decide an inconclusive row; infinite beyond `MOST_MORE`, NaN elsewhere."""
+
+
+@dataclass(frozen=True)
+class ScoreChange:
+    """How the scores of one row changed, sample by sample."""
+
+    n: int
+    difference: float
+    """Mean of new minus base, 0 to 1; over tasks the mean of their means."""
+    low: float
+    high: float
+    """Ends of its 95 % interval."""
+    worse: int
+    better: int
+    identical: bool
+    """Whether every answer is the same word for word."""
+
+
+def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
+    """Judge the changes of scores.
+
+    A row whose answers are all the same word for word is unchanged whatever the number of samples; one that has equal
+    scores in other words is not, since a few samples leave room for a loss.
+    """
+    if not rows:
+        return ScoreChanges(np.array([], dtype=str), np.array([]), np.array([]))
+    worse, better, n, difference, low, high = (
+        np.array([getattr(row, name) for row in rows], float)
+        for name in ("worse", "better", "n", "difference", "low", "high")
+    )
+    identical = np.array([row.identical for row in rows])
+    alone = sign_test(worse, better)
+    p = corrected_for_many(np.where(identical, np.nan, alone))
+    verdict = np.where(identical, Verdict.UNCHANGED.value, _verdicts(p, difference, low, high, rule))
+    more = np.full(len(rows), np.nan)
+    if (open_ := verdict == Verdict.INCONCLUSIVE.value).any():
+        part = (values[open_, None] for values in (worse, better, n, difference, low, high))
+        # How much the other rows raise p, taken to stay as it is.
+        more[open_] = _more_samples(*part, raised=(p / alone)[open_, None], rule=rule)
+    return ScoreChanges(verdict, p, more)
+
+
+def _verdicts(p: Floats, difference: Floats, low: Floats, high: Floats, rule: Rule) -> NDArray[np.str_]:
+    return np.select(
+        [
+            (p < rule.alpha) & (high < 0) & (difference < -rule.max_drop),
+            (p < rule.alpha) & (low > 0) & (difference > rule.max_drop),
+            low > -rule.max_drop,
+        ],
+        [Verdict.REGRESSED.value, Verdict.IMPROVED.value, Verdict.UNCHANGED.value],
+        Verdict.INCONCLUSIVE.value,
+    )
+
+
+def _more_samples(
+    worse: Floats,
+    better: Floats,
+    n: Floats,
+    difference: Floats,
+    low: Floats,
+    high: Floats,
+    *,
+    raised: Floats,
+    rule: Rule,
+) -> Floats:
+    """Return the further samples from which on the whole rule decides, were they like those seen; infinite where none.
+
+    All are ``[rows, 1]``.
+    """
+    more = np.unique(np.geomspace(1, MOST_MORE, 400).round())
+    times = (n + more) / n
+    p = np.minimum(1.0, raised * sign_test(np.floor(worse * times), np.floor(better * times)))
+    then_low, then_high = (difference + (end - difference) / np.sqrt(times) for end in (low, high))
+    open_ = _verdicts(p, difference, then_low, then_high, rule) == Verdict.INCONCLUSIVE.value
+    # The first from which on no greater number leaves it open: the sign test moves in steps.
+    last_open = np.where(open_, np.arange(1, len(more) + 1), 0).max(axis=1)
+    found: Floats = np.append(more, np.inf)[last_open]
+    return found
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
+    spread = NORMAL_QUANTILE**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
+    """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
+
+    The interval of Bonett and Price (2012): one answer lost and one won are added to what was seen, so that few samples
+    leave a wide interval, and samples without a change one that is not of width zero. Few samples, few changes and
+    partial scores make it wider than 95 % needs.
+
+    Args:
+        changes: for each task the change of every sample's score, -1 to 1.
+    """
+    everything = np.concatenate(list(changes))
+    weight = np.concatenate([np.full(len(change), 1 / (len(changes) * len(change))) for change in changes])
+    mean, square = float(weight @ everything), float(weight @ everything**2)
+    # Tasks of different sizes weigh the same: as many samples of one weight would say as much.
+    n = 1 / float(weight @ weight)
+    middle = n * mean / (n + 2)
+    half = NORMAL_QUANTILE * sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
+    return mean, max(-1.0, middle - half), min(1.0, middle + half)
+
+
+def changed_answers(changed: int, n: int) -> str:
+    """Return how many answers changed, in words."""
+    return f"{changed} of {n}"
+
+
+def sign_test(worse: ArrayLike, better: ArrayLike) -> Floats:
+    """Return the two-sided exact p of as many samples worse and better, were both as likely.
+
+    On right and wrong answers it is McNemar's exact test; equal samples say nothing in it.
+    """
+    a, b = np.asarray(worse), np.asarray(better)
+    p: Floats = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(a, b), a + b, 0.5))
+    return p
