@@ -81,7 +81,9 @@ def _type(field: dict[str, Any]) -> str:
 def _kind(kind: dict[str, Any]) -> str:
     if "const" in kind or "enum" in kind:
         return ", ".join(f"`{value}`" for value in kind.get("enum", [kind.get("const")]))
-    return f"list of {_type(kind['items'])}" if kind["type"] == "array" else str(kind["type"])
+    if kind.get("type") == "array":
+        return f"list of {_type(kind['items'])}"
+    return "object" if "$ref" in kind else str(kind["type"])
 
 
 def _text(field: dict[str, Any]) -> str:

@@ -182,10 +182,13 @@ def check_code(planned: str) -> None:
 
 def _git_commit() -> str | None:
     """Return the commit of the repository that tracks this package, ``-dirty`` when changed; never the caller's."""
+    # GIT_DIR and its like would answer for another repository.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE_ROOT), *words]
         try:
-            done = subprocess.run(["git", "-C", str(PACKAGE_ROOT), *words], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10, env=ours)
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

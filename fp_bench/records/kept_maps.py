@@ -1,9 +1,11 @@
 """Which blocks a selection kept, small enough to store beside the records and to draw."""
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from fp_bench.records.files import replace_file
 
 FOLDER = "maps"
+LARGEST = 2**26
+"""Bytes of the maps of a cell, unpacked."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,14 @@ def write_maps(path: Path, maps: Sequence[KeptMap]) -> None:
 def read_maps(path: Path) -> list[KeptMap]:
     """Return the maps of a cell; none where there is no such file or it is damaged."""
     try:
+        with ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST:
+                return []
         with np.load(path, allow_pickle=False) as packed:
-            columns = zip(packed["head"], packed["density"], packed["share"], strict=True)
+            heads, densities, shares = packed["head"], packed["density"], packed["share"]
+            if shares.ndim != 3 or shares.dtype != np.uint8 or 0 in shares.shape:
+                return []
+            columns = zip(heads, densities, shares, strict=True)
             return [KeptMap(int(head), float(density), share) for head, density, share in columns]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, BadZipFile, zlib.error):
         return []

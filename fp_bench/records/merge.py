@@ -1,14 +1,15 @@
 """Two or more runs of one machine as one."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.records.environment import machine_name
+from fp_bench.records.files import replace_file
 from fp_bench.records.kept_maps import FOLDER as MAPS
+from fp_bench.records.reading import RECORDS, read_environments, read_records
 from fp_bench.records.record import Record
-from fp_bench.records.store import RECORDS, RecordStore, read_environments, read_records
+from fp_bench.records.store import RecordStore
 
 
 def merge(folders: Sequence[Path], out: Path) -> tuple[int, int]:
@@ -39,7 +40,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[int, int]:
             store.add_environment(environment)
         # By the time it was written: the newest code of a cell stays the newest.
         for record in sorted(kept.values(), key=lambda record: record.time or ""):
-            store.append(record)
+            store.take(record)
     _copy_maps(folders, out)
     return len(kept), len(everything) - len(kept)
 
@@ -64,6 +65,6 @@ def _copy_maps(folders: Sequence[Path], out: Path) -> None:
             for path in sorted((folder / MAPS).glob("*.npz")):
                 if not (target := out / MAPS / path.name).exists():
                     target.parent.mkdir(exist_ok=True)
-                    shutil.copyfile(path, target)
+                    replace_file(target, path.read_bytes())
     except OSError as error:
         raise UnavailableError(f"cannot write to {out}: {error.strerror}") from None

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Required, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 SCHEMA_VERSION = 1
 
@@ -13,9 +15,47 @@ Clock = Literal["cuda_event", "wall_clock"]
 Cache = Literal["cold", "as_left"]
 """State of the L2 cache before a sample: flushed, or as the call before left it."""
 
+# Records come from strangers too: a number or a text beyond these limits is no measurement.
+Name = Annotated[str, StringConstraints(max_length=4096)]
+Prose = Annotated[str, StringConstraints(max_length=2**20)]
+FilePart = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9_.+-]*$")]
+"""Part of a file's name."""
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=2**40)]
+Heads = Annotated[int, Field(ge=1, le=2**16)]
+Number = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Difference = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1.001, allow_inf_nan=False)]
+"""A mean of shares may round to a hair above 1."""
+Shares = Annotated[list[Share], Field(max_length=2**16)]
+
+
+class Spread(TypedDict, total=False):
+    """A clock in MHz during a round."""
+
+    min: Number
+    median: Required[Number]
+    max: Number
+
+
+class GpuSeen(TypedDict, total=False):
+    """The GPU while a round was timed; older records have one reading where newer ones have a summary."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    sm_mhz: Spread | Number | None
+    throttle: dict[Name, Share] | list[Name] | None
+    other_processes: Count | None
+    reason: Name
+
 
 class Record(BaseModel):
-    """What every record has. Times are milliseconds, sizes bytes, lengths tokens."""
+    """What every record has. Times are milliseconds, sizes bytes, lengths tokens.
+
+    Fields that this version does not know are kept as they were read; `RecordStore.append` writes none.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
@@ -24,42 +64,44 @@ class Record(BaseModel):
     result: ClassVar[str]
     """The field that a record has if and only if its status is ok."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     kind: str
     status: Status
-    reason: str | None = None
+    reason: Prose | None = None
     """Why status is not ok, in one line."""
-    cell_key: str = ""
+    cell_key: FilePart = ""
     """Hash of what was asked; code_version is left out, so that two versions can be compared."""
-    code_version: str
-    """Package version and a hash of the package's source."""
-    method: str
-    label: str
+    code_version: FilePart
+    """Package version and a hash of its source; of a plug-in also one of the plug-in's."""
+    method: Name
+    label: Name
     """Method with its changed parameters, as the command line takes it."""
-    method_hash: str
+    method_hash: Name
     """Hash of name, version and all parameters."""
     params: dict[str, Any] = {}
-    asked_backend: str = "auto"
-    backend: str | None = None
+    asked_backend: Name = "auto"
+    backend: Name | None = None
     """What really computed the attention: a kernel or a dense implementation."""
     fallback: bool = False
     """A sparse method that ran dense: it never counts as that method's result."""
-    seq_len: int
+    seq_len: Size
     """Keys of each sequence (kv_len); of a sample, the tokens that prompt and answer may take."""
-    dtype: str
-    seed: int = 0
-    round: int = 0
-    engine: str = "operator"
+    dtype: Name
+    seed: Count = 0
+    round: Count = 0
+    engine: Name = "operator"
     """What ran the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
-    density: float | None = None
+    density: Share | None = None
     """Kept share of the causal block pairs; 1 for dense."""
-    recall: float | None = None
+    recall: Share | None = None
     """Share of dense attention mass that the kept blocks cover, mean over heads and sampled rows."""
-    env: str | None = None
+    dense_calls: dict[Name, Count] | None = None
+    """Attention calls of a model's prefill that went dense, by reason."""
+    env: Name | None = None
     """Id into env.json."""
-    command: str | None = None
+    command: Prose | None = None
     """The line that measures this one cell again."""
-    time: str | None = None
+    time: Name | None = None
     """When it was written, UTC."""
 
     @model_validator(mode="after")
@@ -70,6 +112,27 @@ class Record(BaseModel):
             value = getattr(self, self.result)
             raise ValueError(f"status {self.status!r} with {self.result} {value}: a result needs status ok")
         return self
+
+    @classmethod
+    def measured(cls, asked: Mapping[str, Any], found: Mapping[str, Any]) -> Self:
+        """Return the record of what was measured; where a value cannot be, a failed one that names it.
+
+        Args:
+            asked: fields that were known before.
+            found: fields that measuring gave.
+        """
+        try:
+            return cls(**asked, status="ok", **found)
+        except ValidationError as error:
+            name = error.errors()[0]["loc"][:1]
+            if not name or name[0] not in found or name[0] == "round":
+                raise
+            return cls.failed(asked, "incorrect", problem(error), found.get("round", 0))
+
+    @classmethod
+    def failed(cls, asked: Mapping[str, Any], status: Status, reason: str, number: int = 0) -> Self:
+        """Return the record of what could not be measured from round ``number`` on, with the reason."""
+        return cls(**asked, status=status, reason=reason.encode(errors="replace").decode(), round=number)
 
 
 class LatencyRecord(Record):
@@ -82,50 +145,50 @@ class LatencyRecord(Record):
     result: ClassVar[str] = "median_ms"
 
     kind: Literal["latency"] = "latency"
-    q_len: int
-    batch: int
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-    input: str
+    q_len: Size
+    batch: Size
+    q_heads: Heads
+    kv_heads: Heads
+    head_dim: Heads
+    input: Name
     """Where Q, K, V came from; records of different inputs are not comparable."""
-    layer: int = 0
-    benchmark_version: int = 1
+    layer: Count = 0
+    benchmark_version: Count = 1
     """Of how times are taken: a protocol that changes them raises it, and runs of two are not compared."""
 
-    samples_ms: list[float] | None = None
+    samples_ms: Annotated[list[Number], Field(max_length=2**20)] | None = None
     """Raw times of the whole operator (of the whole prefill with an engine) in this round."""
-    median_ms: float | None = None
-    launch: str | None = None
+    median_ms: Milliseconds | None = None
+    launch: Name | None = None
     """The process that measured this round; rounds of one share what it tuned, its memory and its clocks."""
-    select_ms: float | None = None
+    select_ms: Number | None = None
     """Median of the selection alone; None for dense."""
-    attend_ms: float | None = None
+    attend_ms: Number | None = None
     """Median of the attention alone, on a selection made outside the timer."""
-    ttft_ms: float | None = None
+    ttft_ms: Milliseconds | None = None
     """Median time to first token of a model: from token ids on the device, in vLLM on the host, to the first token."""
-    attention_ms: float | None = None
+    attention_ms: Number | None = None
     """Time of the attention of all layers within one prefill, selecting and attending."""
     timer: Clock | None = None
     cache: Cache | None = None
-    density_by_head: list[float] | None = None
-    recall_by_head: list[float] | None = None
-    rel_err: float | None = None
+    density_by_head: Shares | None = None
+    recall_by_head: Shares | None = None
+    rel_err: Number | None = None
     """Norm of the difference to exact dense attention over its norm, on sampled rows."""
-    rel_err_by_head: list[float] | None = None
-    kernel_err: float | None = None
+    rel_err_by_head: Annotated[list[Number], Field(max_length=2**16)] | None = None
+    kernel_err: Number | None = None
     """The same against the float32 definition on the same selection: what the correctness check saw."""
-    rows_checked: int | None = None
+    rows_checked: Count | None = None
     """Sampled query rows of each head that recall and the errors are over."""
-    peak_bytes: int | None = None
+    peak_bytes: Count | None = None
     """Most device memory in use during one call beyond what its inputs hold."""
-    tflops: float | None = None
+    tflops: Number | None = None
     """4 * head_dim FLOP for each computed score entry, over the attention's time."""
-    gpu: dict[str, Any] | None = None
+    gpu: GpuSeen | None = None
     """The GPU while this round was timed: see `fp_bench.jobs.latency.noise.summary`."""
     throttled: bool | None = None
     """Whether the GPU's clocks were held down at any time in the round; None where that is not known."""
-    load_average: float | None = None
+    load_average: Number | None = None
     """Of the host over the last minute, when the round ended; this run is part of it."""
 
 
@@ -134,65 +197,76 @@ class AccuracyRecord(Record):
 
     asked: ClassVar[tuple[str, ...]] = (
         "kind", "method", "method_hash", "asked_backend", "model", "dtype", "dense_layers", "chat", "suite", "variant",
-        "suite_version", "suite_params", "task", "seq_len", "sample_id", "seed",
+        "suite_version", "suite_params", "task", "seq_len", "sample_id", "seed", "tokenizer",
     )  # fmt: skip
     result: ClassVar[str] = "score"
 
     kind: Literal["accuracy"] = "accuracy"
-    model: str
-    suite: str
-    variant: str
+    model: Name
+    tokenizer: FilePart | None = None
+    """Hash of the tokenizer's vocabulary and chat template; None for the embedded model's."""
+    suite: Name
+    variant: Name
     """Which protocol of the suite; empty where there is one."""
-    suite_version: int
+    suite_version: Count
     suite_params: dict[str, Any] = {}
-    task: str
-    task_number: int = 0
+    task: Name
+    task_number: Count = 0
     """Place of the task in its suite's order."""
-    sample_id: str
+    sample_id: Name
     """The same for every model and method; results of methods are paired by it."""
-    dense_layers: int = 0
+    dense_layers: Count = 0
     """First layers that ran dense whatever the method."""
     chat: bool = False
     """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
-    score: float | None = None
+    score: Score | None = None
     """0 to 1."""
-    kl: float | None = None
+    kl: Number | None = None
     """Kullback-Leibler divergence of the next-token distributions from dense attention's, mean, nats; for samples
     without answers."""
-    nll: float | None = None
+    nll: Number | None = None
     """Negative log-likelihood of the tokens that the text goes on with, mean, nats; for samples without answers."""
-    nll_difference: float | None = None
+    nll_difference: Difference | None = None
     """The same less dense attention's on the same text: above 0 the method predicts the text worse."""
-    agreement_by_part: list[float] | None = None
+    agreement_by_part: Shares | None = None
     """``score`` of each of 16 runs of neighbouring positions, in order: neighbours depend on each other."""
-    kl_by_part: list[float] | None = None
+    kl_by_part: Annotated[list[Number], Field(max_length=2**10)] | None = None
     """``kl`` of the same runs."""
-    nll_difference_by_part: list[float] | None = None
+    nll_difference_by_part: Annotated[list[Difference], Field(max_length=2**10)] | None = None
     """``nll_difference`` of the same runs."""
-    prediction: str | None = None
-    answers: list[str] | None = None
-    provenance: dict[str, str] | None = None
+    prediction: Prose | None = None
+    answers: Annotated[list[Prose], Field(max_length=2**16)] | None = None
+    provenance: dict[Name, Name] | None = None
     """Versions and hashes of the data that the sample was made of, where it is not the package's own."""
-    depth: float | None = None
+    depth: Score | None = None
     """Where in the context the answer stands, 0 (start) to 1 (end), in suites that choose a place."""
-    groups: list[str] | None = None
+    groups: Annotated[list[Name], Field(max_length=256)] | None = None
     """Kinds of question that the sample is one of, each with a mean of its own."""
     templated: bool | None = None
     """Whether this prompt went through the chat template."""
-    cut_tokens: int | None = None
+    cut_tokens: Count | None = None
     """Tokens left out of the middle of the prompt, so that it fits."""
-    prompt_tokens: int | None = None
-    new_tokens: int | None = None
-    dense_calls: dict[str, int] | None = None
-    """Attention calls of the prefill that went dense, by reason."""
-    seconds: float | None = None
+    prompt_tokens: Count | None = None
+    new_tokens: Count | None = None
+    seconds: Number | None = None
     """Wall-clock time of the sample in its process, others at work on the device or not."""
 
 
+LONGEST_SHOWN = 60
+"""Letters of a value in a complaint."""
 KINDS: dict[str, type[LatencyRecord] | type[AccuracyRecord]] = {"latency": LatencyRecord, "accuracy": AccuracyRecord}
 
 
 def cell_key(fields: dict[str, Any], asked: tuple[str, ...]) -> str:
-    """Return sixteen hex digits of what was asked: the fields named by ``asked``."""
-    text = json.dumps({name: fields[name] for name in asked}, sort_keys=True)
+    """Return sixteen hex digits of what was asked: the fields named by ``asked`` that are not None."""
+    text = json.dumps({name: fields[name] for name in asked if fields.get(name) is not None}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def problem(error: ValidationError) -> str:
+    """Return the first thing that keeps fields from being a record, in a line: the field, its value and the limit."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in KINDS)
+    value = repr(first["input"])
+    said = f"{where} {value if len(value) < LONGEST_SHOWN else value[:LONGEST_SHOWN] + '...'}: " if where else ""
+    return said + str(first["msg"])

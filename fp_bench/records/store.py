@@ -1,37 +1,27 @@
-"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and reading them back, also ``records.jsonl.gz``."""
+"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and what is made of them once they are read."""
 
 import fcntl
-import gc
-import gzip
 import hashlib
 import json
 import os
-import zlib
+import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, NamedTuple, Self, TypeVar
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import Any, Self, TypeVar
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.records.environment import machine_name
 from fp_bench.records.files import replace_file
 from fp_bench.records.kept_maps import KeptMap, map_path, write_maps
-from fp_bench.records.record import KINDS, SCHEMA_VERSION, AccuracyRecord, LatencyRecord, Record, Status
+from fp_bench.records.reading import COMPRESSED, ENVIRONMENTS, RECORDS, parse, read_environments, read_records
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record, Status
+from fp_bench.records.secrets import masked
 
 R = TypeVar("R", bound=Record)
-
-RECORDS = "records.jsonl"
-COMPRESSED = f"{RECORDS}.gz"
-"""What a finished run may be kept as: it is read, not written."""
-ENVIRONMENTS = "env.json"
-
-_LINE: TypeAdapter[Record] = TypeAdapter(Annotated[LatencyRecord | AccuracyRecord, Field(discriminator="kind")])
-"""Reads a line some four times as fast as json does; what it refuses is read again for a better reason."""
 
 
 class Records(list[R]):
@@ -75,14 +65,6 @@ def latest(records: Iterable[R]) -> list[R]:
     return list({(record.cell_key, record.code_version, record.round): record for record in records}.values())
 
 
-class Reading(NamedTuple):
-    """What a run folder held: its whole records, the bytes they take, and whether a torn last line was dropped."""
-
-    records: list[Record]
-    size: int
-    torn: bool
-
-
 @dataclass(frozen=True)
 class Run:
     """A run folder as it was read."""
@@ -109,15 +91,17 @@ class Run:
 
     @property
     def machine(self) -> str:
-        """What it ran on."""
-        return machine_name(self.environment)
+        """What it ran on; of a run that was continued elsewhere, each machine."""
+        used = dict.fromkeys(r.env for r in self.records if r.env in self.environments)
+        names = dict.fromkeys(machine_name(self.environments[str(env)]) for env in used)
+        return " and ".join(names) or machine_name({})
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UsageError: no such run, no whole record in it, or a line that is no record and is not the last.
+        UsageError: no such run, or no whole record in it.
     """
     records = read_records(folder).records
     if not records:
@@ -137,93 +121,18 @@ def run_folders(folder: Path) -> list[Path]:
     return found
 
 
-def read_records(folder: Path) -> Reading:
-    """Read a run folder's records; a torn last line (a writer was killed in it) is dropped.
-
-    Raises:
-        UsageError: no such run, or a line that is no record and is not the last.
-    """
-    path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
-    if path is None:
-        raise UsageError(f"{folder} holds no {RECORDS}; give the folder that `fpbench latency --out` wrote")
-    data = path.read_bytes() if path.name == RECORDS else _unpacked(path)
-    # A hundred thousand records make no garbage, and looking for it takes as long as reading them.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return _parse(data, path)
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def _unpacked(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"{path} is no whole gzip file ({error}); fetch it again") from None
-
-
-def read_environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the environments of a run folder by their id; empty where none were written."""
-    path = folder / ENVIRONMENTS
-    if not path.is_file():
-        return {}
-    try:
-        environments: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path} is not JSON ({error}); delete it to go on without") from None
-    return environments
-
-
-def _parse(data: bytes, path: Path) -> Reading:
-    lines = data.splitlines(keepends=True)
-    records: list[Record] = []
-    size = 0
-    for number, line in enumerate(lines, 1):
-        try:
-            if not line.endswith(b"\n"):
-                raise ValueError("it has no end")
-            records.append(_record(line))
-        except UsageError as error:
-            raise UsageError(f"{path} line {number}: {error}") from None
-        except ValueError as error:  # broken JSON, broken UTF-8 and pydantic's refusals are all ValueErrors
-            if number == len(lines):
-                return Reading(records, size, torn=True)
-            first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise UsageError(f"{path} line {number} is not a record: {first}") from None
-        size += len(line)
-    return Reading(records, size, torn=False)
-
-
-def _record(line: bytes) -> Record:
-    try:
-        record = _LINE.validate_json(line)
-        if record.schema_version <= SCHEMA_VERSION:
-            return record
-    except ValidationError:
-        pass
-    fields = json.loads(line)
-    version = fields.get("schema_version", 0) if isinstance(fields, dict) else 0
-    if version > SCHEMA_VERSION:
-        raise UsageError(f"schema_version {version} is newer than {SCHEMA_VERSION}, this fpbench's; update fpbench")
-    kind = fields.get("kind", "latency") if isinstance(fields, dict) else "latency"
-    if kind not in KINDS:
-        raise UsageError(f"unknown kind of record {kind!r}; known: {', '.join(KINDS)}")
-    return KINDS[kind].model_validate(fields)
-
-
 class RecordStore:
     """The one writer of a run folder; use it as a context manager.
 
     Every `append` is on disk when it returns. Opening an existing folder resumes it: `settled` says what need not
-    be measured again, and a torn last line is cut off (`torn`).
+    be measured again, and a torn last line is cut off (`torn`). A file with lines that are not ours is left as it is.
 
     Args:
         folder: the run folder, made when it does not exist.
 
     Raises:
-        UsageError: the folder cannot be written, holds compressed records, or another fpbench is writing to it.
+        UsageError: the folder cannot be written, holds compressed records or something else under the names of a
+            run's files, or another fpbench is writing to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -232,7 +141,10 @@ class RecordStore:
             raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to go on, or give another --out")
         self._file = _open_locked(folder)
         try:
-            existing = _parse((folder / RECORDS).read_bytes(), folder / RECORDS)
+            existing = parse(folder / RECORDS)
+            if existing.bad:
+                raise UsageError(f"{existing.bad[0]}; the file is left as it is: mend it, or give another --out")
+            self._environments = read_environments(folder)
         except BaseException:
             os.close(self._file)
             raise
@@ -241,8 +153,8 @@ class RecordStore:
             os.ftruncate(self._file, existing.size)
         self.torn = existing.torn
         self.records: list[Record] = []
-        self._environments: set[str] = set()
-        """Ids of those that this run has written."""
+        self._written: set[str] = set()
+        """Ids of the environments that this run has written."""
         self._of_cell: dict[tuple[str, str], list[Record]] = {}
         for record in existing.records:
             self._add(record)
@@ -253,25 +165,81 @@ class RecordStore:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
+        try:
+            if kind is None:
+                self._check_place()
+        finally:
+            os.close(self._file)
 
     def append(self, record: Record) -> None:
         """Write one record and wait until it is on disk.
 
         Raises:
-            UnavailableError: the disk refuses it, e.g. because it is full; what was written before stays whole.
+            ValueError: a field that no record has.
+            UnavailableError: the disk refuses it, e.g. because it is full, and what was written before stays whole; or
+                the file was replaced or removed meanwhile, and all records are in a run folder beside.
         """
-        line = record.model_dump_json(exclude_none=True).encode() + b"\n"
+        if record.model_extra:
+            raise ValueError(f"undeclared fields of a record: {', '.join(record.model_extra)}")
+        said = {name: masked(text) for name in ("command", "reason") if (text := getattr(record, name))}
+        self.take(record.model_copy(update=said))
+
+    def take(self, record: Record) -> None:
+        """Write a record of another run as it was read, with the fields that this version does not know.
+
+        Raises:
+            UnavailableError: as `append`.
+        """
+        self._check_place(record)
+        line = _line(record)
+        written = 0
         try:
-            written = 0
             while written < len(line):
                 written += os.write(self._file, line[written:])
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._size)
             raise self._refused(error) from None
+        except BaseException:  # Ctrl-C: the line is on disk, or it is not
+            if written < len(line):
+                os.ftruncate(self._file, self._size)
+            else:
+                self._keep(record, line)
+            raise
+        self._keep(record, line)
+
+    def _keep(self, record: Record, line: bytes) -> None:
         self._size += len(line)
         self._add(record)
+
+    def _check_place(self, *in_hand: Record) -> None:
+        """Make sure that the open file is still the one with its name, as we left it.
+
+        Raises:
+            UnavailableError: it was replaced, removed or changed; what is in hand is then in a run folder beside.
+        """
+        path = self.folder / RECORDS
+        try:
+            there = os.stat(path, follow_symlinks=False)
+            if os.path.samestat(there, os.fstat(self._file)) and there.st_size == self._size:
+                return
+        except OSError:
+            pass
+        held = [*self.records, *in_hand]
+        beside = next(place for n in range(1, 10_000) if not (place := _beside(self.folder, n)).exists())
+        try:
+            beside.mkdir(parents=True)
+            replace_file(beside / RECORDS, b"".join(map(_line, held)))
+            self._write_environments(beside)
+        except OSError as error:
+            raise UnavailableError(
+                f"{path} was replaced, removed or changed during the run, and {beside} cannot be written "
+                f"({error.strerror}): {len(held)} records are lost"
+            ) from None
+        raise UnavailableError(
+            f"{path} was replaced, removed or changed during the run; all {len(held)} records are in {beside}, "
+            "which is a run folder"
+        )
 
     def _add(self, record: Record) -> None:
         self.records.append(record)
@@ -329,25 +297,52 @@ class RecordStore:
         Raises:
             UnavailableError: the disk refuses it.
         """
-        text = json.dumps(environment, sort_keys=True)
+        facts = _masked(environment)
+        text = json.dumps(facts, sort_keys=True)
         env_id = hashlib.sha256(text.encode()).hexdigest()[:12]
-        if env_id in self._environments:
+        if env_id in self._written:
             return env_id
-        known = read_environments(self.folder) | {env_id: dict(environment)}
+        self._environments[env_id] = facts
         try:
-            replace_file(self.folder / ENVIRONMENTS, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
+            self._write_environments(self.folder)
         except OSError as error:
             raise self._refused(error) from None
-        self._environments.add(env_id)
+        self._written.add(env_id)
         return env_id
+
+    def _write_environments(self, folder: Path) -> None:
+        replace_file(folder / ENVIRONMENTS, (json.dumps(self._environments, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _line(record: Record) -> bytes:
+    return record.model_dump_json(exclude_none=True).encode() + b"\n"
+
+
+def _beside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}-saved-{number}")
+
+
+def _masked(value: Any) -> Any:
+    """Return a value without secrets in its texts."""
+    if isinstance(value, Mapping):
+        return {name: _masked(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(inner) for inner in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def _open_locked(folder: Path) -> int:
+    path = folder / RECORDS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / RECORDS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        # Neither through a link nor into a pipe, which would wait for a reader.
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
-        raise UsageError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
+        reason = f"{RECORDS} is a link" if path.is_symlink() else error.strerror
+        raise UsageError(f"cannot write to {folder}: {reason}; give another --out") from None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise UsageError(f"cannot write to {folder}: {RECORDS} is no file; give another --out")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

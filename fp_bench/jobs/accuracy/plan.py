@@ -59,11 +59,11 @@ class Item:
 
     def answered(self, found: Answered) -> AccuracyRecord:
         """Return the record of an answer."""
-        return AccuracyRecord(**self.asked, status="ok", **asdict(found))
+        return AccuracyRecord.measured(self.asked, asdict(found))
 
     def failed(self, why: Failure) -> AccuracyRecord:
         """Return the record of a sample that could not be answered."""
-        return AccuracyRecord(**self.asked, status=why.status, reason=why.reason)
+        return AccuracyRecord.failed(self.asked, why.status, why.reason)
 
 
 @dataclass(frozen=True)

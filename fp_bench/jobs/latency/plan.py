@@ -60,11 +60,11 @@ class Cell:
 
     def timed(self, number: int, found: Mapping[str, Any]) -> LatencyRecord:
         """Return the record of a round that was measured; ``found`` are the fields that measuring gave."""
-        return LatencyRecord(**self.asked, status="ok", round=number, **found)
+        return LatencyRecord.measured(self.asked, {"round": number} | dict(found))
 
     def failed(self, number: int, why: Failure) -> LatencyRecord:
         """Return the record of a cell that could not be measured from round ``number`` on."""
-        return LatencyRecord(**self.asked, status=why.status, reason=why.reason, round=number)
+        return LatencyRecord.failed(self.asked, why.status, why.reason, number)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,176 @@
+"""Reading what a run folder holds. Files may come from strangers: all is checked, and nothing is read without end."""
+
+import gc
+import gzip
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from typing_extensions import TypedDict
+
+from fp_bench.errors import UsageError
+from fp_bench.records.record import SCHEMA_VERSION, AccuracyRecord, LatencyRecord, Name, Record, problem
+
+RECORDS = "records.jsonl"
+COMPRESSED = f"{RECORDS}.gz"
+"""What a finished run may be kept as: it is read, not written."""
+ENVIRONMENTS = "env.json"
+
+LONGEST_LINE, MOST_LINES, MOST_BYTES = 4 * 2**20, 500_000, 2**30
+"""Of a file of records, after unpacking; a run of all of RULER at six lengths with eight methods has 300,000 lines."""
+LARGEST_ENVIRONMENTS = 2**24
+"""Bytes."""
+MOST_NAMED = 5
+"""Lines that are no records, each named; more are counted."""
+OURS = b'{"schema_version":%d,"kind":"' % SCHEMA_VERSION
+"""What every line begins with that this version writes."""
+
+_LINE: TypeAdapter[Record] = TypeAdapter(Annotated[LatencyRecord | AccuracyRecord, Field(discriminator="kind")])
+
+
+class _Environment(TypedDict, total=False):
+    """The facts of an environment that are more than shown."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    gpu: dict[str, Any] | None
+    cpu: Name | None
+    cpu_cores: int | None
+    packages: dict[str, Any] | None
+
+
+_ENVIRONMENTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[Name, _Environment])
+
+
+class Reading(NamedTuple):
+    """What a file of records held."""
+
+    records: list[Record]
+    size: int
+    """Bytes of its whole lines."""
+    torn: bool
+    """Whether its last line is the beginning of one of ours: a writer was killed in it."""
+    bad: list[str]
+    """The first lines that are no records: file, number and reason of each."""
+    bad_lines: int
+    """How many there are."""
+
+
+def read_records(folder: Path) -> Reading:
+    """Read a run folder's records; lines that are none are said in a warning each, and the rest is used.
+
+    Raises:
+        UsageError: no such run, a file beyond the limits, or one in which no line is a record.
+    """
+    path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
+    if path is None:
+        raise UsageError(f"{folder} holds no {RECORDS}; give the folder that `fpbench latency --out` wrote")
+    reading = parse(path)
+    if reading.bad and not reading.records:
+        raise UsageError(f"{reading.bad[0]}; no line of the file is a record")
+    for line in reading.bad:
+        warnings.warn(f"{line}; passed over", stacklevel=2)
+    if (more := reading.bad_lines - len(reading.bad)) > 0:
+        warnings.warn(f"{path}: {more} more lines are no records; passed over", stacklevel=2)
+    return reading
+
+
+def parse(path: Path) -> Reading:
+    """Read a file of records.
+
+    Raises:
+        UsageError: it cannot be read, or is beyond the limits.
+    """
+    # A hundred thousand records make no garbage, and looking for it takes as long as reading them.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _parse(path)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parse(path: Path) -> Reading:
+    records: list[Record] = []
+    bad: list[str] = []
+    size = number = 0
+    for number, line in enumerate(_lines(path), 1):
+        whole = line.endswith(b"\n")
+        if not whole and (line.startswith(OURS) or OURS.startswith(line)):
+            return Reading(records, size, True, bad, number - 1 - len(records))
+        try:
+            if not whole:
+                raise UsageError("it has no end, and does not begin as a record")
+            records.append(_LINE.validate_json(line))
+        except (ValidationError, UsageError) as error:
+            if len(bad) < MOST_NAMED:
+                bad.append(f"{path} line {number} is not a record: {_why_not(line, error)}")
+        size += len(line)
+    return Reading(records, size, False, bad, number - len(records))
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, unpacked.
+
+    Raises:
+        UsageError: it cannot be read, or is beyond the limits.
+    """
+    size = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number in range(1, MOST_LINES + 2):
+                line = file.readline(LONGEST_LINE + 1)
+                size += len(line)
+                if not line:
+                    return
+                if number > MOST_LINES or len(line) > LONGEST_LINE or size > MOST_BYTES:
+                    raise UsageError(
+                        f"{path} line {number} is beyond the limits: {MOST_LINES} lines of {LONGEST_LINE} bytes, "
+                        f"{MOST_BYTES} bytes in all"
+                    )
+                yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{path} is no whole gzip file ({error}); fetch it again") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _why_not(line: bytes, error: ValidationError | UsageError) -> str:
+    if isinstance(error, UsageError):
+        return str(error)
+    try:
+        fields = from_json(line)
+    except ValueError as broken:
+        return f"it is not JSON ({broken})"
+    version = fields.get("schema_version") if isinstance(fields, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        return f"schema_version {version} is newer than {SCHEMA_VERSION}, this fpbench's; update fpbench"
+    return problem(error)
+
+
+def read_environments(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the environments of a run folder by their id; empty where none were written.
+
+    Raises:
+        UsageError: the file cannot be read, or holds something else.
+    """
+    path = folder / ENVIRONMENTS
+    if not path.is_file():
+        return {}
+    advice = "delete it to go on without"
+    try:
+        with path.open("rb") as file:
+            text = file.read(LARGEST_ENVIRONMENTS + 1)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; {advice}") from None
+    if len(text) > LARGEST_ENVIRONMENTS:
+        raise UsageError(f"{path} is larger than {LARGEST_ENVIRONMENTS} bytes; {advice}")
+    try:
+        return _ENVIRONMENTS.validate_json(text)
+    except ValidationError as error:
+        raise UsageError(f"{path} holds no environments ({problem(error)}); {advice}") from None
