@@ -1,4 +1,4 @@
-"""Mean-pooled keys: what FlashPrefill scores instead of every key."""
+"""Mean-pooled keys, what FlashPrefill scores instead of every key, and how far the keys of a block lie from them."""
 
 import torch
 from torch import Tensor
@@ -23,6 +23,22 @@ def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto")
 
         return pool_keys_triton(k, block_size)
     return _pool_keys_torch(k, block_size)
+
+
+def pool_with_radii(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """Return mean keys as `pool_keys`, and the radius of each block, ``[batch, key_blocks, kv_heads]`` float32.
+
+    A block's radius is the largest distance of one of its keys from their mean, before the mean is rounded. Defined by
+    `reference.block_radii`; arguments as `pool_keys`.
+    """
+    if resolve_backend(k, backend) == "triton":
+        from fp_bench.kernels.pooling.radii_triton import pool_with_radii_triton
+
+        return pool_with_radii_triton(k, block_size)
+    blocks = [block.float() for block in torch.split(k, block_size, dim=1)]
+    means = [block.mean(1, keepdim=True) for block in blocks]
+    radii = [(block - mean).norm(dim=-1).amax(1) for block, mean in zip(blocks, means, strict=True)]
+    return torch.cat(means, dim=1).to(k.dtype), torch.stack(radii, dim=1)
 
 
 def _pool_keys_torch(k: Tensor, block_size: int) -> Tensor:

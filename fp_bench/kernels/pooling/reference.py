@@ -14,3 +14,9 @@ def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
     """
     blocks = [block.float().mean(1) for block in torch.split(k, block_size, dim=1)]
     return torch.stack(blocks, dim=1).to(k.dtype)
+
+
+def block_radii(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
+    """Return the largest distance of a key of each block from the block's mean, ``[batch, key_blocks, kv_heads]``."""
+    blocks = [block.float() for block in torch.split(k, block_size, dim=1)]
+    return torch.stack([(block - block.mean(1, keepdim=True)).square().sum(-1).amax(1).sqrt() for block in blocks], 1)
