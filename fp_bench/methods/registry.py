@@ -22,6 +22,7 @@ BUILTIN_METHODS = {
     "flexprefill": "fp_bench.methods.flexprefill:FlexPrefill",
     "minference": "fp_bench.methods.minference:MInference",
     "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
+    "prism": "fp_bench.methods.prism:Prism",
     "rbs": "fp_bench.methods.rbs:RBS",
     "streaming": "fp_bench.methods.streaming:Streaming",
     "xattention": "fp_bench.methods.xattention:XAttention",

@@ -9,12 +9,20 @@ from tests.kernels.aot import compile_kernel, signature
 def kernels(head_dim: int, capability: int):
     """Return name, kernel, constants and what its arguments' types are beyond `signature`'s."""
     from fp_bench.kernels.flashprefill.triton import COMPACT_TILE, launch_config
+    from fp_bench.kernels.pooling.cells_triton import _cells_kernel
     from fp_bench.kernels.pooling.radii_triton import _radii_kernel
+    from fp_bench.kernels.ranking.triton import _best_kernel
     from fp_bench.kernels.rbs.triton import _rescue_kernel
 
     block = {"BLOCK": 128, "HEAD_DIM": head_dim}
+    warps = 8 if head_dim == 256 else 4
+    best = {"BANDS": 2, "WIDTH": 2048, "num_warps": 4}
+    scores = {"scores_ptr": "*fp32", "need_ptr": "*fp32"}
     return [
-        ("radii", _radii_kernel, block | {"num_warps": 8 if head_dim == 256 else 4}, {"radii_ptr": "*fp32"}),
+        *((f"cells_{n}", _cells_kernel, block | {"STRIDE": n, "num_warps": warps}, {}) for n in (1, 8)),
+        ("best_count", _best_kernel, best | {"WEIGHED": False, "WITHIN": False}, scores),
+        ("best_share", _best_kernel, best | {"WEIGHED": True, "WITHIN": True}, scores),
+        ("radii", _radii_kernel, block | {"num_warps": warps}, {"radii_ptr": "*fp32"}),
         (
             "rescue",
             _rescue_kernel,

@@ -18,10 +18,7 @@ SPILLS = {"rescue": 96}
     ("chip", "head_dims"),
     [
         ("cuda-90", ["128"]),
-        *(
-            pytest.param(chip, ["64", "128", "256"], marks=pytest.mark.slow)
-            for chip in ("cuda-89", "cuda-90", "hip-gfx942")
-        ),
+        *(pytest.param(chip, ["64", "128", "256"], marks=pytest.mark.slow) for chip in RIVALS_ON),
     ],
 )
 def test_they_compile_and_fit(chip, head_dims, tmp_path):

@@ -41,6 +41,32 @@ def pool_with_radii(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "
     return torch.cat(means, dim=1).to(k.dtype), torch.stack(radii, dim=1)
 
 
+def pool_cells(
+    x: Tensor, stride: int = 1, *, before: int = 0, block_size: int = BLOCK_SIZE, backend: str = "auto"
+) -> Tensor:
+    """Return means of each block's tokens by their place in a cell, ``[batch, blocks, heads, stride, head_dim]``.
+
+    A block is ``block_size // stride`` cells of ``stride`` tokens. ``before`` zero vectors stand before the tokens, and
+    zeros fill the last block: they count, as in code that pads. Accumulated in float32, rounded once. Defined by
+    `reference.pool_cells`.
+
+    Args:
+        x: ``[batch, length, heads, head_dim]``, head_dim contiguous.
+        stride: tokens of a cell, a power of two and a divisor of ``block_size``.
+        before: tokens of the first block that are not there.
+        block_size: tokens of a block.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
+    """
+    if resolve_backend(x, backend) == "triton":
+        from fp_bench.kernels.pooling.cells_triton import pool_cells_triton
+
+        return pool_cells_triton(x, stride, before, block_size)
+    after = -(before + x.shape[1]) % block_size
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, before, after))
+    cells = padded.view(x.shape[0], -1, block_size // stride, stride, *x.shape[2:])
+    return cells.mean(2, dtype=torch.float32).transpose(2, 3).to(x.dtype)
+
+
 def _pool_keys_torch(k: Tensor, block_size: int) -> Tensor:
     full, rest = divmod(k.shape[1], block_size)
     whole = k[:, : full * block_size].reshape(k.shape[0], full, block_size, *k.shape[2:])

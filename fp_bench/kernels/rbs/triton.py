@@ -2,7 +2,7 @@
 
 The grid, the transposed product, the scratch and the compaction are those of `flashprefill.triton`. A tile of products
 is reduced twice: as it is, and lifted by ``norm(q) * lift`` (one multiply-add a score), so that both branches read Q
-and the mean keys once. Two scratch rows a program hold both energies (16 KB at 256K, L2 resident); the lists are the union.
+and the mean keys once. Two scratch rows a program hold both energies (16 KB at 256K, L2 resident); lists are the union.
 
 Each score costs two exponentials where FlashPrefill's costs one, and the product the same.
 """
