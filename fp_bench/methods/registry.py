@@ -24,6 +24,7 @@ BUILTIN_METHODS = {
     "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
     "prism": "fp_bench.methods.prism:Prism",
     "rbs": "fp_bench.methods.rbs:RBS",
+    "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",
     "xattention": "fp_bench.methods.xattention:XAttention",
 }

@@ -8,11 +8,12 @@ from fp_bench.methods.registry import Spec, create_method, methods
 from fp_bench.testing import check_method
 from tests.kernels.calls import Case
 
-EVERYTHING = {"rbs": {"alpha": 0}, "prism": {"mass": 1.1}}
+EVERYTHING = {"rbs": {"alpha": 0}, "prism": {"mass": 1.1}, "stem": {"budget": 100}}
 """Parameters with which each drops nothing."""
 BARE = {
     "rbs": "rbs:sink_blocks=0:window_blocks=1:last_full_blocks=0",
     "prism": "prism:sink_blocks=0",
+    "stem": "stem:sink_blocks=0:window_blocks=1",
 }
 """Each with little that is forced."""
 
@@ -47,7 +48,9 @@ def test_its_knob_turns_as_declared(name):
     assert densities[0] != densities[1]
 
 
-@pytest.mark.parametrize(("text", "says"), [("rbs:low=0.9", "low=0.9 must be below high=0.9")])
+@pytest.mark.parametrize(
+    ("text", "says"), [("rbs:low=0.9", "low=0.9 must be below high=0.9"), ("stem:stride=12", "power of two")]
+)
 def test_parameters_that_do_not_go_together_are_one_line(text, says):
     with pytest.raises(UsageError, match=says):
         create_method(Spec.parse(text))
