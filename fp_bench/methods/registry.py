@@ -26,6 +26,7 @@ BUILTIN_METHODS = {
     "rbs": "fp_bench.methods.rbs:RBS",
     "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",
+    "trianglemix": "fp_bench.methods.trianglemix:TriangleMix",
     "xattention": "fp_bench.methods.xattention:XAttention",
 }
 

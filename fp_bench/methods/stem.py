@@ -18,7 +18,7 @@ class Stem(BlockMethod):
         """The rule's parameters, as the published configurations have them; blocks are of 128 tokens."""
 
         budget: float = Field(1.0, gt=0, allow_inf_nan=False)
-        """Factor on the published budgets: all of less than 56 blocks, N / 5 + 30 of less than 160, N / 10 + 30 of N."""
+        """Factor on published budgets: all of less than 56 blocks, N / 5 + 30 of less than 160, else N / 10 + 30."""
         decay: float = Field(0.7, gt=0, le=1)
         """Share of its budget that a prompt's last row has."""
         stride: int = Field(8, ge=1, le=BLOCK_SIZE)

@@ -8,11 +8,12 @@ from fp_bench.methods.registry import Spec, create_method, methods
 from fp_bench.testing import check_method
 from tests.kernels.calls import Case
 
-EVERYTHING = {"rbs": {"alpha": 0}, "prism": {"mass": 1.1}, "stem": {"budget": 100}}
+EVERYTHING = {"rbs": {"alpha": 0}, "prism": {"mass": 1.1}, "stem": {"budget": 100}, "trianglemix": {"n_local": 1000}}
 """Parameters with which each drops nothing."""
 BARE = {
     "rbs": "rbs:sink_blocks=0:window_blocks=1:last_full_blocks=0",
     "prism": "prism:sink_blocks=0",
+    "trianglemix": "trianglemix:dense_layers=0",
     "stem": "stem:sink_blocks=0:window_blocks=1",
 }
 """Each with little that is forced."""

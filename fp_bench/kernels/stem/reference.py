@@ -17,7 +17,7 @@ def value_bonus(v: Tensor, stride: int, *, block_size: int = BLOCK_SIZE) -> Tens
     """Return ``[batch, key_blocks, kv_heads]``: the mean over a block's cells of how far above the rest they stand.
 
     ``z[y]`` is the logarithm of the largest norm of a value in cell y, less the mean and over the deviation of those of
-    the head's whole cells; below 0 it counts as 0, and so do cells past the end. All is 0 with fewer than two whole ones.
+    the whole cells of the head; below 0 it counts as 0, as cells past the end do. With fewer than two, all is 0.
     """
     batch, kv_len, kv_heads, _ = v.shape
     cells, whole = -(-kv_len // stride), kv_len // stride
