@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -92,6 +92,27 @@ class MethodParams(Params):
     """Parameters of a method."""
 
 
+@dataclass(frozen=True)
+class Knob:
+    """The main parameter of a method: the one that a search turns to trade quality for time.
+
+    Args:
+        name: of the parameter.
+        low: the smallest value worth a trial; above 0 on a logarithmic scale.
+        high: the largest.
+        keeps: what a larger value keeps of what queries read.
+        scale: how values between lie.
+        whole: whether values are whole numbers.
+    """
+
+    name: str
+    low: float
+    high: float
+    keeps: Literal["more", "less"]
+    scale: Literal["linear", "log"] = "linear"
+    whole: bool = False
+
+
 class Method(ABC):
     """A way to compute prefill attention: ``select`` what to read, then ``attend`` over it.
 
@@ -106,6 +127,8 @@ class Method(ABC):
     Params: ClassVar[type[MethodParams]] = MethodParams
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Named parameter sets, usually one a model, selected by ``name:preset=...``."""
+    knob: ClassVar[Knob | None] = None
+    """What a search turns; None where nothing trades quality for time."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         self.params = params if params is not None else self.Params()

@@ -15,7 +15,7 @@ from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
 from fp_bench.kernels.selection import Selection
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod
 
 FP8_TOLERANCE = 0.1
@@ -71,6 +71,7 @@ class FlashPrefill(BlockMethod):
             return {name: value for name, value in found.items() if name not in later}
 
     params: Params
+    knob = Knob("alpha", 0.005, 1.0, keeps="less", scale="log")
     presets: ClassVar = {
         "llama-3.1-8b": {"alpha": 0.18},
         "qwen2.5-7b": {"alpha": 0.08},

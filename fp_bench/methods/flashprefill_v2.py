@@ -12,7 +12,7 @@ from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod
 
 
@@ -60,6 +60,7 @@ class FlashPrefillV2(BlockMethod):
             return found if info.exclude_defaults else found | {"dense_layers": 0}
 
     params: Params
+    knob = Knob("alpha", 0.005, 1.0, keeps="less", scale="log")
     presets: ClassVar = {
         "llama-3.1-8b": {"alpha": 0.18},
         "qwen2.5-7b": {"alpha": 0.08},

@@ -8,7 +8,7 @@ from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flexprefill import select_flex
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BLOCK_SIZE
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod
 
 
@@ -32,6 +32,7 @@ class FlexPrefill(BlockMethod):
         """Round as the official code does and let masses of 0 make a head vertical-slash; false: as the paper reads."""
 
     params: Params
+    knob = Knob("gamma", 0.5, 0.999, keeps="more")
     presets: ClassVar = {
         "llama-3.1-8b": {"gamma": 0.95},
         "glm-4-9b-1m": {"gamma": 0.95},

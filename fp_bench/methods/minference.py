@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from fp_bench.kernels.lines.head_patterns import Lines, Pattern
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
 from fp_bench.methods.minference_patterns import DEFAULT, MOST, read_patterns
 
@@ -27,6 +27,7 @@ class MInference(LinesMethod):
         """JSON file of patterns by layer and head, in the authors' format; others keep the sizes above."""
 
     params: Params
+    knob = Knob("diagonals", 50, 65536, keeps="more", scale="log", whole=True)
     presets: ClassVar = {"llama-3.1-8b": {"columns": 512, "diagonals": 2048}}
 
     def __init__(self, params: Params | None = None, *, backend: str = "auto") -> None:

@@ -22,7 +22,11 @@ BUILTIN_METHODS = {
     "flexprefill": "fp_bench.methods.flexprefill:FlexPrefill",
     "minference": "fp_bench.methods.minference:MInference",
     "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
+    "prism": "fp_bench.methods.prism:Prism",
+    "rbs": "fp_bench.methods.rbs:RBS",
+    "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",
+    "trianglemix": "fp_bench.methods.trianglemix:TriangleMix",
     "xattention": "fp_bench.methods.xattention:XAttention",
 }
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from fp_bench.kernels.lines.head_patterns import AShape
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
 from fp_bench.methods.minference_patterns import MOST
 
@@ -22,6 +22,7 @@ class Streaming(LinesMethod):
         """Tokens that each query reads up to and with its own: the window."""
 
     params: Params
+    knob = Knob("n_local", 128, 65536, keeps="more", scale="log", whole=True)
 
     def heads(self, call: AttentionCall) -> list[AShape]:
         """Return the same shape for each query head."""

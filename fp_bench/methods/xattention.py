@@ -12,7 +12,7 @@ from fp_bench.errors import UsageError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.xattention import select_antidiagonal
-from fp_bench.methods.base import AttentionCall, MethodParams
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod
 
 
@@ -41,6 +41,7 @@ class XAttention(BlockMethod):
             return stride
 
     params: Params
+    knob = Knob("tau", 0.3, 0.999, keeps="more")
     presets: ClassVar = {
         "stride-4": {"stride": 4},
         "stride-8": {"stride": 8},

@@ -1,4 +1,4 @@
-"""Mean-pooled keys: what FlashPrefill scores instead of every key."""
+"""Mean-pooled keys, what FlashPrefill scores instead of every key, and how far the keys of a block lie from them."""
 
 import torch
 from torch import Tensor
@@ -23,6 +23,48 @@ def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto")
 
         return pool_keys_triton(k, block_size)
     return _pool_keys_torch(k, block_size)
+
+
+def pool_with_radii(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """Return mean keys as `pool_keys`, and the radius of each block, ``[batch, key_blocks, kv_heads]`` float32.
+
+    A block's radius is the largest distance of one of its keys from their mean, before the mean is rounded. Defined by
+    `reference.block_radii`; arguments as `pool_keys`.
+    """
+    if resolve_backend(k, backend) == "triton":
+        from fp_bench.kernels.pooling.radii_triton import pool_with_radii_triton
+
+        return pool_with_radii_triton(k, block_size)
+    blocks = [block.float() for block in torch.split(k, block_size, dim=1)]
+    means = [block.mean(1, keepdim=True) for block in blocks]
+    radii = [(block - mean).norm(dim=-1).amax(1) for block, mean in zip(blocks, means, strict=True)]
+    return torch.cat(means, dim=1).to(k.dtype), torch.stack(radii, dim=1)
+
+
+def pool_cells(
+    x: Tensor, stride: int = 1, *, before: int = 0, block_size: int = BLOCK_SIZE, backend: str = "auto"
+) -> Tensor:
+    """Return means of each block's tokens by their place in a cell, ``[batch, blocks, heads, stride, head_dim]``.
+
+    A block is ``block_size // stride`` cells of ``stride`` tokens. ``before`` zero vectors stand before the tokens, and
+    zeros fill the last block: they count, as in code that pads. Accumulated in float32, rounded once. Defined by
+    `reference.pool_cells`.
+
+    Args:
+        x: ``[batch, length, heads, head_dim]``, head_dim contiguous.
+        stride: tokens of a cell, a power of two and a divisor of ``block_size``.
+        before: tokens of the first block that are not there.
+        block_size: tokens of a block.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
+    """
+    if resolve_backend(x, backend) == "triton":
+        from fp_bench.kernels.pooling.cells_triton import pool_cells_triton
+
+        return pool_cells_triton(x, stride, before, block_size)
+    after = -(before + x.shape[1]) % block_size
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 0, before, after))
+    cells = padded.view(x.shape[0], -1, block_size // stride, stride, *x.shape[2:])
+    return cells.mean(2, dtype=torch.float32).transpose(2, 3).to(x.dtype)
 
 
 def _pool_keys_torch(k: Tensor, block_size: int) -> Tensor:

@@ -14,3 +14,20 @@ def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
     """
     blocks = [block.float().mean(1) for block in torch.split(k, block_size, dim=1)]
     return torch.stack(blocks, dim=1).to(k.dtype)
+
+
+def block_radii(k: Tensor, block_size: int = BLOCK_SIZE) -> Tensor:
+    """Return the largest distance of a key of each block from the block's mean, ``[batch, key_blocks, kv_heads]``."""
+    blocks = [block.float() for block in torch.split(k, block_size, dim=1)]
+    return torch.stack([(block - block.mean(1, keepdim=True)).square().sum(-1).amax(1).sqrt() for block in blocks], 1)
+
+
+def pool_cells(x: Tensor, stride: int, *, before: int = 0, block_size: int = BLOCK_SIZE) -> Tensor:
+    """Return ``[batch, blocks, heads, stride, head_dim]``: means by place in a cell, absent tokens counted as zeros."""
+    batch, length, heads, head_dim = x.shape
+    blocks = -(-(before + length) // block_size)
+    sums = torch.zeros((batch, blocks, heads, stride, head_dim), dtype=torch.float32, device=x.device)
+    for token in range(length):
+        at = before + token
+        sums[:, at // block_size, :, at % stride] += x[:, token].float()
+    return (sums / (block_size // stride)).to(x.dtype)

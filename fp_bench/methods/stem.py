@@ -1,0 +1,59 @@
+"""Stem (arXiv 2603.06274) as a method: a falling budget of the blocks with the largest mean scores and values."""
+
+from pydantic import Field, field_validator
+
+from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.layout import BLOCK_SIZE
+from fp_bench.kernels.stem import Budget, select_strided
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
+from fp_bench.methods.blocks import BlockMethod
+
+
+class Stem(BlockMethod):
+    """Keep a number of blocks that falls along the rows: those of the largest mean scores, and of large values."""
+
+    name = "stem"
+
+    class Params(MethodParams):
+        """The rule's parameters, as the published configurations have them; blocks are of 128 tokens."""
+
+        budget: float = Field(1.0, gt=0, allow_inf_nan=False)
+        """Factor on published budgets: all of less than 56 blocks, N / 5 + 30 of less than 160, else N / 10 + 30."""
+        decay: float = Field(0.7, gt=0, le=1)
+        """Share of its budget that a prompt's last row has."""
+        stride: int = Field(8, ge=1, le=BLOCK_SIZE)
+        """Tokens of a cell; a power of two."""
+        value_weight: float = Field(0.2, ge=0, allow_inf_nan=False)
+        """Weight of the values' norms, in units of the logits."""
+        sink_blocks: int = Field(4, ge=0)
+        """First key blocks that every query block keeps."""
+        window_blocks: int = Field(4, ge=0)
+        """Key blocks up to and including the diagonal that are kept."""
+
+        @field_validator("stride")
+        @classmethod
+        def _divides_a_block(cls, stride: int) -> int:
+            if stride & (stride - 1):
+                raise ValueError("stride must be a power of two")
+            return stride
+
+    params: Params
+    knob = Knob("budget", 0.05, 4.0, keeps="more", scale="log")
+
+    def select(self, call: AttentionCall) -> BlockIndex | None:
+        """Score the pairs of blocks, keep each row's budget; None (dense) for one query."""
+        if call.q_len == 1:
+            return None
+        p = self.params
+        return select_strided(
+            call.q,
+            call.k,
+            call.v,
+            Budget(p.budget, p.decay),
+            stride=p.stride,
+            value_weight=p.value_weight,
+            scale=call.scale,
+            sink_blocks=p.sink_blocks,
+            window_blocks=p.window_blocks,
+            backend=self.backend,
+        )

@@ -1,0 +1,34 @@
+"""The kernels of the methods of 2026 compile for chips that are not here, within each chip's shared memory."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.kernels.test_compile import KIB, LIMIT, RIVALS_ON, ROOT
+
+pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+SPILLS = {"rescue": 96}
+"""Bytes of scalars and addresses that a kernel may keep on the stack, out of its inner loop."""
+
+
+@pytest.mark.parametrize(
+    ("chip", "head_dims"),
+    [
+        ("cuda-90", ["128"]),
+        *(pytest.param(chip, ["64", "128", "256"], marks=pytest.mark.slow) for chip in RIVALS_ON),
+    ],
+)
+def test_they_compile_and_fit(chip, head_dims, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.aot_2026", *chip.split("-"), *head_dims],
+        capture_output=True, text=True, env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-2000:]
+    for report in json.loads(run.stdout):
+        assert report["shared_bytes"] <= LIMIT[chip] * KIB, report
+        if chip == "cuda-90" and report["head_dim"] <= 128:
+            assert report["spill_bytes"] <= SPILLS.get(report["kernel"], 0), report
