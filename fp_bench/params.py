@@ -1,11 +1,31 @@
 """Parameters of what the command line can name: methods and suites. Defaults, checks and documentation in one place."""
 
-from collections.abc import Mapping
-from typing import Any, Self
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fp_bench.errors import UsageError, did_you_mean
+
+LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
+"""JSON Schema's word for a limit -> ours."""
+
+
+class Parameter(NamedTuple):
+    """One parameter, as documentation shows it."""
+
+    name: str
+    default: str | None
+    """None where the parameter is not set by default."""
+    limits: Sequence[str]
+    choices: Sequence[str]
+    about: str
 
 
 class Params(BaseModel):
@@ -43,3 +63,18 @@ class Params(BaseModel):
     def changed(self) -> dict[str, Any]:
         """Return the fields that differ from their defaults."""
         return self.model_dump(exclude_defaults=True)
+
+    @classmethod
+    def described(cls) -> Iterator[Parameter]:
+        """Yield name, default, limits, choices and description of each parameter."""
+        for name, field in cls.model_json_schema().get("properties", {}).items():
+            # Of an optional field the limits are those of what it may hold.
+            known = field | field.get("anyOf", [{}])[0]
+            default = field.get("default")
+            yield Parameter(
+                name,
+                json.dumps(default) if isinstance(default, bool) else None if default is None else str(default),
+                [words.format(known[word]) for word, words in LIMITS.items() if word in known],
+                known.get("enum", []),
+                " ".join(field.get("description", "").split()).replace("``", "`"),
+            )

@@ -4,20 +4,13 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from fp_bench.methods.registry import methods
+from fp_bench.params import Params
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.suites.registry import BUILTIN_SUITES, suites
 from pages.markdown import table
-
-LIMITS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "exclusiveMaximum": "below {}",
-}
-"""JSON Schema's word for a limit -> ours."""
 
 
 def method_parameters(name: str) -> str:
@@ -57,20 +50,12 @@ def record_schema() -> str:
     return json.dumps(line.json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}, indent=1) + "\n"
 
 
-def _fields(model: type[BaseModel]) -> Iterator[list[str]]:
-    """Yield name, default, limits and description of each field."""
-    for name, field in model.model_json_schema().get("properties", {}).items():
-        # Of an optional field the limits are those of what it may hold.
-        known = field | field.get("anyOf", [{}])[0]
-        limits = [words.format(known[word]) for word, words in LIMITS.items() if word in known]
-        limits += [f"`{value}`" for value in known.get("enum", [])]
-        yield [name, _default(field.get("default")), ", ".join(limits), _text(field)]
-
-
-def _default(value: object) -> str:
-    if value in (None, ""):
-        return "none" if value is None else "empty"
-    return f"`{json.dumps(value) if isinstance(value, bool) else value}`"
+def _fields(model: type[Params]) -> Iterator[list[str]]:
+    """Yield name, default, limits and description of each parameter."""
+    for found in model.described():
+        default = {None: "none", "": "empty"}.get(found.default, f"`{found.default}`")
+        limits = ", ".join([*found.limits, *(f"`{choice}`" for choice in found.choices)])
+        yield [found.name, default, limits, found.about.replace("|", "\\|")]
 
 
 def _type(field: dict[str, Any]) -> str:

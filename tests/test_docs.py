@@ -98,6 +98,8 @@ def held_to(words):
         return "parsed, takes long or needs a run"
     if PLACEHOLDERS & set(words):
         return "parsed, an excerpt"
+    if "list" in words:
+        return "run"
     missing = (why for what, why in NOT_HERE.items() if any(what in word for word in words))
     return next((f"parsed, {why}" for why in missing), "planned")
 

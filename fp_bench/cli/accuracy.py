@@ -23,6 +23,12 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
         raise UsageError("--spread is one copy of the model on all visible GPUs; give no --devices, --ray or --workers")
     known(request.methods, known_methods)
     known(request.suites, known_suites)
+    if request.tasks == ["list"]:
+        from fp_bench.cli.listings.suites import task_table
+        from fp_bench.cli.terminal import show_tables
+
+        show_tables([task_table(spec.name for spec in request.suites)])
+        return
     from fp_bench.cli.terminal import show_accuracy_plan
     from fp_bench.jobs.accuracy.cost import prefill_seconds
     from fp_bench.jobs.accuracy.job import Conduct, pending_items, run

@@ -1,4 +1,4 @@
-"""``fpbench methods`` and ``doctor``: what there is, and what of it runs here."""
+"""``fpbench methods``, ``suites`` and ``doctor``: what there is, and what of it runs here."""
 
 from typing import Annotated
 
@@ -7,15 +7,27 @@ import typer
 from fp_bench.cli.front import app
 from fp_bench.cli.options import within
 from fp_bench.cli.recording import exit_code
+from fp_bench.methods.registry import methods as registered
 
 
 @app.command()
-def methods() -> None:
-    """List the methods, their parameters and presets, and whether each runs here."""
-    from fp_bench.cli.doctor import method_table
+def methods(name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None) -> None:
+    """List the methods, one line each, or show one in full: rule, parameters, presets, backends, limits."""
+    if name is not None:
+        registered.check(name)
+    from fp_bench.cli.listings.methods import method_table, method_tables
     from fp_bench.cli.terminal import show_tables
 
-    show_tables([method_table()])
+    show_tables(method_tables(name) if name is not None else [method_table()])
+
+
+@app.command()
+def suites(name: Annotated[str | None, typer.Argument(help="Show this suite in full.")] = None) -> None:
+    """List the suites and what each needs, one line each, or show one in full: tasks and parameters."""
+    from fp_bench.cli.listings.suites import suite_table, suite_tables
+    from fp_bench.cli.terminal import show_tables
+
+    show_tables(suite_tables(name) if name is not None else [suite_table()])
 
 
 @app.command()
@@ -29,7 +41,7 @@ def doctor(
     if aa:
         _measure_noise(rounds)
         return
-    from fp_bench.cli.doctor import machine_table, runnable_table, tested_table
+    from fp_bench.cli.listings.machine import machine_table, runnable_table, tested_table
     from fp_bench.cli.terminal import show_tables
 
     show_tables([machine_table(), tested_table(), runnable_table()])

@@ -262,7 +262,7 @@ class AccuracyRequest(Request):
         "4k",  # type: ignore[arg-type]
         description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.",
     )
-    tasks: Words | None = Field(None, description="Tasks of the suite; default: all.")
+    tasks: Words | None = Field(None, description="Tasks of the suite; default: all; list prints them.")
     methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
     model: str = Field("embedded", description="embedded, a folder, or a Hugging Face causal model.")
     samples: int | None = Field(

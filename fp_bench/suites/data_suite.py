@@ -51,6 +51,7 @@ class DataSuite(Suite):
     """As in `Sample`, of the tasks that have any."""
     packages: ClassVar[Mapping[str, str]] = {}
     """What must be installed for a task to be scored."""
+    needs: ClassVar[str] = "its data: fetched from the Hugging Face hub, or path=FOLDER"
     Params: ClassVar[type[SuiteParams]] = DataParams
     params: DataParams
 

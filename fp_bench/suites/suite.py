@@ -46,6 +46,8 @@ class Suite(ABC):
     """Tasks that are only run when they are named."""
     untemplated: ClassVar[frozenset[str]] = frozenset()
     """Tasks whose prompts reach a model as they are: a chat template is never put around them."""
+    needs: ClassVar[str] = ""
+    """What a user must have or name before it runs, in a few words; empty: nothing."""
     Params: ClassVar[type[SuiteParams]] = SuiteParams
 
     def __init__(self, params: SuiteParams | None = None) -> None:

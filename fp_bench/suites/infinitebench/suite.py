@@ -38,6 +38,7 @@ class InfiniteBench(DataSuite):
     }
     """MInference's; upstream has 6, 12 and 50 for the first three, which cuts answers of one token a digit."""
     packages: ClassVar = {"longbook_sum_eng": "rouge_score"}
+    needs: ClassVar[str] = f"{DataSuite.needs}; pip install 'fp_bench[suites]' for longbook_sum_eng"
 
     def ask(self, task: str, row: Row) -> Asked:
         """Return a row's prompt and answers; see `DataSuite.ask`."""

@@ -21,6 +21,7 @@ class LongBench(DataSuite):
     max_new_tokens: ClassVar = {name: data.max_new_tokens for name, data in DATA_SETS.items()}
     stop: ClassVar = STOP
     packages: ClassVar = PACKAGES
+    needs: ClassVar[str] = f"{DataSuite.needs}; pip install 'fp_bench[suites]' for some tasks"
 
     def ask(self, task: str, row: Row) -> Asked:
         """Return a row's prompt and answers; see `DataSuite.ask`."""

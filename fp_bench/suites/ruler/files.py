@@ -47,6 +47,7 @@ class RulerFiles(Suite):
     name: ClassVar[str] = "ruler"
     variant: ClassVar[str] = "files"
     tasks: ClassVar[tuple[str, ...]] = tasks.TASKS
+    needs: ClassVar[str] = "path=FOLDER with a generated set"
     Params: ClassVar[type[SuiteParams]] = FilesParams
     params: FilesParams
 

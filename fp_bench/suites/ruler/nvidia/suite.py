@@ -39,6 +39,7 @@ class NvidiaRuler(Suite):
     name: ClassVar[str] = "ruler"
     variant: ClassVar[str] = "nvidia"
     tasks: ClassVar[tuple[str, ...]] = tasks.TASKS
+    needs: ClassVar[str] = "wonderwords; essays=, squad=, hotpotqa= (a file, or hub) for seven of its tasks"
     Params: ClassVar[type[SuiteParams]] = NvidiaParams
     params: NvidiaParams
 

@@ -6,12 +6,11 @@ from contextlib import closing
 
 import torch
 
-from fp_bench.errors import UnavailableError
 from fp_bench.jobs.failures import failure
 from fp_bench.jobs.isolation import WorkerHungError, WorkerLostError, WorkerProcess
 from fp_bench.jobs.machine import Machine
 from fp_bench.kernels.backend import BACKENDS
-from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.dense import implementations
 from fp_bench.methods.registry import Spec, create_method, methods
 from fp_bench.records.environment import environment_rows, installed
@@ -106,7 +105,9 @@ class Trial:
             method.attend(call, index)
             if call.q.is_cuda:
                 torch.cuda.synchronize()
-            return method.implementation(call, index), ""
+            ran = method.implementation(call, index)
+            too_short = index is None and method.name != "dense"
+            return f"{ran} (dense: {TINY} tokens are too few for it)" if too_short else ran, ""
         except Exception as error:  # a plug-in may raise anything
             return "", failure(error).reason
 
@@ -115,26 +116,3 @@ def _tiny_call() -> AttentionCall:
     device = Machine.here().device
     q, k, v = (torch.randn(1, TINY, heads, 128, device=device, dtype=torch.bfloat16) for heads in (2, 1, 1))
     return AttentionCall(q, k, v, scale=128**-0.5)
-
-
-def method_table() -> Table:
-    """Return the methods with what they run on here, their parameters with defaults, and their presets."""
-    with closing(Trials()) as trials:
-        rows = [row for name in methods.targets() for row in _method_rows(name, trials)]
-    return Table("Methods", ["method", "parameter", "default", "what it is"], rows, numbers=4)
-
-
-def _method_rows(name: str, trials: Trials) -> list[list[str]]:
-    try:
-        cls: type[Method] = methods.load(name)
-    except UnavailableError as error:
-        return [[name, "", "not here", str(error)]]
-    runs, why_not = trials.tried(Spec(name))
-    summary = (cls.__doc__ or "").strip().partition("\n")[0]
-    rows = [[name, "", f"here: {runs}" if runs else "not here", why_not or summary]]
-    for parameter, field in cls.Params.model_fields.items():
-        description = " ".join((field.description or "").split())
-        rows.append(["", parameter, str(field.default), description])
-    for preset, values in cls.presets.items():
-        rows.append(["", f"preset={preset}", ":".join(f"{key}={value}" for key, value in values.items()), ""])
-    return rows

@@ -1,0 +1,1 @@
+"""Tables that describe what there is: suites, methods, this machine, a model's layers."""

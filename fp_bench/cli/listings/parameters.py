@@ -1,0 +1,18 @@
+"""What the listings of methods and suites share: the first sentence of a class, and its parameters."""
+
+from fp_bench.params import Params
+from fp_bench.reports.table import Table
+
+
+def summary(cls: type) -> str:
+    """Return the first paragraph of a class's docstring as one line."""
+    return " ".join((cls.__doc__ or "").strip().partition("\n\n")[0].replace("``", "`").split())
+
+
+def parameter_table(params: type[Params]) -> Table:
+    """Return one row a parameter, with its default, its limits or choices, and its help."""
+    rows = [
+        [found.name, found.default or "none", ", ".join([*found.limits, *found.choices]), found.about]
+        for found in params.described()
+    ]
+    return Table("Parameters", ["parameter", "default", "limits", "what it is"], rows, numbers=4)

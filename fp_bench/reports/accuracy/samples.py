@@ -1,0 +1,107 @@
+"""Samples one by one: what each method answered, beside what was expected."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.store import newest
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One sample and its records, dense first, then by label."""
+
+    records: Sequence[AccuracyRecord]
+
+    @property
+    def first(self) -> AccuracyRecord:
+        """Any of them: what was asked is the same in all."""
+        return self.records[0]
+
+    @property
+    def expected(self) -> list[str]:
+        """The right answers; empty where distributions are compared."""
+        return next((record.answers for record in self.records if record.answers), [])
+
+    @property
+    def differ(self) -> bool:
+        """Whether the methods' scores are not all the same; a failed answer is none."""
+        return len({record.score for record in self.records}) > 1
+
+
+def samples(
+    records: Sequence[AccuracyRecord],
+    *,
+    task: str | None = None,
+    method: str | None = None,
+    length: int | None = None,
+    differs: bool = False,
+) -> list[Answers]:
+    """Return the samples of a run by length, suite, task and number.
+
+    Args:
+        records: of a run.
+        task: its samples alone.
+        method: label or name of a method: its answers alone, beside those of dense attention.
+        length: samples of this length alone, in tokens.
+        differs: samples on which the methods' scores differ alone.
+
+    Raises:
+        UsageError: no record has this task, method or length.
+    """
+    _check("task", task, {record.task for record in records})
+    _check("method", method, {name for record in records for name in (record.label, record.method)})
+    _check("length", None if length is None else str(length), {str(record.seq_len) for record in records})
+    found: dict[tuple[object, ...], list[AccuracyRecord]] = {}
+    for record in newest(records):
+        shown = method is None or record.method == "dense" or method in (record.label, record.method)
+        if shown and task in (None, record.task) and length in (None, record.seq_len):
+            found.setdefault(_question(record), []).append(record)
+    together = [Answers(sorted(answers, key=lambda r: (r.method != "dense", r.label))) for answers in found.values()]
+    together.sort(key=lambda each: (each.first.seq_len, each.first.suite, each.first.task_number))
+    return [each for each in together if each.differ or not differs]
+
+
+def _check(what: str, given: str | None, known: set[str]) -> None:
+    if given is not None and given not in known:
+        raise UsageError(f"the run has no {what} {given!r}{did_you_mean(given, known)}")
+
+
+def _question(record: AccuracyRecord) -> tuple[object, ...]:
+    """Return what two answers to one question have in common."""
+    variant = record.variant, str(record.suite_params), record.suite_version
+    settings = record.model, record.dtype, record.dense_layers, record.chat, record.seed, record.engine
+    return record.suite, *variant, *settings, record.sample_id
+
+
+def answer_lines(answers: Answers) -> Iterator[str]:
+    """Yield a line a method: its score, and its answer as it stands in the record."""
+    width = max(len(record.label) for record in answers.records)
+    for record in answers.records:
+        yield f"{record.label:<{width}}  {_score(record):>5}  {_answer(record)}"
+
+
+def _score(record: AccuracyRecord) -> str:
+    return "" if record.score is None else f"{100 * record.score:.1f}".removesuffix(".0")
+
+
+def _answer(record: AccuracyRecord) -> str:
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    if record.prediction is None:
+        return f"KL {record.kl:.3g} nats to dense" if record.kl is not None else ""
+    return repr(record.prediction)
+
+
+def shortened(text: str, keep: int) -> str:
+    """Return a text without its middle, which is counted.
+
+    Args:
+        text: any text.
+        keep: characters of the start and of the end to keep.
+    """
+    left_out = len(text) - 2 * keep
+    if left_out <= 0:
+        return text
+    return f"{text[:keep]}\n[... {left_out} characters left out; --full shows them ...]\n{text[-keep:]}"
