@@ -21,7 +21,7 @@ READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 endif
 
-.PHONY: run test lint types unit docs wheel-check slow clean
+.PHONY: run test lint types unit docs wheel-check slow tritons clean
 
 run: $(READY)
 	$(PY) -m fp_bench latency --lens 4k,16k --out $(OUT)
@@ -61,6 +61,13 @@ $(VENV)/.docs-ready: $(VENV)/.ready
 # What CI has no time for.
 slow: $(READY)
 	$(PY) -m pytest -n 2 -m slow
+
+# The Hopper kernels compiled by every release of Triton that they are for, each in a folder of its own.
+TRITONS := 3.6 3.7 3.8 3.9
+tritons: $(READY)
+	for v in $(TRITONS); do test -d build/triton-$$v || \
+	  $(PY) -m pip install -q --no-compile --no-deps --target build/triton-$$v "triton==$$v.*" || exit; done
+	TRITONS=$$(printf "build/triton-%s:" $(TRITONS)) $(PY) -m pytest -m slow -k every_release tests/kernels/test_compile.py
 
 clean:
 	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache

@@ -47,9 +47,9 @@ def triton_version() -> tuple[int, int]:
 
 def gluon_missing() -> str | None:
     """Return why the Triton at hand does not compile the Hopper kernels, or None."""
-    if (3, 6) <= triton_version() < (3, 9):
+    if (3, 6) <= triton_version() <= (3, 9):
         return None
-    return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.8, which compile it"
+    return f"Triton {'.'.join(map(str, triton_version()))} is outside 3.6 to 3.9, which compile it"
 
 
 def interpreted() -> bool:

@@ -17,6 +17,7 @@ class Compiled:
     shared_bytes: int
     registers: int | None
     spill_bytes: int | None
+    spills_in_loops: int | None
     assembly: str
 
     def summary(self) -> dict[str, object]:
@@ -25,8 +26,10 @@ class Compiled:
             "shared_bytes": self.shared_bytes,
             "registers": self.registers,
             "spill_bytes": self.spill_bytes,
+            "spills_in_loops": self.spills_in_loops,
             "wgmma": self.assembly.count("wgmma.mma_async"),
             "wgmma_waits": waits,
+            "tma": self.assembly.count("cp.async.bulk.tensor"),
         }
 
 
@@ -45,24 +48,38 @@ def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, objec
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=full, constexprs=constexprs, attrs=aligned)
     compiled = triton.compile(source, target=target, options=options)
-    registers = spills = None
-    if target.backend == "cuda":
-        registers, spills = _resource_usage(compiled.asm["cubin"])
+    used = _resource_usage(compiled.asm["cubin"]) if target.backend == "cuda" else (None, None, None)
     assembly = compiled.asm.get("ptx") or compiled.asm.get("amdgcn")
-    return Compiled(compiled.metadata.shared, registers, spills, assembly)
+    return Compiled(compiled.metadata.shared, *used, assembly)
 
 
-def _resource_usage(cubin: bytes) -> tuple[int, int]:
+def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
+    """Return registers, bytes of stack, and accesses to the stack inside loops that run on tensor cores."""
     import triton.backends.nvidia as nvidia
 
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        text = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True).stdout
+        command = [tool, "-res-usage", "-sass", path]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     match = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert match, text
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2]), _spills_in_loops(text)
+
+
+def _spills_in_loops(sass: str) -> int:
+    """Count loads and stores of the stack in innermost loops that hold a product of tensor cores."""
+    code = [(int(at, 16), what) for at, what in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(.*?);", sass, re.M)]
+    jumps = ((re.search(r"\bBRA\b.*\b0x([0-9a-f]+)", what), at) for at, what in code)
+    loops = [range(int(jump[1], 16), at) for jump, at in jumps if jump and int(jump[1], 16) < at]
+    inner = [
+        [what for at, what in code if at in loop]
+        for loop in loops
+        if not any(other != loop and other.start >= loop.start and other.stop <= loop.stop for other in loops)
+    ]
+    products = (body for body in inner if any("MMA" in what for what in body))
+    return sum(bool(re.search(r"\b(STL|LDL)\b", what)) for body in products for what in body)
 
 
 SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32", "bits_ptr": "*i32"}
@@ -353,14 +370,24 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
     """Compile a warp-specialised Gluon kernel for sm_90."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.experimental.gluon._runtime import GluonASTSource
+
+    from fp_bench.kernels.gluon import GluonASTSource
 
     names = list(kernel.arg_names)
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constexprs, attrs={})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-    registers, spills = _resource_usage(compiled.asm["cubin"])
-    return Compiled(compiled.metadata.shared, registers, spills, compiled.asm["ptx"])
+    return Compiled(compiled.metadata.shared, *_resource_usage(compiled.asm["cubin"]), compiled.asm["ptx"])
+
+
+def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
+    """Compile each Hopper kernel, attention at every head size and packed with means."""
+    return {
+        **{f"attend_{head_dim}": compile_hopper("bf16", head_dim) for head_dim in HEAD_DIMS},
+        "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
+        "paged": compile_paged_hopper(),
+        "fp8": compile_fp8()[1],
+    }
 
 
 if __name__ == "__main__":
@@ -369,6 +396,7 @@ if __name__ == "__main__":
     compilers = {
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
+        "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from fp_bench.kernels.backend import gluon_missing
+from fp_bench.kernels.backend import gluon_missing, triton_version
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 ROOT = Path(__file__).parents[2]
 KIB = 1024
 
 
-def compile_elsewhere(*arguments: str, cache: Path):
-    """Compile in a process without Triton's interpreter; return the reports by what was asked for."""
+def compile_elsewhere(*arguments: str, cache: Path, triton: Path | None = None):
+    """Compile in a process without Triton's interpreter; return the reports by what was asked for.
+
+    With the Triton that is installed, or the one in a folder.
+    """
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(cache)
+    if triton:
+        environment["PYTHONPATH"] = os.pathsep.join([str(triton.absolute()), environment.get("PYTHONPATH", "")])
     run = subprocess.run(
         [sys.executable, "-m", "tests.kernels.aot", *arguments],
         capture_output=True, text=True, env=environment, cwd=ROOT, check=False,
@@ -74,7 +79,9 @@ def test_hopper_runs_on_its_own_tensor_cores_without_spills_at_128(compiled):
     for report in reports:
         if report["kernel"] != "pool" and report["head_dim"] == 128:
             assert report["wgmma"] > 0, report
-            assert report["spill_bytes"] == 0, report
+            # Releases differ in the scalars that they put on the stack, but the loops over keys touch none.
+            assert report["spills_in_loops"] == 0, report
+            assert report["spill_bytes"] <= 48, report
 
 
 def test_the_rivals_selections_compile_and_fit(compiled):
@@ -132,6 +139,29 @@ def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, tmp_p
     assert report["registers"] == 168  # what setmaxnreg 240 / 240 / 24 starts from
 
 
+def folder_of(version: str) -> Path | None:
+    """Return the folder of ``TRITONS`` that holds this release, as ``pip install --target`` leaves it."""
+    folders = map(Path, filter(None, os.environ.get("TRITONS", "").split(os.pathsep)))
+    return next((folder for folder in folders if list(folder.glob(f"triton-{version}.*.dist-info"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.9"])
+def test_every_release_compiles_the_hopper_kernels_alike(version, tmp_path):
+    folder = folder_of(version)
+    if folder is None and version != ".".join(map(str, triton_version())):
+        pytest.skip(f"Triton {version} is neither installed nor in a folder named in TRITONS (`make tritons`)")
+    reports = compile_elsewhere("every_hopper", cache=tmp_path, triton=folder)["every_hopper"]
+    for name, report in reports.items():
+        assert report["wgmma"] > 0, name
+        assert report["tma"] >= 6, name  # Q, K and V of two consumers come in, O of each leaves
+        assert report["wgmma_waits"] == [0, 1], name
+        assert report["registers"] == 168, name
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, name
+        assert report["spills_in_loops"] == 0, name
+    assert reports["attend_64"]["spill_bytes"] == reports["attend_128"]["spill_bytes"] == 0
+
+
 @pytest.mark.slow
 @needs_gluon
 @pytest.mark.parametrize(
@@ -144,6 +174,7 @@ def test_the_hopper_kernel_over_pages_is_the_unpaged_one_but_for_look_ups(cases,
     for case, report in reports.items():
         assert report["wgmma_waits"] == [0, 1]
         # Scalars that a row of tiles needs once; the loops over blocks touch no stack.
+        assert report["spills_in_loops"] == 0, case
         assert report["spill_bytes"] <= (80 if case.startswith("256") else 32)
         assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
         assert report["registers"] == 168
@@ -159,7 +190,7 @@ def test_the_fp8_kernels_use_8_bit_products_and_exchange_nothing_but_row_sums(tm
     assert attend["wgmma_waits"] == [0, 1]
     assert attend["registers"] == 168
     assert attend["shared_bytes"] <= LIMIT["cuda-90"] * KIB
-    assert attend["spill_bytes"] <= 64  # scalars, out of the inner loop
+    assert attend["spills_in_loops"] == 0
     for softmax in attend["exchanged"]:  # one a consumer: S to P, 64 numbers a thread
         assert softmax["ex2.approx"] == 64 + 2
         assert softmax["shfl.sync"] == 2 * 2 * 2  # maximum and sum of two rows over four threads

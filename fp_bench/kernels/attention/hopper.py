@@ -60,6 +60,7 @@ from fp_bench.kernels.attention.hopper_parts import (
 )
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.gluon import tma_load, tma_store
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
@@ -99,10 +100,10 @@ def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_fu
     phase = (step // STAGES & 1) ^ 1
     mbarrier.wait(k_empty.index(stage), phase)
     mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(k_desc, [batch, start, kv_head, 0], k_full.index(stage), k_smem.index(stage))
+    tma_load(k_desc, [batch, start, kv_head, 0], k_full.index(stage), k_smem.index(stage))
     mbarrier.wait(v_empty.index(stage), phase)
     mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(v_desc, [batch, start, kv_head, 0], v_full.index(stage), v_smem.index(stage))
+    tma_load(v_desc, [batch, start, kv_head, 0], v_full.index(stage), v_smem.index(stage))
 
 
 @gluon.jit
@@ -135,7 +136,7 @@ def _produce(
                 mbarrier.expect(barrier, q_desc.block_type.nbytes)
                 # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
                 start = gl.maximum((first + row) * ROW_SIZE + part * (ROW_SIZE // CONSUMERS) - offset, 0)
-                tma.async_copy_global_to_shared(
+                tma_load(
                     q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier,
                     q_smem.index(slot * CONSUMERS + part),
                 )  # fmt: skip
@@ -251,7 +252,7 @@ def _consume(
         if first_position >= offset:
             q.store(out)
             fence_async_shared()
-            tma.async_copy_shared_to_global(out_desc, [batch_list // lists, start, head, 0], q_part)
+            tma_store(out_desc, [batch_list // lists, start, head, 0], q_part)
         else:  # some of these rows are the next part's to write
             in_part_o = gl.arange(0, BLOCK_M, layout=ROW_O)
             query_o = start + in_part_o // PACKED

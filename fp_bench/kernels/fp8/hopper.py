@@ -56,6 +56,7 @@ from fp_bench.kernels.attention.hopper_parts import (
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.fp8.layout import E4M3, HEAD_DIM, LARGEST, LOG2_WEIGHTS, SMALLEST_PEAK, Fp8KV
+from fp_bench.kernels.gluon import tma_load, tma_store
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
 
@@ -78,13 +79,11 @@ def _load_tile(k_desc, vt_desc, scales_desc, batch, block, kv_head, step, k_smem
     mbarrier.wait(k_empty.index(stage), phase)
     mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes + scales_desc.block_type.nbytes)
     start = [batch, kv_head, block, 0, 0]
-    tma.async_copy_global_to_shared(k_desc, start, k_full.index(stage), k_smem.index(stage))
-    tma.async_copy_global_to_shared(
-        scales_desc, [batch, kv_head, block, 0], k_full.index(stage), scales_smem.index(stage * ALIGNED)
-    )
+    tma_load(k_desc, start, k_full.index(stage), k_smem.index(stage))
+    tma_load(scales_desc, [batch, kv_head, block, 0], k_full.index(stage), scales_smem.index(stage * ALIGNED))
     mbarrier.wait(v_empty.index(stage), phase)
     mbarrier.expect(v_full.index(stage), vt_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(vt_desc, start, v_full.index(stage), vt_smem.index(stage))
+    tma_load(vt_desc, start, v_full.index(stage), vt_smem.index(stage))
 
 
 @gluon.jit
@@ -116,9 +115,7 @@ def _produce(
                 mbarrier.expect(barrier, q_desc.block_type.nbytes)
                 # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
                 start = gl.maximum((first + row) * BLOCK + part * (BLOCK // CONSUMERS) - offset, 0)
-                tma.async_copy_global_to_shared(
-                    q_desc, [batch, start, batch_list % lists, 0], barrier, q_smem.index(slot * CONSUMERS + part)
-                )
+                tma_load(q_desc, [batch, start, batch_list % lists, 0], barrier, q_smem.index(slot * CONSUMERS + part))
             block = last
             for i in range(gl.maximum(count, 1)):
                 following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
@@ -291,7 +288,7 @@ def _consume(
         if first_position >= offset:
             q_part.reshape([BLOCK_M, HEAD_DIM]).store(out)
             fence_async_shared()
-            tma.async_copy_shared_to_global(out_desc, [batch_list // lists, start, head, 0], q_part)
+            tma_store(out_desc, [batch_list // lists, start, head, 0], q_part)
         else:  # some of these rows are the next part's to write
             query_o = start + gl.arange(0, BLOCK_M, layout=ROW_O)
             mine = query_o + offset < first_position + BLOCK_M

@@ -49,6 +49,7 @@ from fp_bench.kernels.attention.hopper_parts import (
     unfit,
 )
 from fp_bench.kernels.backend import multiprocessors
+from fp_bench.kernels.gluon import tma_load, tma_store
 from fp_bench.kernels.launch import CachedKernel
 from fp_bench.kernels.layout import LOG2E
 from fp_bench.kernels.paged.batch import PagedBatch
@@ -73,7 +74,7 @@ def _load_boxes(desc, page, table_ptr, start, kv_len, kv_head, barrier, stage_sm
         if part > 0:
             page = gl.load(table_ptr + key // PAGE, mask=key < kv_len, other=0)
         box = stage_smem.slice(part * BOX, BOX, 1)
-        tma.async_copy_global_to_shared(desc, [page, key % PAGE, kv_head, 0], barrier, box)
+        tma_load(desc, [page, key % PAGE, kv_head, 0], barrier, box)
 
 
 @gluon.jit
@@ -118,7 +119,7 @@ def _produce(
                 mbarrier.expect(barrier, q_desc.block_type.nbytes)
                 # TMA takes no negative coordinate: a tile that begins before its chunk is read from the chunk on.
                 token = token_0 + gl.maximum(position + part * BLOCK_M, chunk)
-                tma.async_copy_global_to_shared(q_desc, [0, token, head, 0], barrier,
+                tma_load(q_desc, [0, token, head, 0], barrier,
                                                 q_smem.index(slot * CONSUMERS + part))  # fmt: skip
 
             kv_head = head // group
@@ -244,7 +245,7 @@ def _consume(
         if (start == first) & (start + BLOCK_M <= kv_len):
             q.store(out)
             fence_async_shared()
-            tma.async_copy_shared_to_global(out_desc, [0, token_0 + start, head, 0], q_part)
+            tma_store(out_desc, [0, token_0 + start, head, 0], q_part)
         else:  # some of these rows are the next part's to write, or the next sequence's
             end = gl.minimum(first + BLOCK_M, kv_len)
             row = start + gl.arange(0, BLOCK_M, layout=ROW_O)
