@@ -204,7 +204,9 @@ class LatencyRequest(Request):
         None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine."
     )
     inputs: str = Field(
-        "structured", description="Where Q, K, V come from: structured, random, density:0.04 or captured:FOLDER."
+        "structured",
+        description="Where Q, K, V come from: structured, random, density:0.04, captured:FOLDER or "
+        "captured:FOLDER:stack=3, heads of three layers as one call.",
     )
     heads: Shape | None = Field(
         None, alias="shape", description="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU."
