@@ -189,6 +189,27 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+ROPE = "Rotary positions beyond the model's own, e.g. yarn:4 or yarn:4,beta_fast=16; written --model MODEL?rope=yarn:4."
+CHANGES = "Changes to the model's configuration: key=value, separated by commas; written --model MODEL?key=value."
+
+
+def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given with changes to a model in the model's name: a record and its key have one form of both.
+
+    Raises:
+        UsageError: changes without a model.
+    """
+    found = dict(given)
+    rope, config = found.pop("rope", None), found.pop("model_changes", found.pop("model_config", None))
+    changes = ([f"rope={rope}"] if rope else []) + (parse_words(config) if config else [])
+    if not changes:
+        return found
+    name: str | None = found.get("model")
+    if name is None:
+        raise UsageError("--rope and --model-config change a model; give --model")
+    return found | {"model": name + ("&" if "?" in name else "?") + "&".join(changes)}
+
+
 class LatencyRequest(Request):
     """Methods timed on attention calls, or on whole prefills of a model."""
 
@@ -213,8 +234,11 @@ class LatencyRequest(Request):
     )
     ttft: bool = Field(False, description="Time to first token of a model instead of one attention call.")
     model: str | None = Field(
-        None, description="For --ttft: embedded (default), a folder, a Hugging Face model, or random:FOLDER."
+        None,
+        description="For --ttft: embedded (default), a folder, a GGUF file, a Hugging Face model, or random:FOLDER.",
     )
+    rope: str | None = Field(None, description=ROPE)
+    model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     engine: str = Field("hf", description="What runs the model of --ttft: hf (transformers) or vllm.")
     batch: int = Field(1, ge=1, le=10_000, description="Sequences in a batch.")
     dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
@@ -227,6 +251,7 @@ class LatencyRequest(Request):
     @model_validator(mode="before")
     @classmethod
     def _a_model_is_ttft(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = with_model_changes(given)
         if given.get("model") is not None:
             return {**given, "ttft": True}
         return {**given, "model": "embedded"} if given.get("ttft") else given
@@ -266,7 +291,9 @@ class AccuracyRequest(Request):
     )
     tasks: Words | None = Field(None, description="Tasks of the suite; default: all; list prints them.")
     methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
-    model: str = Field("embedded", description="embedded, a folder, or a Hugging Face causal model.")
+    model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
+    rope: str | None = Field(None, description=ROPE)
+    model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     samples: int | None = Field(
         None, ge=1, le=100_000, description="Samples a task and length; default 50, 3 on a CPU."
     )
@@ -280,6 +307,11 @@ class AccuracyRequest(Request):
     dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
     chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return with_model_changes({"model": "embedded"} | given)
 
 
 REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}
