@@ -61,10 +61,10 @@ def flash_prefill(
     Raises:
         UnsupportedError: anything these kernels do not define, and inputs that require grad.
     """
-    check_no_grad(q, k, v)
     operator = _flash_prefill
     if torch.compiler.is_compiling():  # which traces the custom op as one node; eager calls spare its dispatch
         check_layout(q, k, v)
+        check_no_grad(q, k, v)
         operator = torch.ops.fp_bench.flash_prefill
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out, lse = operator(q, k, v, alpha, sink_blocks, window_blocks, last_full_blocks, scale)
@@ -91,6 +91,7 @@ def prefill(q: Tensor, k: Tensor, v: Tensor, settings: Settings) -> tuple[Tensor
         UnsupportedError: as `flash_prefill`.
         UnavailableError: a backend asked for by name that cannot run, or does not take the tensors.
     """
+    check_no_grad(q, k, v)
     if (planned := run_planned(q, k, v, settings)) is not None:
         return planned
     check_layout(q, k, v)
