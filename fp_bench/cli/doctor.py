@@ -75,7 +75,7 @@ class Trials:
         self._worker: WorkerProcess | None = None
 
     def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
         self._worker = self._worker or WorkerProcess(Trial)
         try:
             runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
@@ -96,7 +96,7 @@ class Trial:
 
     @torch.no_grad()
     def run(self, spec: Spec, backend: str) -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
         try:
             method = create_method(spec, backend)
             call = _tiny_call()
@@ -106,7 +106,7 @@ class Trial:
             method.attend(call, index)
             if call.q.is_cuda:
                 torch.cuda.synchronize()
-            return method.implementation(call, index), ""
+            return method.implementation(call, index), method.slower_because(call, index) or ""
         except Exception as error:  # a plug-in may raise anything
             return "", failure(error).reason
 

@@ -14,7 +14,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
-from fp_bench.kernels.backend import capability
+from fp_bench.kernels.backend import HOPPER, capability
 from fp_bench.kernels.launch import Box, current_stream
 from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
 
@@ -141,7 +141,7 @@ def read_mail(mailbox, slot, MAIL: gl.constexpr):
 
 def unfit(q: Tensor, **tensors: Tensor) -> str | None:
     """Return why no Hopper kernel takes these tensors (all on a GPU, head_dim contiguous), or None."""
-    if (capable := capability(q.device)) != 90:
+    if (capable := capability(q.device)) != HOPPER:
         return f"the GPU has compute capability {capable / 10}; this kernel is for 9.0"
     if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in HEAD_DIMS:
         return f"{q.dtype}, head_dim {q.shape[-1]}: it takes half precision and {HEAD_DIMS}"
