@@ -222,6 +222,11 @@ class Method(ABC):
         del call, index
         return self.backend
 
+    def slower_because(self, call: AttentionCall, index: Any) -> str | None:
+        """Return why ``auto`` took a slower kernel than this GPU is capable of, or None where it did not."""
+        del call, index
+        return None
+
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -148,6 +148,7 @@ class Findings:
     rel_err_by_head: list[float]
     kernel_err: float
     rows_checked: int
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         rel_err_by_head=rel_err.mean(0).tolist(),
         kernel_err=kernel_err,
         rows_checked=len(truth.rows),
+        note=method.slower_because(call, index),
     )
 
 
