@@ -48,6 +48,7 @@ def compare(
     from fp_bench.cli.terminal import show_comparison
     from fp_bench.reports.compare import compare as compare_runs
     from fp_bench.reports.compare_text import FORMATS
+    from fp_bench.reports.escape import printable
     from fp_bench.reports.verdict import Rule
 
     if form not in ("rich", *FORMATS):
@@ -59,7 +60,7 @@ def compare(
     if form == "rich":
         show_comparison(found)
     else:
-        print(FORMATS[form](found).rstrip("\n"))
+        print(printable(FORMATS[form](found).rstrip("\n")))
     if ci:
         _tell_github(found)
     raise typer.Exit(_verdict_code(found, strict))
@@ -68,13 +69,14 @@ def compare(
 def _tell_github(found: "Comparison") -> None:
     """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
     from fp_bench.reports.compare_text import annotations, markdown
+    from fp_bench.reports.escape import printable
 
     for line in annotations(found):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(path).open("a") as file:
-                file.write(markdown(found) + "\n")
+                file.write(printable(markdown(found)) + "\n")
         except OSError as error:
             raise UnavailableError(f"GITHUB_STEP_SUMMARY {path} cannot be written: {error.strerror}") from None
 

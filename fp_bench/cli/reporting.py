@@ -15,13 +15,19 @@ from fp_bench.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from fp_bench.reports.report import Part
 
+PAGES = (".html", ".htm")
+"""How the name of a page ends."""
+
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."),
+        typer.Option(
+            help="Write there alone: the page where it ends in .html, else a folder of page, report.md, tables, plots. "
+            "Default: the run itself; of several, the page runs/report-DATE.html."
+        ),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
@@ -32,6 +38,8 @@ def report(
     forms = ("rich", "json", "customSmallerIsBetter")
     if form not in forms:
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
+    if out is not None and not out.name:
+        raise UsageError(f"--out {str(out)!r} names no file or folder")
     read = read_runs(runs)
     if form == "customSmallerIsBetter":
         from fp_bench.reports.compare_text import smaller_is_better
@@ -40,26 +48,36 @@ def report(
         return
     from fp_bench.cli.terminal import say
     from fp_bench.reports.html import write_html
-    from fp_bench.reports.report import Part
+    from fp_bench.reports.report import Part, write_markdown
 
     parts = [Part(run) for run in read]
     show_parts(parts, as_json or form == "json")
-    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
+    page = out
+    if page is None or page.suffix not in PAGES:
+        if len(parts) == 1:
+            say(f"report: {write_markdown(parts[0], page)}")
+        page = (page or runs[0]) / "report.html" if page or len(runs) == 1 else _page_of_several()
     say(f"report: {write_html(parts, page)}")
+
+
+def _page_of_several() -> Path:
+    return Path("runs") / f"report-{date.today():%Y-%m-%d}.html"
 
 
 def show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
     """Show the tables of a run folder, or of one kind of its records, and write its report."""
+    from fp_bench.cli.terminal import say
     from fp_bench.records.store import read_run
-    from fp_bench.reports.report import Part
+    from fp_bench.reports.report import Part, write_markdown
 
-    show_parts([Part(read_run(folder))], as_json, only)
+    part = Part(read_run(folder))
+    show_parts([part], as_json, only)
+    say(f"report: {write_markdown(part)}")
 
 
 def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
-    """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
-    from fp_bench.cli.terminal import say, show_tables
-    from fp_bench.reports.report import write_markdown
+    """Show the tables of runs, or of one kind of their records."""
+    from fp_bench.cli.terminal import show_tables
 
     chosen = [(part, chapter) for part in parts for chapter in part.chapters if only in (None, chapter.name)]
     if as_json:
@@ -69,8 +87,6 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) 
     else:
         for _, chapter in chosen:
             show_tables([*chapter.tables, chapter.failures])
-    if len(parts) == 1:
-        say(f"report: {write_markdown(parts[0])}")
 
 
 @app.command()

@@ -1,6 +1,9 @@
 """What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
 
+import errno
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -8,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.reports.escape import one_line
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
@@ -23,12 +27,21 @@ PLAIN_WIDTH = 200
 
 
 def say(line: str) -> None:
-    """Print a line that is no result."""
-    _people().print(line, soft_wrap=True, markup=False)
+    """Print a line that is no result; where nobody listens any more, go on without."""
+    with suppress(OSError):
+        _people().print(one_line(line), soft_wrap=True, markup=False)
+
+
+class _Console(Console):
+    """A console that says when its pipe is closed; rich's own ends the process with 1, which means "regressed"."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what the pipe raised."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _people() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def show_plan(plan: "Plan") -> None:
@@ -98,12 +111,12 @@ def show_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
         yield from _progress_lines(records, total)
         return
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as bar:
+    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
         task = bar.add_task("starting", total=total)
         for record in records:
-            bar.update(task, advance=1, description=record_line(record)[:80])
+            bar.update(task, advance=1, description=one_line(record_line(record))[:80])
             if record.status != "ok":
-                bar.console.print(record_line(record), soft_wrap=True, markup=False)
+                bar.console.print(one_line(record_line(record)), soft_wrap=True, markup=False)
             yield record
 
 
@@ -137,7 +150,7 @@ def record_line(record: Record) -> str:
 
 def show_tables(tables: Sequence[Table]) -> None:
     """Print tables on stdout; one that is too wide for the terminal is wrapped by it, never cut."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     width = console.width if console.is_terminal else PLAIN_WIDTH
     for table in tables:
         if table.rows:
@@ -150,6 +163,6 @@ def show_comparison(comparison: "Comparison") -> None:
     from fp_bench.reports.compare_text import summary, tables
 
     show_tables(tables(comparison))
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     for line in summary(comparison):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(one_line(line), soft_wrap=True, markup=False)

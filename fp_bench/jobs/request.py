@@ -4,6 +4,7 @@ The command line, the YAML run file and the ``command`` of a record are all made
 default, the limits and the help text of an option stand in its field and nowhere else.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from fp_bench.sizes import parse_lengths
 
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no option holds: it could not be written into a record, or would steer a terminal."""
+LONGEST = 4096
+"""Letters of an option."""
+MOST_HEADS, LARGEST_HEAD, LARGEST_LAYER = 1024, 1024, 2**16
+"""Limits of heads, of the numbers in one and of those in all query heads; models have far fewer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,16 @@ class Heads:
         parts = text.split("/")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
             raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
+        if any(len(part) > 9 for part in parts):
+            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
         heads = cls(*map(int, parts))
+        if max(heads.q_heads, heads.kv_heads) > MOST_HEADS or heads.head_dim > LARGEST_HEAD:
+            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
+        if (width := heads.q_heads * heads.head_dim) > LARGEST_LAYER:
+            raise UsageError(
+                f"shape {text!r}: {heads.q_heads} heads of {heads.head_dim} are {width} numbers a token; "
+                f"the limit is {LARGEST_LAYER}"
+            )
         if heads.q_heads % heads.kv_heads:
             raise UsageError(
                 f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
@@ -96,10 +112,16 @@ class Options(BaseModel):
             UsageError: an unknown option, or a value that cannot be.
         """
         for name, value in given.items():
-            if isinstance(value, str) and not value.strip():
-                field = cls.model_fields.get(name)
-                option = option_name(name, field) if field else name
+            if not isinstance(value, str):
+                continue
+            field = cls.model_fields.get(name)
+            option = option_name(name, field) if field else name
+            if not value.strip():
                 raise UsageError(f"--{option} is empty; give a value or leave it out")
+            if UNWRITABLE.search(value):
+                raise UsageError(f"--{option} {value!r} holds control characters, or bytes that are no UTF-8")
+            if len(value) > LONGEST:
+                raise UsageError(f"--{option} is {len(value)} letters long; the limit is {LONGEST}")
         try:
             return cls.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
