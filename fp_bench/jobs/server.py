@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import forkserver, util
+from multiprocessing import forkserver, resource_tracker, util
 
 OWNER = "FPBENCH_WORKERS_OF"
 """In the environment of the server: the process that started it, and the folder of its socket."""
@@ -25,6 +25,7 @@ def start_server(imports: Sequence[str]) -> None:
     Args:
         imports: modules that it imports, so that no worker has to.
     """
+    resource_tracker.ensure_running()  # which the server's start would do, and then let signals through
     with _starting, _no_interrupts():
         folder = _temporary_folder()
         # Otherwise the working directory would come first on its path, and a file there named as a module of Python.

@@ -100,7 +100,7 @@ def test_ctrl_c_at_ten_moments_with_two_places(name, tmp_path):
             continue
         interrupted += 1
         assert said[-1].startswith(f"interrupted: {lines(folder)} records are kept in {folder}; the same"), said
-        assert "Traceback" not in "".join(said)
+        assert "Traceback" not in "".join(said), "\n".join(said)
         assert not gone(below, seconds=5)
     last = start(*asked.words, "--out", folder, module="tests.jobs.two_places")
     said = last.communicate()[1]
