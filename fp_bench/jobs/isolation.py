@@ -211,17 +211,15 @@ def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) ->
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(2, 1)  # stdout is for results
     served = make(*args)
-    pipe.send((True, None))
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # of the other end
+        pipe.send((True, None))
+        while True:
             name, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = (True, getattr(served, name)(*arguments))
-        except Exception as error:
-            answer = (False, f"{type(error).__name__}: {said(error)}")
-        pipe.send(answer)
+            try:
+                answer = (True, getattr(served, name)(*arguments))
+            except Exception as error:
+                answer = (False, f"{type(error).__name__}: {said(error)}")
+            pipe.send(answer)
 
 
 def _descendants(pid: int) -> list[int]:
