@@ -128,7 +128,7 @@ class ModelHand:
         setup = self._setup
         if self._method is None:
             check_code(setup.code_version)
-            use_device(self._device)
+            use_device(self._device, setup.threads)
             self._method = create_method(setup.spec, setup.backend)
         if self._model is None:
             from transformers.utils.logging import disable_progress_bar
