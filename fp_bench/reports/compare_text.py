@@ -103,7 +103,8 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
     for _, row in shown.iterrows():
         suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
         where = [str(row["verdict"]), format_length(int(row["seq_len"])), str(row["label"]), f"{suite} {row['task']}"]
-        note = [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
+        note = [] if pd.isna(row["base_kl"]) else [_divergence(row)]
+        note += [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
         if pd.isna(row["difference"]):
             lines.append([*where, "; ".join(note), *[""] * 5, "0 of 0"])
@@ -129,6 +130,12 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
     ]
     model = ", ".join(dict.fromkeys(map(str, rows["model"])))
     return Table(f"Scores in points, model {model}{left_out}", headings, lines, numbers=5)
+
+
+def _divergence(row: pd.Series) -> str:
+    """Say how the KL to dense attention changed: of distributions it comes before any count of tokens."""
+    ends = "" if pd.isna(row["kl_low"]) else f" ({row['kl_low']:+.2g} to {row['kl_high']:+.2g})"
+    return f"KL {row['base_kl']:.3g} became {row['new_kl']:.3g} nats{ends}"
 
 
 def _more(number: float, of_what: str) -> str:

@@ -34,7 +34,9 @@ def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
         if run.accuracy:
             totals = _with_hash(accuracy_tables.summary(run.accuracy), run.accuracy)
             for _, rows in totals.groupby([*accuracy_tables.SETTING], sort=False, dropna=False):
-                found[accuracy_tables.setting_title(rows.iloc[0])] = rows
+                title = accuracy_tables.setting_title(rows.iloc[0])
+                # Two runs of one setting stand beside each other: neither is the other's successor.
+                found[f"{title}, run {run.folder}" if title in found else title] = rows
     return found
 
 

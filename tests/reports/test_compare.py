@@ -335,3 +335,17 @@ def test_launches_are_what_is_compared_where_there_are_several(compared):
     assert verdicts(compared(base, launched(*([1.3 * ms for ms in side] for side in (fast, slow, fast))))) == [
         "regressed"
     ]
+
+
+def test_kl_is_compared_where_distributions_are(compared):
+    def side(kl):
+        return [
+            record.model_copy(update={"kl": kl, "kl_by_part": [kl / 2, 3 * kl / 2] * 8})
+            for record in answers([0.9] * 4, suite="fidelity", task="text")
+        ]
+
+    found = compared(side(0.01), side(0.03))
+    row = found.accuracy.iloc[0]
+    assert (row["base_kl"], row["new_kl"]) == (pytest.approx(0.01), pytest.approx(0.03))
+    assert 0 < row["kl_low"] < 0.02 < row["kl_high"]
+    assert any("KL 0.01 became 0.03 nats (+" in cell for cell in tables(found)[0].rows[0])

@@ -137,6 +137,15 @@ def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):
     assert pareto_plots(runs) == []
 
 
+def test_two_runs_of_one_setting_stand_beside_each_other(tmp_path):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    scores = [write(tmp_path / name, answers([score] * 4)) for name, score in (("one", 1.0), ("other", 0.5))]
+    (table,) = headline_tables([read_run(run) for run in (times, *scores)])
+    assert table.rows[0][-2:] == ["100.0", "50.0"]
+    assert table.columns[-1].endswith(f"run {scores[1]}")
+
+
 def test_kl_is_the_first_measure_of_quality(tmp_path):
     of = {"input": "prompt:embedded"}
     times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
