@@ -143,7 +143,8 @@ def _more(number: float, of_what: str) -> str:
     if pd.isna(number):
         return ""
     if number == float("inf"):
-        return f"no number of {of_what} is likely to decide"
+        more = "; several launches would tell more" if of_what == "rounds" else ""
+        return f"no number of {of_what} is likely to decide{more}"
     return f"about {number:.0f} more {of_what if number > 1 else of_what.removesuffix('s')} would decide"
 
 

@@ -165,10 +165,11 @@ def test_published_runs_of_older_code_compare():
     assert "regressed" not in verdicts(found)
 
 
-def test_two_equal_runs_on_an_h200_are_not_accused():
-    found = compare(*(read_run(PUBLISHED / f"same-twice-{name}") for name in "ab"))
+@pytest.mark.parametrize(("name", "cells"), [("h200/same-twice", 6), ("h100/twice", 12)])
+def test_two_equal_runs_of_real_machines_are_not_accused(name, cells):
+    found = compare(*(read_run(PUBLISHED.parent / f"{name}-{which}") for which in "ab"))
     assert set(verdicts(found)) <= {"unchanged", "inconclusive"}
-    assert len(found.latency) == 6
+    assert len(found.latency) == cells
 
 
 def at(second):
