@@ -161,6 +161,13 @@ def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
     return lines
 
 
+def left_out(rows: pd.DataFrame, *columns: str) -> str:
+    """Return what to add to a caption where methods have no number in any of the columns, and so no mark."""
+    shown = set(rows.loc[rows[[*columns]].notna().any(axis=1), "label"])
+    missing = [str(label) for label in dict.fromkeys(rows["label"]) if label not in shown]
+    return f" · not shown, without a result: {', '.join(missing)}" if missing else ""
+
+
 def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
     """Make the x axis one of lengths, with a tick at each that was measured."""
     lengths = sorted(set(rows["seq_len"]))

@@ -98,7 +98,8 @@ def test_failed_cells_have_their_reasons_and_no_sparse_method_is_no_problem(tmp_
 
 def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
     fast = {"label": "flashprefill:alpha=9", "method_hash": "fast"}
-    times = write(tmp_path / "times", [dense(8.0), timed(2.0), timed(1.0, **fast)])
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of), timed(1.0, **fast, **of)])
     scores = write(
         tmp_path / "scores",
         answers([1.0] * 10, method="dense", label="dense", method_hash="d")
@@ -110,10 +111,9 @@ def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
     by_label = {row[1]: row[-1] for row in table.rows}
     assert by_label == {"flashprefill": "90.0 (-10.0)", "flashprefill:alpha=9": ""}
     (plot,) = pareto_plots(runs)
-    assert dict(zip(plot.data["label"], plot.data["score"], strict=True)) == {
-        "dense:impl=cudnn": 1.0,
-        "flashprefill": 0.9,
-    }
+    shown = dict(zip(plot.data["label"], plot.data["score"], strict=True))
+    assert shown == {"dense:impl=cudnn": 1.0, "flashprefill": 0.9}
+    assert any("not shown, without a result: flashprefill:alpha=9" in text.get_text() for text in plot.figure.texts)
     assert pareto_plots(runs[:1]) == []
 
 
@@ -122,8 +122,38 @@ def test_a_models_time_is_not_joined_with_another_models_scores(tmp_path):
     for model, joined in (("embedded", True), ("other", False)):
         times = [dense(8.0, input=f"prompt:{model}", **prefill), timed(2.0, input=f"prompt:{model}", **prefill)]
         runs = [write(tmp_path / f"{model}-times", times), write(tmp_path / f"{model}-scores", answers([1.0] * 4))]
-        (table,) = headline_tables([read_run(run) for run in runs])
-        assert (table.rows[0][-1] == "100.0") == joined
+        tables = headline_tables([read_run(run) for run in runs])
+        assert (tables[0].rows[0][-1] == "100.0") == joined
+        assert len(tables) == 1 + (not joined)
+
+
+def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):
+    times = write(tmp_path / "times", [dense(8.0), timed(2.0)])
+    scores = write(tmp_path / "scores", answers([1.0] * 4))
+    runs = [read_run(times), read_run(scores)]
+    speed, quality = headline_tables(runs)
+    assert not any("score" in heading for heading in speed.columns)
+    assert quality.title.endswith("not in one row with times, which are of other inputs")
+    assert pareto_plots(runs) == []
+
+
+def test_two_runs_of_one_setting_stand_beside_each_other(tmp_path):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    scores = [write(tmp_path / name, answers([score] * 4)) for name, score in (("one", 1.0), ("other", 0.5))]
+    (table,) = headline_tables([read_run(run) for run in (times, *scores)])
+    assert table.rows[0][-2:] == ["100.0", "50.0"]
+    assert table.columns[-1].endswith(f"run {scores[1]}")
+
+
+def test_kl_is_the_first_measure_of_quality(tmp_path):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    fidelity = [record.model_copy(update={"kl": 0.02}) for record in answers([0.9] * 3, suite="fidelity", task="text")]
+    runs = [read_run(times), read_run(write(tmp_path / "scores", [*answers([1.0] * 4), *fidelity]))]
+    (table,) = headline_tables(runs)
+    assert table.rows[0][-3:] == ["0.02", "90.0", "100.0"]
+    assert [plot.name for plot in pareto_plots(runs)] == ["speed-kl-1", "speed-score-2"]
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):

@@ -28,6 +28,7 @@ from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.records.environment import check_code
+from fp_bench.records.record import DENSITY_OF
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite
@@ -83,6 +84,10 @@ class Answered:
     prompt_tokens: int
     new_tokens: int
     density: float | None
+    density_of: str
+    density_sparse: float | None
+    sparse_layers: int
+    model_layers: int
     recall: float | None
     backend: str | None
     fallback: bool
@@ -257,6 +262,10 @@ class Examinee:
             provenance=self._suite(suite).provenance(sample.task) or None,
             prompt_tokens=len(prompt),
             density=counts.density() if counts.sparse else 1.0,
+            density_of=DENSITY_OF,
+            density_sparse=counts.density_sparse(),
+            sparse_layers=counts.sparse_layers,
+            model_layers=len(counts.layers),
             recall=counts.recall() if counts.sparse else 1.0,
             backend="+".join(sorted(counts.kernels)) or None,
             fallback=method.name != "dense" and not counts.sparse,
