@@ -14,6 +14,7 @@ EVERYTHING = {
     "stem": {"budget": 100},
     "trianglemix": {"n_local": 1000},
     "delta": {"gamma": 1},
+    "skip_softmax": {"skip": 1e-30},
 }
 """Parameters with which each drops nothing."""
 BARE = {
@@ -23,7 +24,7 @@ BARE = {
     "delta": "delta:over=streaming",
     "stem": "stem:sink_blocks=0:window_blocks=1",
 }
-"""Each with little that is forced."""
+"""Each with little that is forced; skip_softmax keeps every block and leaves tiles out later."""
 
 
 def a_call(**changes):
