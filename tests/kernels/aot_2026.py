@@ -13,6 +13,7 @@ def kernels(head_dim: int, capability: int):
     from fp_bench.kernels.delta.triton import _rows_kernel
     from fp_bench.kernels.flashprefill.triton import COMPACT_TILE, launch_config
     from fp_bench.kernels.pooling.cells_triton import _cells_kernel
+    from fp_bench.kernels.pooling.likeness_triton import _likeness_kernel
     from fp_bench.kernels.pooling.radii_triton import _radii_kernel
     from fp_bench.kernels.ranking.triton import _best_kernel
     from fp_bench.kernels.rbs.triton import _rescue_kernel
@@ -31,6 +32,12 @@ def kernels(head_dim: int, capability: int):
         ),
         ("rows", _rows_kernel, attention_config(head_dim, capability) | {"HEAD_DIM": head_dim}, {}),
         *((f"cells_{n}", _cells_kernel, block | {"STRIDE": n, "num_warps": warps}, {}) for n in (1, 8)),
+        (
+            "likeness",
+            _likeness_kernel,
+            block | {"CENTRED": True, "PARTIAL": -2.0, "num_warps": warps},
+            {"mean_ptr": "*fp32", "likeness_ptr": "*fp32"},
+        ),
         ("best_count", _best_kernel, best | {"WEIGHED": False, "WITHIN": False}, scores),
         ("best_share", _best_kernel, best | {"WEIGHED": True, "WITHIN": True}, scores),
         ("radii", _radii_kernel, block | {"num_warps": warps}, {"radii_ptr": "*fp32"}),

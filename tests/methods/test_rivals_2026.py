@@ -15,11 +15,13 @@ EVERYTHING = {
     "trianglemix": {"n_local": 1000},
     "delta": {"gamma": 1},
     "skip_softmax": {"skip": 1e-30},
+    "spargeattn": {"mass": 1.1},
 }
 """Parameters with which each drops nothing."""
 BARE = {
     "rbs": "rbs:sink_blocks=0:window_blocks=1:last_full_blocks=0",
     "prism": "prism:sink_blocks=0",
+    "spargeattn": "spargeattn:similarity=-0.1",
     "trianglemix": "trianglemix:dense_layers=0",
     "delta": "delta:over=streaming",
     "stem": "stem:sink_blocks=0:window_blocks=1",
