@@ -20,13 +20,13 @@ class SpargeAttn(BlockMethod):
         """The rule's parameters, as the official functions have them; blocks are of 128 tokens."""
 
         rule: Literal["cdf", "topk"] = "cdf"
-        """cdf: blocks that hold up to mass of a row's foretold softmax; topk: as many as keep of the prompt's blocks."""
+        """cdf: blocks that hold up to mass of a row's foretold softmax; topk: keep of all the prompt's blocks."""
         mass: float = Field(0.98, ge=0, allow_inf_nan=False)
-        """Share of the foretold softmax that a row's blocks do not pass, but for the first; above 1 keeps every block."""
+        """Share of the foretold softmax that a row's blocks do not pass, but for the first; above 1 keeps all."""
         keep: float = Field(0.5, ge=0, le=1)
         """For rule=topk: share of all key blocks of the prompt that each row keeps."""
         similarity: float = Field(0.6, ge=-1, le=1)
-        """Blocks whose mean pairwise cosine is not above this are always kept; below 0 whole blocks never are."""
+        """Blocks whose mean pairwise cosine is not above this are always kept."""
         smooth_k: bool = True
         """Whether the mean of all keys is taken off them before they are compared."""
         sink_blocks: int = Field(0, ge=0)
