@@ -40,12 +40,11 @@ def test_selects_as_defined(backend, case, factor, stride):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("value_weight", [0.2, 2.0])
-def test_scores_and_values_are_weighed_as_defined(backend, value_weight):
+def test_scores_and_values_are_weighed_as_defined(backend):
     # Blocks of 16 tokens: enough of them that their order shows the weights.
-    q, k, v = Case(q_len=640, kv_len=640, q_heads=2, head_dim=16).tensors(contrast=0.5, block=16)
+    q, k, v = Case(q_len=320, kv_len=320, q_heads=2, head_dim=16).tensors(contrast=0.5, block=16)
     v[:, ::37] *= 3
-    given = {"stride": 4, "value_weight": value_weight, "scale": 0.25, "block_size": 16, **FORCED}
+    given = {"stride": 4, "value_weight": 0.5, "scale": 0.25, "block_size": 16, **FORCED}
     ours = stem.select_strided(q, k, v, Budget(0.2), backend=backend, **given).mask()
     assert torch.equal(ours, reference.select_strided(q, k, v, Budget(0.2), **given).mask())
 
