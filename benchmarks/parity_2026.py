@@ -132,8 +132,9 @@ def rows(bench: Bench, options: argparse.Namespace, call: AttentionCall) -> None
 def main() -> None:
     """Compare at each length."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity_2026", description=__doc__)
-    for name in ("prism", "stem", "spargeattn"):
-        parser.add_argument(f"--official-{name}", type=Path, metavar="PATH")
+    parser.add_argument("--official-prism", type=Path, metavar="PATH")
+    parser.add_argument("--official-stem", type=Path, metavar="PATH")
+    parser.add_argument("--official-spargeattn", type=Path, metavar="PATH")
     parser.add_argument("--lens", default="16k,64k", help="lengths to compare at")
     parser.add_argument("--shape", default="32/8/128", help="q_heads/kv_heads/head_dim")
     parser.add_argument("--out", type=Path, default=Path("runs/parity-2026"))
