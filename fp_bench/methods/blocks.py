@@ -85,6 +85,8 @@ class BlockMethod(Method):
             return None
         if capability(call.q.device) != HOPPER:
             return None
+        if self.skip(call) is not None:
+            return "the portable kernel ran, not the Hopper one: that has no skip"
         reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed)
         return f"the portable kernel ran, not the Hopper one: {reason}"
 

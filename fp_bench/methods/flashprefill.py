@@ -111,7 +111,8 @@ class FlashPrefill(BlockMethod):
     def __call__(self, call: AttentionCall) -> Tensor:
         """Return the output; the launches are planned where none depends on what is kept."""
         params = self.params
-        planned = params.precision == "input" and params.rule == "max" and not params.correction
+        plain = params.precision == "input" and params.skip is None
+        planned = plain and params.rule == "max" and not params.correction
         if not planned or params.dense_above < 1 or call.kv_len < params.dense_below:
             return super().__call__(call)
         return prefill(call.q, call.k, call.v, self._settings(call))[0]
