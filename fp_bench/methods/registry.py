@@ -27,6 +27,8 @@ BUILTIN_METHODS = {
     "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
     "prism": "fp_bench.methods.prism:Prism",
     "rbs": "fp_bench.methods.rbs:RBS",
+    "skip_softmax": "fp_bench.methods.skip_softmax:SkipSoftmax",
+    "spargeattn": "fp_bench.methods.spargeattn:SpargeAttn",
     "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",
     "trianglemix": "fp_bench.methods.trianglemix:TriangleMix",

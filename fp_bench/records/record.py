@@ -190,6 +190,8 @@ class LatencyRecord(Record):
     rel_err_by_head: Annotated[list[Number], Field(max_length=2**16)] | None = None
     kernel_err: Number | None = None
     """The same against the float32 definition on the same selection: what the correctness check saw."""
+    skipped: Share | None = None
+    """Share of the kept tiles that attention left out after the first product (skip-softmax); None where it cannot."""
     rows_checked: Count | None = None
     """Sampled query rows of each head that recall and the errors are over."""
     note: Prose | None = None

@@ -31,6 +31,13 @@ COLOURS = {
     "minference": "#7d57c2",
     "minference_official": "#b39ad9",
     "streaming": "#a0703c",
+    "rbs": "#8c1d40",
+    "prism": "#0b7a8c",
+    "stem": "#5b7f1f",
+    "delta": "#e06c4f",
+    "skip_softmax": "#94a3b8",
+    "spargeattn": "#9b2f86",
+    "trianglemix": "#c9a227",
 }
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#0e8fa8", "#b5489b", "#7f8f1f", "#c0563b")

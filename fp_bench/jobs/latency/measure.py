@@ -150,6 +150,7 @@ class Findings:
     kernel_err: float
     rows_checked: int
     note: str | None
+    skipped: float | None
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         kernel_err=kernel_err,
         rows_checked=len(truth.rows),
         note=method.slower_because(call, index),
+        skipped=method.skipped(call, index),
     )
 
 
