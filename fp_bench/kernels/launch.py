@@ -40,7 +40,7 @@ MAP_BYTES = 128
 """Of a tensor map, which tells TMA where a tensor lies."""
 DEFAULT_SHARED = 48 * 1024
 """Shared memory that a kernel gets without asking."""
-LAUNCH_ARGUMENTS = (ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+LAUNCH_ARGUMENTS: Any = (ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 """Function; programs and threads in three dimensions; shared memory; stream; parameters; what is not used."""
 NO_CONTEXT = 201
 """The driver's status on a thread that has not used the GPU yet."""
