@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.kernels.test_compile import KIB, LIMIT, RIVALS_ON, ROOT
+from tests.kernels.test_compile import KIB, LIMIT, ROOT
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 SPILLS = {"rescue": 96}
