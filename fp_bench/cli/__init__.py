@@ -1,6 +1,6 @@
 """The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
 
-from fp_bench.cli import latency, accuracy, comparing, reporting, samples, reproducing, models, machine  # noqa: F401, I001  in the order of --help
+from fp_bench.cli import latency, accuracy, comparing, reporting, samples, reproducing, tuning, models, machine  # noqa: F401, I001  in the order of --help
 from fp_bench.cli.front import app
 
 

@@ -37,6 +37,14 @@ class Fidelity(Suite):
         content = {"content": sha256(_read(path).encode()).hexdigest()[:12]} if path else {}
         return super().facts() | content
 
+    def text(self) -> str:
+        """Return the file's text, empty without one.
+
+        Raises:
+            UnavailableError: it cannot be read.
+        """
+        return _read(self.params.text) if self.params.text else ""
+
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
     ) -> Iterator[Sample]:
@@ -50,7 +58,7 @@ class Fidelity(Suite):
         room = length - reserved
         if room < 2:
             raise UsageError(f"fidelity: length {length} is too short; at least {reserved + 2}")
-        ids = tokenizer.encode(_read(self.params.text)) if self.params.text else []
+        ids = tokenizer.encode(self.text())
         for index in indices:
             if self.params.text:
                 piece = tokenizer.decode(ids[index * room : (index + 1) * room])

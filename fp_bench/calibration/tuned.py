@@ -1,0 +1,196 @@
+"""What tuning found, as a table, a plot and a file of methods: functions of records."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from fp_bench.methods.registry import Spec
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.reports.clusters import divergence_interval
+from fp_bench.reports.drawing import Plot, method_lines, new_figure
+from fp_bench.reports.table import Table
+from fp_bench.reports.verdict import Rule, Verdict, compare_times
+from fp_bench.sizes import format_length
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """One method at one length."""
+
+    method: str
+    length: int
+    label: str | None
+    """The setting found."""
+    problem: str | None
+    """Why there is none."""
+    density: float | None = None
+    kl: float | None = None
+    """Of held-out text, nats."""
+    kl_low: float | None = None
+    kl_high: float | None = None
+    attention_ms: float | None = None
+    rounds_ms: tuple[float, ...] = ()
+    """Time to first token of each round."""
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        length: int,
+        problem: str | None,
+        setting: Spec | None,
+        unfinished: bool,
+        records: Sequence[Record],
+        first: int,
+        count: int,
+    ) -> "Tuned":
+        """Read from records what became of a search.
+
+        Args:
+            method: its name.
+            length: of the prompts, tokens.
+            problem: why it was not searched.
+            setting: what was found.
+            unfinished: whether the search was broken off.
+            records: of the run folder.
+            first: number of the first held-out sample.
+            count: of held-out samples.
+        """
+        if setting is None:
+            reason = problem or ("the search is unfinished" if unfinished else "no setting meets the limit")
+            return cls(method, length, None, reason)
+        label = str(setting)
+        mine = [record for record in records if record.seq_len == length and record.label == label]
+        wanted = range(first, first + count)
+        held_out = [
+            record
+            for record in mine
+            if isinstance(record, AccuracyRecord) and record.status == "ok" and _number(record) in wanted
+        ]
+        timed = [
+            record for record in mine if isinstance(record, LatencyRecord) and record.ttft_ms and record.status == "ok"
+        ]
+        parts = np.array([record.kl_by_part for record in held_out if record.kl_by_part])
+        low, high = divergence_interval(parts) if len(parts) else (None, None)
+        return cls(
+            method,
+            length,
+            label,
+            None if timed else "not timed",
+            1.0 if method == "dense" else _mean([record.density for record in held_out]),
+            0.0 if method == "dense" else _mean([record.kl for record in held_out]),
+            low,
+            high,
+            median(record.attention_ms for record in timed if record.attention_ms) if timed else None,
+            tuple(record.ttft_ms for record in timed if record.ttft_ms),
+        )
+
+    @property
+    def ttft_ms(self) -> float | None:
+        """Median of the rounds."""
+        return median(self.rounds_ms) if self.rounds_ms else None
+
+
+def _number(record: AccuracyRecord) -> int:
+    return int(record.sample_id.rpartition("/")[2])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def verdicts(found: Sequence[Tuned]) -> list[str]:
+    """Say of methods at one length which is the fastest; those not shown to be slower are ties."""
+    times = [each.ttft_ms for each in found]
+    known = [time for time in times if time is not None]
+    if not known:
+        return [each.problem or "" for each in found]
+    best = found[times.index(min(known))]
+    return [_verdict(each, best) for each in found]
+
+
+def _verdict(each: Tuned, best: Tuned) -> str:
+    if each.ttft_ms is None or best.ttft_ms is None:
+        return each.problem or ""
+    if each is best:
+        return "fastest"
+    rounds = min(len(each.rounds_ms), len(best.rounds_ms))
+    base, new = (np.array([[side.rounds_ms[:rounds]]]) for side in (best, each))
+    slower = compare_times(base, new, Rule(), forecast=False).verdict[0] == Verdict.REGRESSED.value
+    return f"{each.ttft_ms / best.ttft_ms:.2f}x the fastest" if slower else "tie with the fastest"
+
+
+def table(found: Sequence[Tuned], limit: str) -> Table:
+    """Return one row a method and length, by length and time to first token."""
+    rows = []
+    for length in sorted({each.length for each in found}):
+        here = [each for each in found if each.length == length]
+        judged = sorted(zip(here, verdicts(here), strict=True), key=lambda pair: pair[0].ttft_ms or float("inf"))
+        rows += [[format_length(length), *_cells(each, verdict)] for each, verdict in judged]
+    columns = ["length", "method", "verdict", "KL to dense", "95 %", "density", "attention ms", "first token ms"]
+    return Table(f"Fastest setting of each method with {limit}", columns, rows, numbers=3)
+
+
+def _cells(each: Tuned, verdict: str) -> list[str]:
+    interval = "" if each.kl_low is None else f"{each.kl_low:.4f} to {each.kl_high:.4f}"
+    return [
+        each.label or each.method,
+        verdict,
+        _or_blank(each.kl, ".4f"),
+        interval,
+        _or_blank(each.density, ".0%"),
+        _or_blank(each.attention_ms, ".4g"),
+        _or_blank(each.ttft_ms, ".4g"),
+    ]
+
+
+def _or_blank(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def methods_file(found: Sequence[Tuned], model: str) -> str:
+    """Return ``tuned.yaml``: by length, the methods that meet the limit, the fastest first."""
+    lengths: dict[str, Any] = {}
+    for each in sorted(found, key=lambda each: (each.length, each.ttft_ms or float("inf"))):
+        if each.label is not None:
+            lengths.setdefault(format_length(each.length).lower(), []).append(each.label)
+    return yaml.safe_dump({"model": model, "methods": lengths}, sort_keys=False)
+
+
+def plot(records: Sequence[Record], limit: float | None) -> Plot | None:
+    """Draw what each setting that was tried loses against what it keeps, and the limit of the KL divergence."""
+    tried = [
+        {
+            "method": record.method,
+            "seq_len": record.seq_len,
+            "label": record.label,
+            "density": record.density,
+            "kl": record.kl,
+        }
+        for record in records
+        if isinstance(record, AccuracyRecord) and record.kl is not None and record.method != "dense"
+    ]
+    if not tried:
+        return None
+    rows = pd.DataFrame(tried).groupby(["seq_len", "method", "label"], as_index=False).mean()
+    lengths = sorted(rows["seq_len"].unique())
+    figure, panels = new_figure("KL divergence from dense attention against density", "mean over samples", len(lengths))
+    for axes, length in zip(panels, lengths, strict=True):
+        here = rows[rows["seq_len"] == length]
+        for label, mine, look in method_lines(here):
+            ordered = mine.sort_values("density")
+            axes.plot(ordered["density"] * 100, ordered["kl"].clip(lower=1e-6), label=label, **look)
+        if limit is not None:
+            axes.axhline(limit, color="black", linewidth=1, linestyle="--")
+        axes.set_yscale("log")
+        axes.set_xlabel("kept, % of dense attention")
+        axes.set_title(format_length(int(length)))
+    panels[0].set_ylabel("KL, nats")
+    panels[-1].legend()
+    return Plot("tuned", "KL against density", figure, rows)

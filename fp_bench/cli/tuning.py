@@ -1,0 +1,46 @@
+"""``fpbench tune``."""
+
+import typer
+
+from fp_bench.cli.asking import Conducting, measuring
+from fp_bench.cli.devices import open_places
+from fp_bench.cli.options import known
+from fp_bench.cli.recording import record, run_folder
+from fp_bench.jobs.request import TuneRequest
+from fp_bench.methods.registry import methods as known_methods
+
+
+@measuring(TuneRequest)
+def tune(request: TuneRequest, how: Conducting) -> None:
+    """Find which method to run on a model, at which setting: the fastest within a limit of quality."""
+    known(request.methods, known_methods)
+    from fp_bench.calibration import tuned
+    from fp_bench.calibration.tune import pending, results, samples_for, searches, tune
+    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.jobs.schedule import Conduct
+    from fp_bench.records.files import replace_file
+    from fp_bench.records.reading import read_records
+
+    conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
+    folder = run_folder(request.verb, how.out, how.resume)
+    with open_places(how.devices, how.ray, request.workers) as places:
+        todo, most = searches(request), samples_for(request)
+        settings = max((len(search.candidates) for search in todo), default=0)
+        say(f"{len(todo)} searches over at most {settings} settings, {max(most.values())} samples each; into {folder}")
+        if how.dry_run:
+            return
+        record(
+            folder,
+            lambda store: tune(request, store, conduct, places),
+            lambda store: pending(request, store.records),
+            set(),
+            how.budget,
+        )
+    records = list(read_records(folder).records)
+    found = results(request, records)
+    show_tables([tuned.table(found, request.limit_text)])
+    replace_file(folder / "tuned.yaml", tuned.methods_file(found, request.model).encode())
+    if (drawn := tuned.plot(records, request.limit if request.measure == "kl" else None)) is not None:
+        drawn.save(folder)
+    say(f"methods for --methods, FPBENCH_METHOD and SparsePrefill: {folder / 'tuned.yaml'}")
+    raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else 3)
