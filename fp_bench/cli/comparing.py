@@ -21,7 +21,7 @@ def compare(
     base: Annotated[Path, typer.Argument(help="The run folder to compare with.")],
     new: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
     min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
-    alpha: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
+    fdr: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
     max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
     allow: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def compare(
 ) -> None:
     """Judge a run against another: regressed, improved, unchanged, or not known yet."""
     effect = parse_share(min_effect, "--min-effect")
-    for option, value, high in (("--alpha", alpha, 0.5), ("--max-drop", max_drop, 100.0)):
+    for option, value, high in (("--fdr", fdr, 0.5), ("--max-drop", max_drop, 100.0)):
         if not 0 < value < high:
             raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
     if ci not in (None, "github"):
@@ -53,7 +53,7 @@ def compare(
     if form not in ("rich", *FORMATS):
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
     allowed = [name.strip() for name in allow.split(",")] if allow else []
-    rule = Rule(effect, alpha, max_drop / 100)
+    rule = Rule(effect, fdr, max_drop / 100)
     one, other = read_runs([base, new])
     found = compare_runs(one, other, rule, allow=allowed, paired=paired)
     if form == "rich":

@@ -11,8 +11,8 @@ from fp_bench.errors import UsageError
 from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
-Lens = Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")]
-Model = Annotated[str, typer.Option(help="embedded, a folder, or a Hugging Face causal model.")]
+Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as for latency; all of them count.")]
+Model = Annotated[str, typer.Option("--model", "-M", help="embedded, a folder, or a Hugging Face causal model.")]
 Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")]
 Device = Annotated[str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")]
@@ -25,7 +25,9 @@ def capture(
     model: Model = "embedded",
     text: Text = None,
     layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write, for --inputs captured:FOLDER.")] = Path("runs/captured"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, for --inputs captured:FOLDER.")] = Path(
+        "runs/captured"
+    ),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,
@@ -65,7 +67,9 @@ def calibrate(
     lens: Lens = "4k",
     model: Model = "embedded",
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="For xattention: the file to write.")] = Path("runs/taus.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="For xattention: the file to write.")] = Path(
+        "runs/taus.json"
+    ),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,
@@ -103,7 +107,7 @@ def search_heads(
     lens: Lens = "4k",
     model: Model = "embedded",
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("runs/patterns.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("runs/patterns.json"),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,

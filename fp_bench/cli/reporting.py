@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import read_runs
+from fp_bench.cli.options import Wide, read_runs
 from fp_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,12 +21,15 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."),
+        typer.Option(
+            "--out", "-o", help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."
+        ),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
     ] = "rich",
     as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+    wide: Wide = False,
 ) -> None:
     """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
     forms = ("rich", "json", "customSmallerIsBetter")
@@ -43,20 +46,20 @@ def report(
     from fp_bench.reports.report import Part
 
     parts = [Part(run) for run in read]
-    show_parts(parts, as_json or form == "json")
+    show_parts(parts, as_json or form == "json", wide=wide)
     page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
     say(f"report: {write_html(parts, page)}")
 
 
-def show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
+def show_report(folder: Path, as_json: bool, only: str | None = None, wide: bool = False) -> None:
     """Show the tables of a run folder, or of one kind of its records, and write its report."""
     from fp_bench.records.store import read_run
     from fp_bench.reports.report import Part
 
-    show_parts([Part(read_run(folder))], as_json, only)
+    show_parts([Part(read_run(folder))], as_json, only, wide)
 
 
-def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
+def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, wide: bool = False) -> None:
     """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.reports.report import write_markdown
@@ -68,7 +71,7 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) 
         print(json.dumps(rows, indent=1))
     else:
         for _, chapter in chosen:
-            show_tables([*chapter.tables, chapter.failures])
+            show_tables([*chapter.tables, chapter.failures], wide)
     if len(parts) == 1:
         say(f"report: {write_markdown(parts[0])}")
 
@@ -76,7 +79,7 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) 
 @app.command()
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must hold no records yet.")],
 ) -> None:
     """Join run folders into one, each round once."""
     from fp_bench.cli.terminal import say

@@ -1,5 +1,6 @@
 """What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 QUIET_SECONDS = 2.0
 """Between two lines of progress where there is no terminal."""
 PLAIN_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe."""
+"""Columns of a table that goes to a file or a pipe, where COLUMNS does not say."""
+UNLIMITED = 100_000
 
 
 def say(line: str) -> None:
@@ -135,21 +137,27 @@ def record_line(record: Record) -> str:
     return f"{where} round {record.round}: {record.median_ms:.4g} ms, {kept}"
 
 
-def show_tables(tables: Sequence[Table]) -> None:
-    """Print tables on stdout; one that is too wide for the terminal is wrapped by it, never cut."""
+def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
+    """Print tables on stdout; columns that do not fit go below, and nothing is ever cut.
+
+    Args:
+        tables: those without rows are left out.
+        wide: one line a row, however long.
+    """
     console = Console(highlight=False)
-    width = console.width if console.is_terminal else PLAIN_WIDTH
+    known = console.is_terminal or "COLUMNS" in os.environ
+    width = UNLIMITED if wide else console.width if known else PLAIN_WIDTH
     for table in tables:
-        if table.rows:
-            console.width = max(width, table.narrowest)
-            console.print(table.rich())
+        for block in table.blocks(width) if table.rows else ():
+            console.width = max(width, block.narrowest)
+            console.print(block.rich())
 
 
-def show_comparison(comparison: "Comparison") -> None:
+def show_comparison(comparison: "Comparison", wide: bool = False) -> None:
     """Print what changed between two runs, the gravest first, and the verdicts counted."""
     from fp_bench.reports.compare_text import summary, tables
 
-    show_tables(tables(comparison))
+    show_tables(tables(comparison), wide)
     console = Console(highlight=False)
     for line in summary(comparison):
         console.print(line, soft_wrap=True, markup=False)

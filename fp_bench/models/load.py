@@ -42,9 +42,11 @@ def _found(spec: ModelSpec) -> dict[str, Any]:
     """Return where transformers finds a model.
 
     Raises:
-        UnavailableError: a GGUF file that cannot be read.
+        UnavailableError: a folder that is not there, or a GGUF file that cannot be read.
     """
     if (file := spec.gguf) is None:
+        if spec.names_a_folder and not Path(spec.source).is_dir():
+            raise UnavailableError(f"model folder {spec.source} does not exist")
         return {"pretrained_model_name_or_path": embedded.path() if spec.source == EMBEDDED else spec.source}
     check_gguf(file)
     return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}

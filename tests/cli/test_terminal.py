@@ -1,7 +1,8 @@
 import pytest
 
 from fp_bench.cli.terminal import duration, record_line, show_progress, show_tables
-from fp_bench.reports.latency.tables import latency_tables
+from fp_bench.reports.latency.tables import failures, latency_tables
+from fp_bench.reports.table import Table
 from tests.records.records import dense, failed, timed
 
 
@@ -34,3 +35,42 @@ def test_layers_are_named():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "1 s"), (89, "89 s"), (100, "2 min"), (9000, "2.5 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+WIDE = Table(
+    "Wide",
+    ["length", "method", "kernel", "blank", *(f"number {i}" for i in range(9))],
+    [["4K", label, "a kernel", "", *(f"{1000 * i + 0.5}" for i in range(9))] for label in ("dense", "flashprefill")],
+    numbers=4,
+)
+
+
+def test_columns_that_do_not_fit_go_below_beside_what_names_the_row(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    show_tables([WIDE])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("flashprefill" in line for line in lines) == 2
+    assert sum("Wide" in line for line in lines) == 1
+    shown = " ".join(lines)
+    assert all(f"{1000 * i + 0.5}" in shown for i in range(9))
+    assert "blank" not in shown
+
+
+@pytest.mark.parametrize(("columns", "wide"), [(None, False), ("80", True)])
+def test_a_pipe_and_wide_have_one_line_a_row(columns, wide, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)
+    show_tables([WIDE], wide)
+    assert sum("flashprefill" in line for line in capsys.readouterr().out.splitlines()) == 1
+
+
+def test_tables_of_any_run_fit_eighty_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    label = "flashprefill:alpha=0.18"
+    times = [
+        timed(1234.5, rel_err=0.00123, kernel_err=1e-3, label=label, select_ms=3.25),
+        dense(5432.1),
+        dense(6000.0, "fa2"),
+    ]
+    show_tables([*latency_tables(times), failures([failed(reason="a long reason " * 9)])])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
