@@ -153,11 +153,16 @@ def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
             console.print(block.rich())
 
 
-def show_comparison(comparison: "Comparison", wide: bool = False) -> None:
-    """Print what changed between two runs, the gravest first, and the verdicts counted."""
-    from fp_bench.reports.compare_text import summary, tables
+def show_comparisons(comparisons: "Sequence[Comparison]", wide: bool = False) -> None:
+    """Print what changed, the gravest first, and the verdicts counted; of several comparisons an overview last."""
+    from fp_bench.reports.compare_text import overview, summary, tables, title
 
-    show_tables(tables(comparison), wide)
     console = Console(highlight=False)
-    for line in summary(comparison):
-        console.print(line, soft_wrap=True, markup=False)
+    for comparison in comparisons:
+        if len(comparisons) > 1:
+            console.print(f"== {title(comparison)}", soft_wrap=True, markup=False)
+        show_tables(tables(comparison), wide)
+        for line in summary(comparison):
+            console.print(line, soft_wrap=True, markup=False)
+    if len(comparisons) > 1:
+        show_tables([overview(comparisons)], wide)
