@@ -5,8 +5,9 @@ from typing import Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import Wide, within
+from fp_bench.cli.options import Wide, known, within
 from fp_bench.cli.recording import exit_code
+from fp_bench.methods.registry import Spec
 from fp_bench.methods.registry import methods as registered
 
 
@@ -40,9 +41,24 @@ def doctor(
         bool, typer.Option("--aa", help="Measure how much rounds differ here, and what regression can be told from it.")
     ] = False,
     rounds: Annotated[int, typer.Option(callback=within(6, 1000), help="Of --aa.")] = 10,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-M", help="Say which layers of this model would run sparse, and why not the others."),
+    ] = None,
+    chosen: Annotated[
+        str | None, typer.Option("--methods", "-m", help="For --model: these methods; default: all that are here.")
+    ] = None,
     wide: Wide = False,
 ) -> None:
-    """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
+    """Say what this machine is and what runs on it, or which layers of a model would run sparse, and why not."""
+    if model is not None:
+        specs = Spec.parse_all(chosen) if chosen else None
+        known(specs, registered)
+        from fp_bench.cli.listings.layers import layer_tables
+        from fp_bench.cli.terminal import show_tables
+
+        show_tables(layer_tables(model, specs), wide)
+        return
     if aa:
         _measure_noise(rounds)
         return

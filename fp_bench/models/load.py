@@ -120,6 +120,31 @@ def load_model(
     return (model if spread else model.to(device)).eval(), tokenizer
 
 
+def model_without_weights(name: str) -> Any:
+    """Return a model that has shapes and no data, on torch's meta device, in bfloat16.
+
+    Raises:
+        UsageError: a change to its configuration that it does not take.
+        UnavailableError: the configuration cannot be found, or transformers has no causal language model of it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = _whole_config(name)
+    text = config.get_text_config()
+    # Scaled rotary positions read how long a prompt is; no shape depends on them.
+    if isinstance(rope := getattr(text, "rope_parameters", None), dict) and "rope_type" in rope:
+        text.rope_parameters = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        text.rope_parameters["rope_type"] = "default"
+    with _or_unavailable(name), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=_taken_attention(config, "sdpa")
+        )
+    # Experts one by one would ask which tokens are theirs.
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("batched_mm")
+    return model.eval()
+
+
 def _forget_quantisation(model: Any) -> None:
     """Take the mark of a quantised model away, which transformers leaves after it has dequantised one."""
     model.hf_quantizer, model.is_quantized = None, False
