@@ -57,5 +57,5 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
             how.budget,
         )
     if records:
-        show_report(folder, how.as_json, only="accuracy", wide=how.wide)
+        show_report(folder, how.as_json, only="accuracy", wide=how.wide, write=how.report)
     raise typer.Exit(exit_code(records, named=request.methods is not None))

@@ -34,5 +34,5 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
             how.budget,
         )
     if records:
-        show_report(folder, how.as_json, only="latency", wide=how.wide)
+        show_report(folder, how.as_json, only="latency", wide=how.wide, write=how.report)
     raise typer.Exit(exit_code(records, named=request.methods is not None))

@@ -41,28 +41,36 @@ def report(
 
         print(smaller_is_better(read))
         return
-    from fp_bench.cli.terminal import say
-    from fp_bench.reports.html import write_html
     from fp_bench.reports.report import Part
 
     parts = [Part(run) for run in read]
     show_parts(parts, as_json or form == "json", wide=wide)
-    page = out or (runs[0] / "report.html" if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
-    say(f"report: {write_html(parts, page)}")
+    page = out or (None if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
+    write_reports(parts, page)
 
 
-def show_report(folder: Path, as_json: bool, only: str | None = None, wide: bool = False) -> None:
-    """Show the tables of a run folder, or of one kind of its records, and write its report."""
+def show_report(folder: Path, as_json: bool, only: str, wide: bool = False, write: bool = True) -> None:
+    """Show the tables of one kind of a run's records and, unless told not to, write its report.
+
+    Args:
+        folder: the run folder.
+        as_json: on stdout, instead of tables.
+        only: the kind of records.
+        wide: as for `show_tables`.
+        write: whether to write tables, plots, ``report.md`` and the page, which takes seconds.
+    """
     from fp_bench.records.store import read_run
     from fp_bench.reports.report import Part
 
-    show_parts([Part(read_run(folder))], as_json, only, wide)
+    part = Part(read_run(folder))
+    show_parts([part], as_json, only, wide)
+    if write:
+        write_reports([part], None)
 
 
 def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, wide: bool = False) -> None:
-    """Show the tables of runs, or of one kind of their records; of one run, write its report too."""
-    from fp_bench.cli.terminal import say, show_tables
-    from fp_bench.reports.report import write_markdown
+    """Show the tables of runs, or of one kind of their records."""
+    from fp_bench.cli.terminal import show_tables
 
     chosen = [(part, chapter) for part in parts for chapter in part.chapters if only in (None, chapter.name)]
     if as_json:
@@ -72,8 +80,22 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, 
     else:
         for _, chapter in chosen:
             show_tables([*chapter.tables, chapter.failures], wide)
+
+
+def write_reports(parts: "Sequence[Part]", page: Path | None) -> None:
+    """Write one HTML page of runs, of one run also tables, plots and report.md; say where, as the last line.
+
+    Args:
+        parts: the runs.
+        page: path of the page; None puts it into the folder of the one run.
+    """
+    from fp_bench.cli.terminal import say
+    from fp_bench.reports.html import write_html
+    from fp_bench.reports.report import write_markdown
+
     if len(parts) == 1:
-        say(f"report: {write_markdown(parts[0])}")
+        write_markdown(parts[0])
+    say(f"report: {write_html(parts, page or parts[0].run.folder / 'report.html')}")
 
 
 @app.command()

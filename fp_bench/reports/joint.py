@@ -62,7 +62,7 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     names = [name for name in names if sparse[name].notna().any()]
     heads = [COLUMNS[name][0] for name in names]
     heads[0] = "TTFT ms" if is_prefill(rows) else "ms"
-    joined = _joined(rows, scores)
+    joined = joined_scores(rows, scores)
     lines = []
     for _, row in sparse.iterrows():
         cells = ["" if pd.isna(row[name]) else COLUMNS[name][1](row[name]) for name in names]
@@ -77,7 +77,7 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     return Table(title, headings, lines, numbers=2)
 
 
-def _joined(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def joined_scores(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return the settings of scores that a sparse configuration of ``rows`` was scored in at a length it was timed at.
 
     The time to first token of one model says nothing beside the scores of another.
@@ -108,7 +108,7 @@ def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
                 if (rows["method"] == "dense").all():
                     continue
                 caption = f"{latency_tables.setting_title(rows.iloc[0])} · {run.machine}"
-                for title, of in _joined(rows, scores).items():
+                for title, of in joined_scores(rows, scores).items():
                     columns = ["method_hash", "seq_len", "score"]
                     both = rows.merge(of[columns].drop_duplicates(columns[:2]), on=columns[:2])
                     name = f"speed-score-{len(plots) + 1}"
