@@ -48,6 +48,7 @@ class Conducting(Options):
     )
     dry_run: bool = Field(False, description="Print the plan and stop.")
     as_json: bool = Field(False, alias="json", description="Print the result as JSON on stdout.")
+    quiet: bool = Field(False, description="Say nothing of the plan and of progress; results and errors remain.")
     report: bool = Field(True, description="Write tables, plots and the HTML page when done; takes seconds.")
     wide: bool = Field(False, description="One line a row, however wide the tables become.")
 
@@ -69,6 +70,7 @@ SHORT = {
     "--inputs": "-i",
     "--out": "-o",
     "--wide": "-w",
+    "--quiet": "-q",
 }
 """Options that people type often -> their one letter."""
 

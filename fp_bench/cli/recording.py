@@ -49,6 +49,7 @@ def record(
     count_pending: Callable[["RecordStore"], int],
     keys: set[str],
     budget: float | None,
+    quiet: bool = False,
 ) -> list["Record"]:
     """Run a job into a run folder and return all its records of these cells.
 
@@ -58,6 +59,7 @@ def record(
         count_pending: how many records that is.
         keys: the cells of the plan.
         budget: seconds that the run was given, if any.
+        quiet: whether to say nothing of progress.
     """
     from fp_bench.cli.terminal import duration, say, show_progress
     from fp_bench.records.store import RecordStore, latest
@@ -69,7 +71,7 @@ def record(
         if not pending:
             say(f"note: nothing left to measure: {folder} holds all of it")
         try:
-            for _ in show_progress(run(store), pending):
+            for _ in show_progress(run(store), pending, quiet):
                 pass
         except KeyboardInterrupt:
             say(

@@ -62,6 +62,14 @@ def test_json_is_all_that_stdout_gets(tmp_path):
     assert {row["run"] for row in both} == {tmp_path.name}
 
 
+def test_quiet_leaves_results_and_where_they_are(tmp_path):
+    done = fpbench(*TINY, "--out", tmp_path, "--quiet")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == [f"report: {tmp_path / 'report.html'}"]
+    assert "flashprefill" in done.stdout
+    assert "plan: " in fpbench(*TINY, "--out", tmp_path, "-q", "--dry-run").stderr
+
+
 def test_no_report_leaves_the_page_to_later(tmp_path):
     assert fpbench(*TINY, "--out", tmp_path, "--no-report").exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["env.json", "maps", "records.jsonl"]

@@ -1,6 +1,11 @@
-import pytest
+import io
+import itertools
+import re
 
-from fp_bench.cli.terminal import duration, record_line, show_progress, show_tables
+import pytest
+from rich.console import Console
+
+from fp_bench.cli.terminal import duration, rate, record_line, show_progress, show_tables
 from fp_bench.reports.latency.tables import failures, latency_tables
 from fp_bench.reports.table import Table
 from tests.records.records import dense, failed, timed
@@ -26,6 +31,49 @@ def test_failures_the_last_record_and_one_now_and_then_are_said(capsys, monkeypa
         "3/5 4K flashprefill round 2: 2.5 ms, density 50.0%; about 3 s left",
         "5/5 4K flashprefill round 4: 4 ms, density 50.0%",
     ]
+
+
+def lines_of(records, seconds, capsys, monkeypatch):
+    """Return the lines of a run whose records are so many seconds apart."""
+    clock = itertools.count(step=seconds)
+    monkeypatch.setattr("fp_bench.cli.terminal.monotonic", lambda: float(next(clock)))
+    assert list(show_progress(records, len(records))) == records
+    return capsys.readouterr().err.splitlines()
+
+
+def test_a_cell_is_a_line_at_most_and_its_failure_one(capsys, monkeypatch):
+    records = [timed(2.5, round=number, seq_len=length) for number in range(6) for length in (1024, 2048, 4096)]
+    assert len(lines_of(records, 3, capsys, monkeypatch)) == 3 + 1
+    starved = [failed(label="greedy", round=number) for number in range(20)]
+    assert len(lines_of(starved, 0.1, capsys, monkeypatch)) == 1 + 1
+
+
+def test_a_cell_that_takes_minutes_is_told_of_again(capsys, monkeypatch):
+    records = [timed(2.5, round=number) for number in range(10)]
+    assert len(lines_of(records, 61, capsys, monkeypatch)) == 10
+
+
+def test_quiet_says_nothing(capsys):
+    records = [timed(), failed()]
+    assert list(show_progress(records, 2, quiet=True)) == records
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"), [(None, ""), (0.0, ""), (12.5, "12.5/s"), (1.0, "1.0/s"), (0.125, "8.0 s each")]
+)
+def test_rates(speed, text):
+    assert rate(speed) == text
+
+
+def test_a_terminal_has_one_bar_with_rate_and_time_left_and_a_failure_once(monkeypatch):
+    shown = io.StringIO()
+    monkeypatch.setattr("fp_bench.cli.terminal._people", lambda: Console(file=shown, force_terminal=True, width=80))
+    records = [timed(2.5, round=n) for n in range(3)] + [failed(label="greedy", round=n) for n in range(3)]
+    assert list(show_progress(iter(records), 6)) == records
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert "6/6" in text
+    assert sum(line.strip() == "4K greedy: oom: too large" for line in re.split("[\r\n]+", text)) == 1
 
 
 def test_layers_are_named():
