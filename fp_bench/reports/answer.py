@@ -13,11 +13,11 @@ from fp_bench.sizes import format_length
 
 
 def answer(runs: Sequence[Run]) -> list[str]:
-    """Return three sentences, of the longest prompts that were measured.
+    """Return three sentences, of the longest prompts at which methods were both timed and scored, else timed or scored.
 
-    Among methods whose scores are known, those count that are not significantly below dense attention (the interval of
+    Of methods whose scores are known, those count that are not significantly below dense attention (the interval of
     the paired difference reaches 0); of these the fastest is named, or the sparsest where nothing was timed. Where no
-    method is left, the sentences say so and are about the fastest of all.
+    method is left, the sentences say so and are about the fastest of those scored.
     """
     scores = accuracies(runs)
     timed = [rows for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
@@ -32,15 +32,15 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
     sparse = rows[(rows["method"] != "dense") & rows["speedup_dense"].notna()]
     if sparse.empty:
         return ["No sparse method ran beside dense attention: they fell back to it, or there is no dense time."]
-    here = sparse[sparse["seq_len"] == sparse["seq_len"].max()]
-    length = format_length(int(here["seq_len"].iloc[0]))
-    found = _scored(here, joined_scores(rows, scores))
-    kept = here[[_keeps(found.get(name)) for name in here["method_hash"]]]
-    best = (kept if len(kept) else here).sort_values("ms").iloc[0]
-    score = found.get(best["method_hash"])
-    among = f"the fastest of {len(here)} sparse methods" if len(here) > 1 else "the one sparse method measured"
-    if found and len(here) > 1:
-        among += " that is not significantly below dense attention" if len(kept) else ", but all score below dense"
+    joined = joined_scores(rows, scores)
+    found = {length: _scored(sparse, joined, length) for length in sorted(set(sparse["seq_len"]))}
+    longest = max((length for length, of in found.items() if of), default=max(found))
+    here, scored = sparse[sparse["seq_len"] == longest], found[longest]
+    kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]]
+    known = here[here["method_hash"].isin(scored)] if scored else here
+    best = (kept if len(kept) else known).sort_values("ms").iloc[0]
+    length, score = format_length(int(longest)), scored.get(best["method_hash"])
+    among = _among("fastest", "timed and scored" if scored else "timed", len(known), len(kept) if scored else None)
     what = "a first token" if is_prefill(rows) else "one attention call"
     over = "with dense attention" if is_prefill(rows) else "of the fastest dense kernel"
     return [
@@ -60,9 +60,7 @@ def _of_scores(rows: pd.DataFrame) -> list[str]:
     kept = here[[_keeps(row) for _, row in here.iterrows()]]
     best = (kept if len(kept) else here).sort_values("density").iloc[0]
     length = format_length(int(best["seq_len"]))
-    among = f"the sparsest of {len(here)} methods" if len(here) > 1 else "the one sparse method scored"
-    if len(here) > 1:
-        among += " that is not significantly below dense attention" if len(kept) else ", but all score below dense"
+    among = _among("sparsest", "scored", len(here), len(kept))
     return [
         f"Which method: `{best['label']}` is {among}, at {length} ({setting_title(best)}).",
         f"How fast: not timed in these runs; it computes {best['density']:.1%} of the causal block pairs, so attention "
@@ -71,14 +69,27 @@ def _of_scores(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _scored(here: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.Series]:
-    """Return, by the hash of a method, its scores in the first setting that has any at this length."""
-    length = here["seq_len"].iloc[0]
+def _among(best: str, how: str, methods: int, kept: int | None) -> str:
+    """Say among which methods one is the best; ``kept`` of them are not below dense attention, None where unknown."""
+    if methods == 1:
+        return f"the one sparse method {how}" + (", and scores below dense attention" if kept == 0 else "")
+    if kept == 0:
+        return f"the {best} of the {methods} sparse methods {how}, but all of them score below dense attention"
+    if kept is None:
+        return f"the {best} of the {methods} sparse methods {how}"
+    if kept == 1:
+        return f"the only one of the {methods} sparse methods {how} that is not significantly below dense attention"
+    return f"the {best} of the {kept} (of {methods} {how}) that are not significantly below dense attention"
+
+
+def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) -> dict[str, pd.Series]:
+    """Return, by the hash of a timed method, its scores in the first setting that has any at a length."""
+    timed = set(sparse.loc[sparse["seq_len"] == length, "method_hash"])
     found: dict[str, pd.Series] = {}
     for of in scores.values():
-        for _, row in of[of["seq_len"] == length].iterrows():
+        for _, row in of[(of["seq_len"] == length) & of["method_hash"].isin(timed)].iterrows():
             found.setdefault(str(row["method_hash"]), row)
-    return {name: row for name, row in found.items() if name in set(here["method_hash"])}
+    return found
 
 
 def _keeps(score: pd.Series | None) -> bool:

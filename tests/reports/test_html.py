@@ -113,7 +113,7 @@ def test_the_answer_comes_first_then_plots_tables_and_how_it_was_measured(publis
 def test_three_sentences_say_which_method_how_fast_and_at_what_quality(published):
     runs = [read_run(PUBLISHED / name) for name in ("latency-32-8-128", "probe")]
     which, fast, quality = answer(runs)
-    assert which.startswith("Which method: `flashprefill` is the fastest of 2 sparse methods, at 256K")
+    assert which.startswith("Which method: `flashprefill` is the fastest of the 2 sparse methods timed, at 256K")
     assert "38.92 ms, 26.7" in fast
     assert "3.3% of the causal block pairs, which hold 89.2% of the attention mass" in quality
     assert "not scored" in quality
@@ -130,12 +130,22 @@ def test_a_method_below_dense_attention_is_not_the_answer(tmp_path):
     right, wrong = answers([1.0] * 40), answers([0.0] * 40, **fast)
     both = read_run(write(tmp_path / "scores", answers([1.0] * 40, **exact) + right + wrong))
     which, speed, _ = answer([times, both])
-    assert "`flashprefill` is the fastest of 2 sparse methods that is not significantly below" in which
+    assert "`flashprefill` is the only one of the 2 sparse methods timed and scored that is not significantly" in which
     assert "takes 2 ms, 4.00x" in speed
     bad = read_run(write(tmp_path / "bad", answers([1.0] * 40, **exact) + answers([0.0] * 40) + wrong))
     which, *_, quality = answer([times, bad])
-    assert "`flashprefill:alpha=9` is the fastest of 2 sparse methods, but all score below dense" in which
+    assert "`flashprefill:alpha=9` is the fastest of the 2 sparse methods timed and scored, but all of them" in which
     assert "-100.0 points" in quality
+
+
+def test_the_answer_is_of_a_length_at_which_quality_is_known(tmp_path):
+    times = [record for n in (4096, 8192) for record in (dense(8.0, seq_len=n), timed(n / 4096, seq_len=n))]
+    exact = {"method": "dense", "label": "dense", "method_hash": "d"}
+    scores = read_run(write(tmp_path / "scores", answers([1.0] * 9, **exact) + answers([1.0] * 9)))
+    which, speed, quality = answer([read_run(write(tmp_path / "times", times)), scores])
+    assert "the one sparse method timed and scored, at 4K" in which
+    assert "takes 1 ms" in speed
+    assert "it scores 100.0 on probe" in quality
 
 
 def test_nothing_sparse_is_said_so(tmp_path):
