@@ -9,10 +9,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
+import matplotlib
 import pytest
 import torch
 
 from fp_bench.reports.drawing import STYLE
+from fp_bench.reports.escape import csv
 
 if not torch.cuda.is_available():
     # Must be set before any kernel is defined.
@@ -46,10 +48,20 @@ def no_pictures(request, monkeypatch):
 
 
 def save_undrawn(plot, folder):
-    path = folder / f"{plot.name}.png"
-    path.touch()
-    plot.data.to_csv(path.with_suffix(".csv"), index=False)
-    return path
+    (folder / f"{plot.name}.png").touch()
+    (folder / f"{plot.name}.csv").write_text(csv(plot.data))
+
+
+@pytest.fixture
+def sketched(monkeypatch):
+    """Have plots laid out, where their texts are read and their numbers placed, but not painted."""
+    monkeypatch.setattr("fp_bench.reports.drawing.Plot.png", property(sketch))
+
+
+def sketch(plot):
+    with matplotlib.rc_context(STYLE):
+        plot.figure.draw_without_rendering()
+    return b"PNG"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -66,6 +66,7 @@ def compare(
     from fp_bench.cli.terminal import show_comparisons
     from fp_bench.reports.compare import compare as compare_runs
     from fp_bench.reports.compare_forms import FORMATS
+    from fp_bench.reports.escape import printable
     from fp_bench.reports.verdict import Rule
 
     form = "json" if as_json else form
@@ -77,7 +78,7 @@ def compare(
     if form == "rich":
         show_comparisons(found, wide)
     else:
-        print(FORMATS[form](found).rstrip("\n"))
+        print(printable(FORMATS[form](found).rstrip("\n")))
     if ci:
         _tell_github(found)
     codes = [_verdict_code(each, strict) for each in found]
@@ -100,13 +101,14 @@ def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tu
 def _tell_github(found: "Sequence[Comparison]") -> None:
     """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
     from fp_bench.reports.compare_text import annotations, markdown
+    from fp_bench.reports.escape import printable
 
     for line in itertools.chain.from_iterable(map(annotations, found)):
-        print(line, file=sys.stderr)
+        print(printable(line), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(path).open("a") as file:
-                file.write("\n\n".join(map(markdown, found)) + "\n")
+                file.write(printable("\n\n".join(map(markdown, found))) + "\n")
         except OSError as error:
             raise UnavailableError(f"GITHUB_STEP_SUMMARY {path} cannot be written: {error.strerror}") from None
 

@@ -1,17 +1,27 @@
 """The one Typer app: every mistake of a user ends as one line on stderr and an exit code."""
 
+import contextlib
+import errno
+import os
 import sys
+import tempfile
+import traceback
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 import fp_bench
-from fp_bench.errors import NotComparableError, UnavailableError, UsageError
+from fp_bench.errors import NotComparableError, UnavailableError, UsageError, first_line
+from fp_bench.records.secrets import masked
+from fp_bench.reports.escape import one_line
 
-EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 1, 2, 3, 4, 5, 130
+EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE = 1, 2, 3, 4, 5
+EXIT_INTERNAL, EXIT_INTERRUPTED = 70, 130
 """See docs/exit-codes.md."""
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of a disk that is full and a pipe that is closed, standard output's too."""
 
 
 VERBS = (
@@ -41,10 +51,12 @@ class FrontDoor(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run a verb and exit."""
+        _open_standard_streams()
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 code = super().main(*args, **extra | {"standalone_mode": False})
+            sys.stdout.flush()
         except UnavailableError as error:
             _stop(str(error), EXIT_FAILED)
         except NotComparableError as error:
@@ -55,22 +67,64 @@ class FrontDoor(TyperGroup):
             _stop(str(error), EXIT_USAGE)
         except Exception as error:
             # typer's own complaints, whose class moved from click into typer.
-            if not hasattr(error, "format_message"):
-                raise
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
                 sys.exit(EXIT_USAGE)
-            _stop(_named(error), EXIT_USAGE)
+            if hasattr(error, "format_message"):
+                _stop(_named(error), EXIT_USAGE)
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                _unwritable(error)
+            _stop(_internal(error), EXIT_INTERNAL)
+        except SystemExit as ended:
+            # typer ends with 1 where the pipe of standard output is closed, which means "regressed" here.
+            if isinstance(ended.__context__, BrokenPipeError):
+                _unwritable(ended.__context__)
+            raise
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _open_standard_streams() -> None:
+    """Open what is closed of standard input, output and error; a file opened later would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115  until the end
+
+
+def _unwritable(error: OSError) -> NoReturn:
+    with contextlib.suppress(OSError):  # what is left to be written at exit would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    _stop(f"cannot write: {error.strerror}", EXIT_FAILED)
+
+
+def _internal(error: Exception) -> str:
+    """Keep the traceback of a mistake of ours in a file, and return a line that says where."""
+    said = f"internal error: {type(error).__name__}: {first_line(error)}"
+    try:
+        number, path = tempfile.mkstemp(prefix="fpbench-traceback-", suffix=".txt")
+        with open(number, "w", errors="replace") as file:
+            file.write(masked("".join(traceback.format_exception(error))))
+    except OSError as refused:
+        return f"{said}; its traceback could not be written: {refused.strerror}"
+    return f"{said}; please report it with its traceback, which is in {path}"
+
+
 def _warn(message: Warning | str, *_where: Any) -> None:
-    print(f"fpbench: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    _tell(f"fpbench: warning: {one_line(str(message))}")
 
 
-def _stop(reason: str, code: int) -> None:
-    print(f"fpbench: {' '.join(reason.split())}", file=sys.stderr)
+def _stop(reason: str, code: int) -> NoReturn:
+    _tell(f"fpbench: {one_line(reason)}")
     sys.exit(code)
+
+
+def _tell(line: str) -> None:
+    """Print a line to stderr; where nobody listens any more, go on without."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _named(error: Any) -> str:

@@ -8,11 +8,16 @@ import typer
 from fp_bench.cli.front import app
 from fp_bench.cli.options import numbers, read_text, within
 from fp_bench.errors import UsageError
+from fp_bench.jobs.request import CHANGES, ROPE, with_model_changes
 from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
 Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as for latency; all of them count.")]
-Model = Annotated[str, typer.Option("--model", "-M", help="embedded, a folder, or a Hugging Face causal model.")]
+Model = Annotated[
+    str, typer.Option("--model", "-M", help="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
+]
+Rope = Annotated[str | None, typer.Option(help=ROPE)]
+Changes = Annotated[str | None, typer.Option("--model-config", help=CHANGES)]
 Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")]
 Device = Annotated[str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")]
@@ -23,6 +28,8 @@ Seed = Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the g
 def capture(
     lens: Lens = "4k",
     model: Model = "embedded",
+    rope: Rope = None,
+    model_changes: Changes = None,
     text: Text = None,
     layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, for --inputs captured:FOLDER.")] = Path(
@@ -34,13 +41,14 @@ def capture(
 ) -> None:
     """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
     lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
+    name = _name(model, rope, model_changes)
     content = read_text(text) if text else None
     from fp_bench.cli.terminal import say
     from fp_bench.jobs.machine import parse_device, parse_dtype
     from fp_bench.models.capture import capture as save
 
     manifest = save(
-        model,
+        name,
         lengths,
         out,
         layers=chosen,
@@ -66,6 +74,8 @@ def calibrate(
     ] = 0.9,
     lens: Lens = "4k",
     model: Model = "embedded",
+    rope: Rope = None,
+    model_changes: Changes = None,
     text: Text = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="For xattention: the file to write.")] = Path(
         "runs/taus.json"
@@ -76,6 +86,7 @@ def calibrate(
 ) -> None:
     """Find a method's thresholds on a model: FlashPrefill's alpha for a density, XAttention's tau of every head."""
     lengths, spec = parse_lengths(lens), Spec.parse(method)
+    name = _name(model, rope, model_changes)
     content = read_text(text) if text else None
     if spec.name not in ("flashprefill", "xattention"):
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
@@ -86,7 +97,7 @@ def calibrate(
     if spec.name == "flashprefill":
         from fp_bench.calibration.alpha import calibrate_model
 
-        found = calibrate_model(model, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+        found = calibrate_model(name, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
         show_tables([found.table()])
         say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
         print(f"flashprefill:alpha={found.alpha:.4g}")
@@ -95,7 +106,7 @@ def calibrate(
     from fp_bench.methods.xattention import XAttention
 
     stride = XAttention.from_options(spec.options).params.stride
-    taus = profile_model(model, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
+    taus = profile_model(name, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
     taus.save(out)
     show_tables([taus.table()])
     say(f"taus of mean {taus.mean:.3f} in {out}; use them with:")
@@ -106,6 +117,8 @@ def calibrate(
 def search_heads(
     lens: Lens = "4k",
     model: Model = "embedded",
+    rope: Rope = None,
+    model_changes: Changes = None,
     text: Text = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("runs/patterns.json"),
     device: Device = None,
@@ -113,14 +126,20 @@ def search_heads(
     seed: Seed = 0,
 ) -> None:
     """Find MInference's pattern of every head of a model: which candidate holds most of its attention."""
-    lengths = parse_lengths(lens)
+    lengths, name = parse_lengths(lens), _name(model, rope, model_changes)
     content = read_text(text) if text else None
     from fp_bench.calibration.heads import search_model
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.machine import parse_device
 
-    found = search_model(model, lengths, text=content, seed=seed, device=parse_device(device), dtype=dtype)
+    found = search_model(name, lengths, text=content, seed=seed, device=parse_device(device), dtype=dtype)
     found.save(out)
     show_tables([found.table()])
     say(f"patterns that hold {found.mean:.1%} of the attention, in {out}; use them with:")
     print(f"minference:config={out}")
+
+
+def _name(model: str, rope: str | None, changes: str | None) -> str:
+    """Return a model's name with the changes to its configuration."""
+    name: str = with_model_changes({"model": model, "rope": rope, "model_changes": changes})["model"]
+    return name

@@ -1,7 +1,10 @@
 """What the measuring verbs share: a job writes into a run folder, and ends with a report and an exit code."""
 
 import itertools
-from collections.abc import Callable, Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,20 +74,51 @@ def record(
         if not pending:
             say(f"note: nothing left to measure: {folder} holds all of it")
         try:
-            for _ in show_progress(run(store), pending, quiet):
-                pass
-        except KeyboardInterrupt:
+            with _ended_by_signals():
+                for _ in show_progress(run(store), pending, quiet):
+                    pass
+        except KeyboardInterrupt as end:
+            ended = end if isinstance(end, TerminatedError) else None
             say(
-                f"interrupted: {len(store.records)} records are kept in {folder}; "
+                f"{ended or 'interrupted'}: {len(store.records)} records are kept in {folder}; "
                 f"the same command resumes with --out {folder}"
             )
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(128 + ended.signal if ended else EXIT_INTERRUPTED) from None
         if budget and (left := count_pending(store)):
             say(
                 f"note: the budget of {duration(budget)} is spent: {left} records left; "
                 f"the same command goes on with --out {folder}"
             )
         return latest(record for record in store.records if record.cell_key in keys)
+
+
+class TerminatedError(KeyboardInterrupt):
+    """A signal asks the process to end, as Ctrl-C does."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.signal = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End by SIGTERM and SIGHUP as by Ctrl-C: workers and temporary files go too. A second one ends at once."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise TerminatedError(number)
+
+    # What is ignored, as by nohup, stays so; handlers can be set in the main thread alone.
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        heard = []
+    for number in heard:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def exit_code(records: list["Record"], named: bool) -> int:

@@ -15,6 +15,9 @@ from fp_bench.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from fp_bench.reports.report import Part
 
+PAGES = (".html", ".htm")
+"""How the name of a page ends."""
+
 
 @app.command()
 def report(
@@ -22,7 +25,10 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="The HTML page. Default: report.html in a run, runs/report-DATE.html of several."
+            "--out",
+            "-o",
+            help="Write there alone: the page where it ends in .html, else a folder of page, report.md, tables, plots. "
+            "Default: the run itself; of several, the page runs/report-DATE.html.",
         ),
     ] = None,
     form: Annotated[
@@ -35,6 +41,8 @@ def report(
     forms = ("rich", "json", "customSmallerIsBetter")
     if form not in forms:
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
+    if out is not None and not out.name:
+        raise UsageError(f"--out {str(out)!r} names no file or folder")
     read = read_runs(runs)
     if form == "customSmallerIsBetter":
         from fp_bench.reports.compare_text import smaller_is_better
@@ -45,8 +53,7 @@ def report(
 
     parts = [Part(run) for run in read]
     show_parts(parts, as_json or form == "json", wide=wide)
-    page = out or (None if len(runs) == 1 else Path("runs") / f"report-{date.today():%Y-%m-%d}.html")
-    write_reports(parts, page)
+    write_reports(parts, out)
 
 
 def show_report(folder: Path, as_json: bool, only: str, wide: bool = False, write: bool = True) -> None:
@@ -82,20 +89,27 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, 
             show_tables([*chapter.tables, chapter.failures], wide)
 
 
-def write_reports(parts: "Sequence[Part]", page: Path | None) -> None:
+def write_reports(parts: "Sequence[Part]", out: Path | None) -> None:
     """Write one HTML page of runs, of one run also tables, plots and report.md; say where, as the last line.
 
     Args:
         parts: the runs.
-        page: path of the page; None puts it into the folder of the one run.
+        out: the page alone where it ends in .html, else a folder; None: the run's own, or the page of several.
     """
     from fp_bench.cli.terminal import say
     from fp_bench.reports.html import write_html
     from fp_bench.reports.report import write_markdown
 
-    if len(parts) == 1:
-        write_markdown(parts[0])
-    say(f"report: {write_html(parts, page or parts[0].run.folder / 'report.html')}")
+    page = out
+    if page is None or page.suffix not in PAGES:
+        if len(parts) == 1:
+            write_markdown(parts[0], page)
+        page = (page or parts[0].run.folder) / "report.html" if page or len(parts) == 1 else _page_of_several()
+    say(f"report: {write_html(parts, page)}")
+
+
+def _page_of_several() -> Path:
+    return Path("runs") / f"report-{date.today():%Y-%m-%d}.html"
 
 
 @app.command()

@@ -1,7 +1,9 @@
 """What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from rich.table import Column
 from rich.text import Text
 
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.reports.escape import one_line
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
@@ -37,12 +40,21 @@ UNLIMITED = 100_000
 
 
 def say(line: str) -> None:
-    """Print a line that is no result."""
-    _people().print(line, soft_wrap=True, markup=False)
+    """Print a line that is no result; where nobody listens any more, go on without."""
+    with suppress(OSError):
+        _people().print(one_line(line), soft_wrap=True, markup=False)
+
+
+class _Console(Console):
+    """A console that says when its pipe is closed; rich's own ends the process with 1, which means "regressed"."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what the pipe raised."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def _people() -> Console:
-    return Console(stderr=True, highlight=False)
+    return _Console(stderr=True, highlight=False)
 
 
 def show_plan(plan: "Plan") -> None:
@@ -126,9 +138,10 @@ def show_progress(records: Iterable[Record], total: int, quiet: bool = False) ->
     with Progress(*columns, console=console, transient=True, expand=True, speed_estimate_period=600) as bar:
         task = bar.add_task("starting", total=total)
         for record in records:
-            bar.update(task, advance=1, description=record_line(record))
+            line = one_line(record_line(record))
+            bar.update(task, advance=1, description=line)
             if record.status != "ok" and _first(told, _cell(record), record.reason):
-                bar.console.print(record_line(record), soft_wrap=True, markup=False)
+                bar.console.print(line, soft_wrap=True, markup=False)
             yield record
 
 
@@ -205,7 +218,7 @@ def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
         tables: those without rows are left out.
         wide: one line a row, however long.
     """
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     known = console.is_terminal or "COLUMNS" in os.environ
     width = UNLIMITED if wide else console.width if known else PLAIN_WIDTH
     for table in tables:
@@ -218,12 +231,12 @@ def show_comparisons(comparisons: "Sequence[Comparison]", wide: bool = False) ->
     """Print what changed, the gravest first, and the verdicts counted; of several comparisons an overview last."""
     from fp_bench.reports.compare_text import overview, summary, tables, title
 
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     for comparison in comparisons:
         if len(comparisons) > 1:
-            console.print(f"== {title(comparison)}", soft_wrap=True, markup=False)
+            console.print(one_line(f"== {title(comparison)}"), soft_wrap=True, markup=False)
         show_tables(tables(comparison), wide)
         for line in summary(comparison):
-            console.print(line, soft_wrap=True, markup=False)
+            console.print(one_line(line), soft_wrap=True, markup=False)
     if len(comparisons) > 1:
         show_tables([overview(comparisons)], wide)

@@ -61,23 +61,34 @@ class Captured:
 
     Args:
         folder: written by ``fpbench capture``.
+        stack: so many captured layers are one call, their heads side by side: 12/2/128 stacked three times is 36/6/128,
+            the load of a larger model. The call has the number of its first layer; layers that are left over at the end
+            are in none.
 
     Raises:
-        UsageError: no such folder, or its manifest is missing or of another make.
+        UsageError: no such folder, its manifest is missing or of another make, or it has fewer layers than a stack.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, stack: int = 1) -> None:
         self.folder = folder
+        self.stack = stack
         self.manifest = _read_manifest(folder)
         content = hashlib.sha256(self.manifest.model_dump_json().encode()).hexdigest()
-        self.name = f"captured:{folder.resolve().name}@{content[:8]}"
+        self.name = f"captured:{folder.resolve().name}@{content[:8]}" + (f":stack={stack}" if stack > 1 else "")
+        if not 1 <= stack <= len(self.manifest.layers):
+            count = len(self.manifest.layers)
+            raise UsageError(f"stack {stack} is not in 1..{count}, the layers of capture {folder.name}")
 
     def layers(self) -> list[int]:
-        """Return the captured layers."""
-        return self.manifest.layers
+        """Return the captured layers, of each stack the first."""
+        return [stacked[0] for stacked in self._stacks()]
+
+    def _stacks(self) -> list[list[int]]:
+        layers, size = self.manifest.layers, self.stack
+        return [layers[start : start + size] for start in range(0, len(layers) - size + 1, size)]
 
     def shapes(self, asked: Shape) -> Shape:
-        """Return the captured heads at the asked length.
+        """Return the captured heads at the asked length, those of a stack together.
 
         Raises:
             UsageError: a length or batch that was not captured.
@@ -88,30 +99,38 @@ class Captured:
             raise UsageError(f"length {asked.seq_len} is not in capture {self.folder.name}; it has {lengths}")
         if asked.batch != have.batch:
             raise UsageError(f"batch {asked.batch} is not in capture {self.folder.name}; it has {have.batch}")
-        return Shape(have.batch, asked.seq_len, have.q_heads, have.kv_heads, have.head_dim)
+        return Shape(have.batch, asked.seq_len, self.stack * have.q_heads, self.stack * have.kv_heads, have.head_dim)
 
     def tensors(self, shape: Shape, *, layer: int, seed: int, dtype: torch.dtype, device: torch.device) -> QKV:
-        """Read the tensors of one layer; every seed gives the same.
+        """Read the tensors of one layer, or of the stack that begins with it; every seed gives the same.
 
         Raises:
             UsageError: a layer that was not captured, or a file that is missing, damaged or not of this capture.
         """
         del seed
-        if layer not in self.manifest.layers:
-            layers = ", ".join(map(str, self.manifest.layers))
+        stacked = next((layers for layers in self._stacks() if layers[0] == layer), None)
+        if stacked is None:
+            layers = ", ".join(map(str, self.layers()))
             raise UsageError(f"layer {layer} is not in capture {self.folder.name}; it has {layers}")
-        shape = self.shapes(shape)
-        path = self._checked(file_name(shape.seq_len, layer))
+        length = self.shapes(shape).seq_len
+        # Layer by layer to the device, so that the host never holds a whole stack.
+        parts = [QKV(*(each.to(device, dtype) for each in self._layer(length, one))) for one in stacked]
+        return parts[0] if len(parts) == 1 else QKV(*(torch.cat(each, dim=2) for each in zip(*parts, strict=True)))
+
+    def _layer(self, length: int, layer: int) -> QKV:
+        """Read one layer's tensors as they were saved."""
+        have = self.manifest
+        path = self._checked(file_name(length, layer))
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 qkv = QKV(*(file.get_tensor(name) for name in QKV._fields))
         except SafetensorError as error:
             raise UsageError(f"capture file {path.name} cannot be read ({error}); capture again") from None
-        for name, tensor, heads in zip(QKV._fields, qkv, (shape.q_heads, shape.kv_heads, shape.kv_heads), strict=True):
-            expected = (shape.batch, shape.seq_len, heads, shape.head_dim)
+        for name, tensor, heads in zip(QKV._fields, qkv, (have.q_heads, have.kv_heads, have.kv_heads), strict=True):
+            expected = (have.batch, length, heads, have.head_dim)
             if tensor.shape != expected:
                 raise UsageError(f"{name} in {path.name} is {list(tensor.shape)}, the manifest says {list(expected)}")
-        return QKV(*(tensor.to(device, dtype) for tensor in qkv))
+        return qkv
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
         """Return None: what to keep is the method's decision."""

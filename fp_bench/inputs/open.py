@@ -14,7 +14,7 @@ SPECS = {"structured": "structured", "random": "random", "density": "density:0.0
 
 
 def open_inputs(spec: str) -> InputSource:
-    """Open ``structured``, ``random``, ``density:0.04`` or ``captured:FOLDER``.
+    """Open ``structured``, ``random``, ``density:0.04``, ``captured:FOLDER`` or ``captured:FOLDER:stack=3``.
 
     Raises:
         UsageError: an unknown source, a missing, bad or superfluous argument, or a folder that is no capture.
@@ -33,7 +33,16 @@ def open_inputs(spec: str) -> InputSource:
         case "density":
             return GivenDensity(_number(argument, example))
         case _:
-            return Captured(Path(argument))
+            folder, _, stack = argument.partition(":stack=")
+            return Captured(Path(folder), _layers(stack, argument))
+
+
+def _layers(text: str, argument: str) -> int:
+    if ":stack=" not in argument:
+        return 1
+    if not (text.isascii() and text.isdigit()):
+        raise UsageError(f"stack {text!r} is not a number of layers; write e.g. captured:FOLDER:stack=3")
+    return int(text)
 
 
 def _number(text: str, example: str) -> float:

@@ -4,6 +4,7 @@ The command line, the YAML run file and the ``command`` of a record are all made
 default, the limits and the help text of an option stand in its field and nowhere else.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from fp_bench.sizes import parse_lengths
 
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What no option holds: it could not be written into a record, or would steer a terminal."""
+LONGEST = 4096
+"""Letters of an option."""
+MOST_HEADS, LARGEST_HEAD, LARGEST_LAYER = 1024, 1024, 2**16
+"""Limits of heads, of the numbers in one and of those in all query heads; models have far fewer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,16 @@ class Heads:
         parts = text.split("/")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
             raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
+        if any(len(part) > 9 for part in parts):
+            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
         heads = cls(*map(int, parts))
+        if max(heads.q_heads, heads.kv_heads) > MOST_HEADS or heads.head_dim > LARGEST_HEAD:
+            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
+        if (width := heads.q_heads * heads.head_dim) > LARGEST_LAYER:
+            raise UsageError(
+                f"shape {text!r}: {heads.q_heads} heads of {heads.head_dim} are {width} numbers a token; "
+                f"the limit is {LARGEST_LAYER}"
+            )
         if heads.q_heads % heads.kv_heads:
             raise UsageError(
                 f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
@@ -96,10 +112,16 @@ class Options(BaseModel):
             UsageError: an unknown option, or a value that cannot be.
         """
         for name, value in given.items():
-            if isinstance(value, str) and not value.strip():
-                field = cls.model_fields.get(name)
-                option = option_name(name, field) if field else name
+            if not isinstance(value, str):
+                continue
+            field = cls.model_fields.get(name)
+            option = option_name(name, field) if field else name
+            if not value.strip():
                 raise UsageError(f"--{option} is empty; give a value or leave it out")
+            if UNWRITABLE.search(value):
+                raise UsageError(f"--{option} {value!r} holds control characters, or bytes that are no UTF-8")
+            if len(value) > LONGEST:
+                raise UsageError(f"--{option} is {len(value)} letters long; the limit is {LONGEST}")
         try:
             return cls.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
@@ -189,6 +211,27 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+ROPE = "Rotary positions beyond the model's own, e.g. yarn:4 or yarn:4,beta_fast=16; written --model MODEL?rope=yarn:4."
+CHANGES = "Changes to the model's configuration: key=value, separated by commas; written --model MODEL?key=value."
+
+
+def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given with changes to a model in the model's name: a record and its key have one form of both.
+
+    Raises:
+        UsageError: changes without a model.
+    """
+    found = dict(given)
+    rope, config = found.pop("rope", None), found.pop("model_changes", found.pop("model_config", None))
+    changes = ([f"rope={rope}"] if rope else []) + (parse_words(config) if config else [])
+    if not changes:
+        return found
+    name: str | None = found.get("model")
+    if name is None:
+        raise UsageError("--rope and --model-config change a model; give --model")
+    return found | {"model": name + ("&" if "?" in name else "?") + "&".join(changes)}
+
+
 class LatencyRequest(Request):
     """Methods timed on attention calls, or on whole prefills of a model."""
 
@@ -204,15 +247,20 @@ class LatencyRequest(Request):
         None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine."
     )
     inputs: str = Field(
-        "structured", description="Where Q, K, V come from: structured, random, density:0.04 or captured:FOLDER."
+        "structured",
+        description="Where Q, K, V come from: structured, random, density:0.04, captured:FOLDER or "
+        "captured:FOLDER:stack=3, heads of three layers as one call.",
     )
     heads: Shape | None = Field(
         None, alias="shape", description="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU."
     )
     ttft: bool = Field(False, description="Time to first token of a model instead of one attention call.")
     model: str | None = Field(
-        None, description="For --ttft: embedded (default), a folder, a Hugging Face model, or random:FOLDER."
+        None,
+        description="For --ttft: embedded (default), a folder, a GGUF file, a Hugging Face model, or random:FOLDER.",
     )
+    rope: str | None = Field(None, description=ROPE)
+    model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     engine: str = Field("hf", description="What runs the model of --ttft: hf (transformers) or vllm.")
     batch: int = Field(1, ge=1, le=10_000, description="Sequences in a batch.")
     dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
@@ -225,6 +273,7 @@ class LatencyRequest(Request):
     @model_validator(mode="before")
     @classmethod
     def _a_model_is_ttft(cls, given: dict[str, Any]) -> dict[str, Any]:
+        given = with_model_changes(given)
         if given.get("model") is not None:
             return {**given, "ttft": True}
         return {**given, "model": "embedded"} if given.get("ttft") else given
@@ -264,7 +313,9 @@ class AccuracyRequest(Request):
     )
     tasks: Words | None = Field(None, description="Tasks of the suite; default: all; list prints them.")
     methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
-    model: str = Field("embedded", description="embedded, a folder, or a Hugging Face causal model.")
+    model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
+    rope: str | None = Field(None, description=ROPE)
+    model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     samples: int | None = Field(
         None, ge=1, le=100_000, description="Samples a task and length; default 50, 3 on a CPU."
     )
@@ -278,6 +329,11 @@ class AccuracyRequest(Request):
     dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
     chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return with_model_changes({"model": "embedded"} | given)
 
 
 REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}

@@ -12,6 +12,10 @@ BACKENDS = ("auto", "hopper", "triton", "torch")
 """auto: the fastest that fits; hopper: Gluon kernels for sm_90; triton: portable; torch: anywhere."""
 
 
+HOPPER = 90
+"""Ten times the compute capability of the GPUs that the Hopper kernels are for."""
+
+
 def check_backend(asked: str) -> str:
     """Return ``asked`` when it names a backend.
 

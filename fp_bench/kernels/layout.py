@@ -70,11 +70,15 @@ def check_no_grad(*tensors: Tensor) -> None:
         raise UnsupportedError("an input requires grad; prefill has no backward pass: use torch.no_grad()")
 
 
-def empty_outputs(q: Tensor) -> tuple[Tensor, Tensor]:
-    """Allocate an attention's ``out``, contiguous and shaped as ``q``, and ``lse [batch, q_heads, q_len]`` float32."""
+def empty_outputs(q: Tensor, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Allocate an attention's ``out``, contiguous and shaped as ``q``, and ``lse [batch, q_heads, q_len]`` float32.
+
+    On Q's device unless another is named.
+    """
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    return out, torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=q.device)
+    device = q.device if device is None else device
+    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=device)
+    return out, torch.empty((batch, q_heads, q_len), dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor
 
 from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.kernels.attention.reference import attention_rows
 from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.layout import BlockGrid, check_layout
 from fp_bench.kernels.pooling.means import BlockMeans
@@ -202,6 +203,22 @@ class Method(ABC):
         del call
         return None
 
+    def definition(self, call: AttentionCall, index: Any, rows: Tensor) -> Tensor | None:
+        """Return in float32 what the output of some queries is defined as, or None: attention over the selection.
+
+        Args:
+            call: the call.
+            index: what ``select`` returned, or a BlockIndex that the input source prescribes.
+            rows: query numbers, int64.
+
+        Returns:
+            ``[batch, rows, q_heads, head_dim]`` float32.
+        """
+        means = self.means(call)
+        if means is None:
+            return None
+        return attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows, index=index, means=means).out
+
     def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
         """Run the whole operator, as a model's attention layer does.
 
@@ -221,6 +238,11 @@ class Method(ABC):
         """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
         del call, index
         return self.backend
+
+    def slower_because(self, call: AttentionCall, index: Any) -> str | None:
+        """Return why ``auto`` took a slower kernel than this GPU is capable of, or None where it did not."""
+        del call, index
+        return None
 
 
 def _hash(text: str) -> str:

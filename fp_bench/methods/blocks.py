@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from fp_bench.kernels.attention import block_sparse_attention, implementation
+from fp_bench.kernels.attention import block_sparse_attention, hopper_missing, implementation
+from fp_bench.kernels.backend import HOPPER, capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import head_dim_problem
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
@@ -33,3 +34,12 @@ class BlockMethod(Method):
         if index is None:
             return self._dense.implementation(call, None)
         return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed)
+
+    def slower_because(self, call: AttentionCall, index: BlockIndex | None) -> str | None:
+        """Return why ``auto`` did not take the Hopper kernel on a Hopper GPU, or None."""
+        if index is None or self.backend != "auto" or self.implementation(call, index) != "triton":
+            return None
+        if capability(call.q.device) != HOPPER:
+            return None
+        reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed)
+        return f"the portable kernel ran, not the Hopper one: {reason}"

@@ -8,6 +8,8 @@ from torch import Tensor
 from fp_bench.errors import UnavailableError
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill import select_blocks
+from fp_bench.kernels.flashprefill.planned import Settings
+from fp_bench.kernels.flashprefill.prefill import prefill
 from fp_bench.kernels.flashprefill.ranked import TopK, TopP, select_ranked
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, fp8_missing, quantise_kv
@@ -104,6 +106,14 @@ class FlashPrefill(BlockMethod):
             return super().attend(call, index)
         return self._attend_fp8(call, index, None)
 
+    def __call__(self, call: AttentionCall) -> Tensor:
+        """Return the output; the launches are planned where none depends on what is kept."""
+        params = self.params
+        planned = params.precision == "input" and params.rule == "max" and not params.correction
+        if not planned or params.dense_above < 1 or call.kv_len < params.dense_below:
+            return super().__call__(call)
+        return prefill(call.q, call.k, call.v, self._settings(call))[0]
+
     def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
         """Run the whole operator; in FP8 the pass that rounds K also pools it."""
         if self.params.precision == "input" or call.kv_len < self.params.dense_below:
@@ -128,15 +138,19 @@ class FlashPrefill(BlockMethod):
         return block_sparse_attention_fp8(call.q, call.k, call.v, index, scale=call.scale, rounded=rounded).out
 
     def _select(self, call: AttentionCall, pooled: Tensor) -> BlockIndex | None:
-        rule = KeepRule(
+        index = self._ranked(call, pooled, self._settings(call).rule())
+        too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
+        return None if too_dense else index
+
+    def _settings(self, call: AttentionCall) -> Settings:
+        return Settings(
             alpha=self.params.alpha,
             sink_blocks=self.params.sink_blocks,
             window_blocks=self.params.window_blocks,
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,
+            scale=call.scale,
+            backend=self.backend,
         )
-        index = self._ranked(call, pooled, rule)
-        too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
-        return None if too_dense else index
 
     def _ranked(self, call: AttentionCall, pooled: Tensor, rule: KeepRule) -> BlockIndex:
         if self.params.rule == "max":

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fp_bench.methods.base import Method
 
 BUILTIN_METHODS = {
+    "delta": "fp_bench.methods.delta:Delta",
     "dense": "fp_bench.methods.dense:Dense",
     "flashprefill": "fp_bench.methods.flashprefill:FlashPrefill",
     "flashprefill_v2": "fp_bench.methods.flashprefill_v2:FlashPrefillV2",

@@ -74,20 +74,6 @@ class ModelSpec:
             raise UsageError(f"model {self.source!r}: {self.query[1:]} is not taken: {first_line(error)}") from None
 
 
-def with_changes(name: str, *, rope: str | None = None, config: tuple[str, ...] = ()) -> str:
-    """Return a model's name with changes to its configuration.
-
-    Args:
-        name: of the model, which may hold changes already.
-        rope: ``TYPE:FACTOR`` and further parameters, e.g. ``yarn:4`` or ``yarn:4,beta_fast=16``.
-        config: ``key=value`` each.
-    """
-    changes = ([f"rope={rope}"] if rope else []) + list(config)
-    if not changes:
-        return name
-    return name + ("&" if "?" in name else "?") + "&".join(changes)
-
-
 def _stretch(config: Any, asked: str) -> None:
     """Set rotary positions, and as many of them as they reach."""
     first, *more = asked.split(",")

@@ -66,7 +66,10 @@ def read_records(folder: Path) -> Reading:
     Raises:
         UsageError: no such run, a file beyond the limits, or one in which no line is a record.
     """
-    path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
+    try:
+        path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}") from None
     if path is None:
         raise UsageError(f"{folder} holds no {RECORDS}; give the folder that `fpbench latency --out` wrote")
     reading = parse(path)

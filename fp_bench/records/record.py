@@ -180,6 +180,8 @@ class LatencyRecord(Record):
     """The same against the float32 definition on the same selection: what the correctness check saw."""
     rows_checked: Count | None = None
     """Sampled query rows of each head that recall and the errors are over."""
+    note: Prose | None = None
+    """Why the method ran a slower kernel than the GPU is capable of."""
     peak_bytes: Count | None = None
     """Most device memory in use during one call beyond what its inputs hold."""
     tflops: Number | None = None

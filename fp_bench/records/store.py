@@ -1,5 +1,6 @@
 """A run folder: ``records.jsonl`` with one writer, ``env.json``, and what is made of them once they are read."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -137,8 +138,6 @@ class RecordStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if (folder / COMPRESSED).exists() and not (folder / RECORDS).exists():
-            raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to go on, or give another --out")
         self._file = _open_locked(folder)
         try:
             existing = parse(folder / RECORDS)
@@ -334,11 +333,13 @@ def _masked(value: Any) -> Any:
 def _open_locked(folder: Path) -> int:
     path = folder / RECORDS
     try:
+        if (folder / COMPRESSED).exists() and not path.exists():
+            raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to go on, or give another --out")
         folder.mkdir(parents=True, exist_ok=True)
         # Neither through a link nor into a pipe, which would wait for a reader.
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
-        reason = f"{RECORDS} is a link" if path.is_symlink() else error.strerror
+        reason = f"{RECORDS} is a link" if error.errno == errno.ELOOP else error.strerror
         raise UsageError(f"cannot write to {folder}: {reason}; give another --out") from None
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from fp_bench.records.record import AccuracyRecord, LatencyRecord
 from fp_bench.records.store import Run, newest
+from fp_bench.reports import escape
 from fp_bench.reports.accuracy.tables import points, signed
 from fp_bench.reports.compare import Comparison, code_of, side_name
 from fp_bench.reports.compare_rows import IDENTICAL, geometric_mean
@@ -145,9 +146,9 @@ def _or_blank(value: float, form: str) -> str:
 
 def markdown(comparison: Comparison) -> str:
     """Return the comparison as GitHub Markdown, the verdict first."""
-    parts = [f"## {headline(comparison)}", "\n".join(f"- {line}" for line in summary(comparison))]
+    parts = [f"## {headline(comparison)}", "\n".join(f"- {escape.prose(line)}" for line in summary(comparison))]
     for table in tables(comparison):
-        parts += [f"**{table.title}**", table.markdown()]
+        parts += [f"**{escape.markdown(table.title)}**", table.markdown()]
     return "\n\n".join(parts)
 
 
@@ -162,8 +163,7 @@ def headline(comparison: Comparison) -> str:
 def csv(comparisons: Sequence[Comparison]) -> str:
     """Return every row as CSV, latency first."""
     table = pd.concat([_all_rows(comparison) for comparison in comparisons], ignore_index=True)
-    text: str = table.to_csv(index=False)
-    return text
+    return escape.csv(table)
 
 
 def _all_rows(comparison: Comparison) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from PIL import Image
 
+from fp_bench.reports.escape import csv
+from fp_bench.reports.output import write
 from fp_bench.sizes import format_length
 
 INK, MUTED, GRID = "#1f2430", "#6b7280", "#e5e7eb"
@@ -34,6 +36,7 @@ COLOURS = {
     "stem": "#0e8fa8",
     "prism": "#b5489b",
     "rbs": "#d0a400",
+    "delta": "#3f6212",
 }
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#c0563b", "#2f5d8a", "#5b8c5a", "#8a5a83", "#6b7a00", "#00796b", "#ad1457")
@@ -49,6 +52,7 @@ STYLE = {
     "font.family": "sans-serif",
     "font.size": 10.5,
     "text.color": INK,
+    "text.parse_math": False,  # a name with dollars is a name
     "axes.edgecolor": MUTED,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
@@ -90,14 +94,14 @@ class Plot:
         Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(written, "PNG", optimize=True)
         return written.getvalue()
 
-    def save(self, folder: Path) -> Path:
-        """Write ``name.png``, ``name.pdf`` and ``name.csv``; return the path of the PNG."""
-        path = folder / f"{self.name}.png"
-        path.write_bytes(self.png)
+    def save(self, folder: Path) -> None:
+        """Write ``name.png``, ``name.pdf`` and ``name.csv``."""
+        write(folder / f"{self.name}.png", self.png)
+        drawn = io.BytesIO()
         with matplotlib.rc_context(STYLE):
-            self.figure.savefig(path.with_suffix(".pdf"), metadata={"CreationDate": None, "Producer": None})
-        self.data.to_csv(path.with_suffix(".csv"), index=False)
-        return path
+            self.figure.savefig(drawn, format="pdf", metadata={"CreationDate": None, "Producer": None})
+        write(folder / f"{self.name}.pdf", drawn.getvalue())
+        write(folder / f"{self.name}.csv", csv(self.data))
 
 
 def new_figure(title: str, caption: str, panels: int) -> tuple[Figure, list[Axes]]:

@@ -10,14 +10,17 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from fp_bench.records.files import replace_file
 from fp_bench.reports.answer import answer
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.drawing import Plot
 from fp_bench.reports.joint import headline_tables, pareto_plots
 from fp_bench.reports.latency.selection_plots import head_maps
-from fp_bench.reports.report import Part, environment_table, refused
+from fp_bench.reports.output import write, writing
+from fp_bench.reports.report import Part, environment_table
 from fp_bench.reports.table import Table
+
+MARK = "Made by fpbench from "
+"""In every page."""
 
 
 def write_html(parts: Sequence[Part], path: Path) -> Path:
@@ -28,15 +31,11 @@ def write_html(parts: Sequence[Part], path: Path) -> Path:
         path: of the page.
 
     Raises:
-        UsageError: it cannot be written there.
+        UsageError: it cannot be written there, or something else is there.
         UnavailableError: the disk is full.
     """
-    page = render(parts)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, page.encode())
-    except OSError as error:
-        raise refused(error, path) from None
+    with writing(path, MARK):
+        write(path, render(parts))
     return path
 
 

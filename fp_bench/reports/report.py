@@ -1,22 +1,25 @@
 """The report of a run: ``report.md`` and what it shows, made from records alone."""
 
-import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.jobs.request import join_commands
 from fp_bench.records.environment import environment_rows
 from fp_bench.records.store import Run
 from fp_bench.reports.accuracy.report import accuracy_chapter
 from fp_bench.reports.chapter import Chapter
+from fp_bench.reports.escape import csv, fenced, markdown, prose
 from fp_bench.reports.latency.report import latency_chapter
+from fp_bench.reports.output import write, writing
 from fp_bench.reports.table import Table
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PAGE = "report.md"
+TABLES, PLOTS = "tables", "plots"
+MARK = "One cell again: its `command` in the records."
+"""In every report.md."""
 
 
 @dataclass(frozen=True)
@@ -38,61 +41,57 @@ class Part:
         return join_commands(record.command for record in self.run.records if record.command)
 
 
-def write_markdown(part: Part) -> Path:
-    """Write ``report.md``, ``tables/`` and ``plots/`` of a run folder; return the path of the report.
+def write_markdown(part: Part, folder: Path | None = None) -> Path:
+    """Write ``report.md``, ``tables/`` and ``plots/``; return the path of the report.
+
+    Args:
+        part: of one run.
+        folder: where to; None is the run folder.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or has something else under these names.
         UnavailableError: the disk is full.
     """
-    folder = part.run.folder
-    try:
-        path = folder / "report.md"
-        path.write_text("\n\n".join(_sections(part)) + "\n")
-    except OSError as error:
-        raise refused(error, folder) from None
-    return path
-
-
-def refused(error: OSError, folder: Path) -> Exception:
-    """Return what to raise when a report cannot be written."""
-    kind = UnavailableError if error.errno in FULL else UsageError
-    return kind(f"cannot write the report to {folder}: {error.strerror}; the records are kept")
+    folder = folder or part.run.folder
+    page = folder / PAGE
+    with writing(page, MARK, (TABLES, PLOTS)):
+        write(page, "\n\n".join(_sections(part)) + "\n")
+        for chapter in part.chapters:
+            for name, data in chapter.data.items():
+                write(folder / TABLES / f"{name}.csv", csv(data))
+            tables = "\n\n".join(table.latex() for table in chapter.tables)
+            write(folder / TABLES / f"{chapter.name}.tex", tables + "\n")
+            for plot in chapter.plots:
+                plot.save(folder / PLOTS)
+    return page
 
 
 def _sections(part: Part) -> Iterator[str]:
     run = part.run
     for chapter in part.chapters:
         yield f"# {chapter.title}"
-        yield f"On {run.machine}."
-        yield from _chapter(chapter, run.folder)
+        yield f"On {prose(run.machine)}."
+        yield from _chapter(chapter)
     yield "Again, all of it:"
-    yield "```\n" + "\n".join(part.commands) + "\n```"
-    yield "One cell again: its `command` in the records."
+    yield fenced("\n".join(part.commands))
+    yield MARK
     yield "## Environment"
     yield environment_table(run.environment).markdown()
 
 
-def _chapter(chapter: Chapter, folder: Path) -> Iterator[str]:
-    """Write a chapter's files and yield its sections."""
-    tables, plots = folder / "tables", folder / "plots"
-    tables.mkdir(exist_ok=True)
-    plots.mkdir(exist_ok=True)
-    for name, data in chapter.data.items():
-        data.to_csv(tables / f"{name}.csv", index=False)
-    (tables / f"{chapter.name}.tex").write_text("\n\n".join(table.latex() for table in chapter.tables) + "\n")
-    yield "\n".join(f"- {line}" for line in chapter.headlines)
+def _chapter(chapter: Chapter) -> Iterator[str]:
+    yield "\n".join(f"- {prose(line)}" for line in chapter.headlines)
     for table in chapter.tables:
-        yield f"## {table.title}"
+        yield f"## {markdown(table.title)}"
         yield table.markdown()
     for plot in chapter.plots:
-        yield f"![{plot.title}]({plot.save(plots).relative_to(folder).as_posix()})"
+        yield f"![{plot.title}]({PLOTS}/{plot.name}.png)"
     if chapter.failures.rows:
         yield f"## {chapter.failures.title}"
         yield chapter.failures.markdown()
     yield "## How it was measured"
     yield chapter.note
-    yield "\n".join(f"- {line}" for line in chapter.circumstances)
+    yield "\n".join(f"- {prose(line)}" for line in chapter.circumstances)
 
 
 def environment_table(environment: Mapping[str, Any]) -> Table:

@@ -9,13 +9,12 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from fp_bench.reports.escape import latex, markdown, printable
+
 READABLE = 28
 """Terminal columns below which a column of sentences is not squeezed."""
 GAP = 2
 """Spaces between two columns."""
-TEX_ESCAPES = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
-    character: "\\" + character for character in "&%$#_{}"
-}
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,15 @@ class Table:
     def rich(self) -> RichTable:
         """Return the table for a terminal."""
         look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
-        title = Text(self.title) if self.title else None
+        title = Text(printable(self.title)) if self.title else None
         table = RichTable(title=title, title_justify="left", title_style="bold", **look)
         for number, (column, width) in enumerate(zip(self.columns, self._longest_words(), strict=True)):
             # rich would rather cut a word than wrap a heading, so columns of single words get theirs wrapped here.
             single = self._single(number)
-            heading = "\n".join(wrap(column, width)) if single else column
+            heading = Text(printable("\n".join(wrap(column, width)) if single else column))
             table.add_column(heading, justify="right" if number >= self.numbers else "left", no_wrap=single)
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
     def blocks(self, width: int) -> list["Table"]:
@@ -97,27 +96,22 @@ class Table:
 
     def _longest_words(self) -> list[int]:
         cells = zip(self.columns, *self.rows, strict=True)
-        return [max(map(len, " ".join(column).split())) for column in cells]
+        return [max(map(len, " ".join(column).split()), default=1) for column in cells]
 
     def markdown(self) -> str:
         """Return the table as GitHub Markdown, without its title."""
         align = ["--:" if number >= self.numbers else ":--" for number in range(len(self.columns))]
-        lines = [self.columns, align, *([cell.replace("|", "\\|") for cell in row] for row in self.rows)]
+        lines = [list(map(markdown, self.columns)), align, *(list(map(markdown, row)) for row in self.rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def latex(self) -> str:
         """Return the table as LaTeX with booktabs' rules, its title as the caption."""
         align = "".join("r" if number >= self.numbers else "l" for number in range(len(self.columns)))
-        lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines.append(" & ".join(map(_tex, self.columns)) + r" \\")
+        lines = [r"\begin{table}", rf"\caption{{{latex(self.title)}}}", rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
+        lines.append(" & ".join(map(latex, self.columns)) + r" \\")
         lines.append(r"\midrule")
         for before, row in zip([None, *self.rows], self.rows, strict=False):
             if before is not None and before[0] != row[0]:
                 lines.append(r"\addlinespace")
-            lines.append(" & ".join(map(_tex, row)) + r" \\")
+            lines.append(" & ".join(map(latex, row)) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
-
-
-def _tex(text: str) -> str:
-    """Escape what LaTeX reads as commands."""
-    return "".join(TEX_ESCAPES.get(character, character) for character in text)

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from benchmarks.rewrite_commands import mend_file
 from fp_bench.cli import app
+from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest
 from fp_bench.jobs.accuracy import cost
 from fp_bench.jobs.accuracy import plan as accuracy_plan
 from fp_bench.jobs.latency import plan as latency_plan
-from fp_bench.jobs.request import join_commands, read_command
+from fp_bench.jobs.request import AccuracyRequest, LatencyRequest, Request, join_commands, read_command
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.record import LatencyRecord, cell_key
 from fp_bench.records.store import read_records
@@ -135,3 +136,17 @@ def test_a_quoted_value_comes_back_from_a_command(value):
     assert Spec.parse(str(spec)) == spec
     asked = read_command("fpbench latency").pinned(methods=[spec, Spec("dense")])
     assert read_command(asked.command) == asked
+
+
+@pytest.mark.parametrize("verb", [AccuracyRequest, LatencyRequest])
+def test_changes_to_a_model_are_in_its_name_and_in_the_command(verb: type[Request]) -> None:
+    options = {"model": "m.gguf", "rope": "yarn:4", "model_config": "rms_norm_eps=1e-5,x=2"}
+    asked = verb.parse(options)
+    assert asked.model == "m.gguf?rope=yarn:4&rms_norm_eps=1e-5&x=2"
+    assert asked == verb.parse({"model": asked.model}) == read_command(asked.command)
+
+
+def test_changes_need_a_model() -> None:
+    assert AccuracyRequest.parse({"rope": "yarn:4"}).model == "embedded?rope=yarn:4"
+    with pytest.raises(UsageError, match="give --model"):
+        LatencyRequest.parse({"rope": "yarn:4"})

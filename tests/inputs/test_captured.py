@@ -6,34 +6,39 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn.functional import scaled_dot_product_attention
 
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, Captured, CaptureManifest, file_hash, file_name
-from fp_bench.inputs.source import Shape
+from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.source import InputSource, Shape
 
 CPU = torch.device("cpu")
 ASKED = Shape(1, 256, 32, 8, 128)
 
 
-def save(folder: Path, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Write a capture of length 256 and layer 3, with 4 query heads on 2 KV heads."""
+def save(folder: Path, seed: int = 0, layers: tuple[int, ...] = (3,)) -> dict[str, torch.Tensor]:
+    """Write a capture of length 256, with 4 query heads on 2 KV heads; return the last layer's tensors."""
     draw = torch.Generator().manual_seed(seed)
     sizes = {"q": 4, "k": 2, "v": 2}
-    tensors = {name: torch.randn(1, 256, heads, 64, generator=draw) for name, heads in sizes.items()}
-    path = folder / file_name(256, 3)
-    save_file(tensors, path)
+    files = {}
+    for layer in layers:
+        tensors = {name: torch.randn(1, 256, heads, 64, generator=draw) for name, heads in sizes.items()}
+        path = folder / file_name(256, layer)
+        save_file(tensors, path)
+        files[path.name] = file_hash(path)
     manifest = CaptureManifest(
         model="tiny",
         text="sha256:0",
         lengths=[256],
-        layers=[3],
+        layers=list(layers),
         model_layers=5,
         batch=1,
         q_heads=4,
         kv_heads=2,
         head_dim=64,
         dtype="float32",
-        files={path.name: file_hash(path)},
+        files=files,
     )
     (folder / MANIFEST).write_text(manifest.model_dump_json())
     return tensors
@@ -52,6 +57,32 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     for name, tensor in zip("qkv", read(tmp_path), strict=True):
         assert torch.equal(tensor, saved[name])
     assert read(tmp_path, dtype=torch.bfloat16)[0].dtype == torch.bfloat16
+
+
+def test_heads_of_a_stack_of_layers_stand_side_by_side(tmp_path: Path) -> None:
+    save(tmp_path, layers=(0, 2, 3, 5, 9))
+    plain, stacked = open_inputs(f"captured:{tmp_path}"), open_inputs(f"captured:{tmp_path}:stack=2")
+    assert stacked.name == f"{plain.name}:stack=2"
+    assert stacked.layers() == [0, 3]  # layer 9 is left over
+    shape = stacked.shapes(ASKED)
+    assert shape == Shape(1, 256, 8, 4, 64)
+
+    def outputs(source: InputSource, layer: int) -> torch.Tensor:
+        qkv = source.tensors(ASKED, layer=layer, seed=0, dtype=torch.float32, device=CPU)
+        q, k, v = (tensor.transpose(1, 2) for tensor in qkv)
+        return scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    apart = torch.cat([outputs(plain, layer) for layer in (3, 5)], dim=1)
+    torch.testing.assert_close(outputs(stacked, 3), apart)
+
+
+@pytest.mark.parametrize(
+    ("stack", "message"), [("6", "stack 6 is not in 1..5"), ("0", "stack 0"), ("two", "write e.g."), ("", "write e.g.")]
+)
+def test_a_stack_that_cannot_be_is_one_line(tmp_path: Path, stack: str, message: str) -> None:
+    save(tmp_path, layers=(0, 2, 3, 5, 9))
+    with pytest.raises(UsageError, match=message):
+        open_inputs(f"captured:{tmp_path}:stack={stack}")
 
 
 def test_name_tells_captures_apart(tmp_path: Path) -> None:

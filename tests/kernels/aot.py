@@ -1,6 +1,7 @@
 """Compile a Triton kernel for a chip that is not here, and read what the compiler says of it."""
 
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -377,6 +378,10 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = GluonASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constexprs, attrs={})
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+    return _read(compiled)
+
+
+def _read(compiled) -> Compiled:
     return Compiled(compiled.metadata.shared, *_resource_usage(compiled.asm["cubin"]), compiled.asm["ptx"])
 
 
@@ -384,10 +389,61 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
     """Compile each Hopper kernel, attention at every head size and packed with means."""
     return {
         **{f"attend_{head_dim}": compile_hopper("bf16", head_dim) for head_dim in HEAD_DIMS},
+        "attend_fp16": compile_hopper("fp16"),
         "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
         "paged": compile_paged_hopper(),
         "fp8": compile_fp8()[1],
     }
+
+
+def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 8, head_dim: int = 128) -> list[object]:
+    """Launch FlashPrefill on a GPU that is not here; return what each kernel finds in its parameters, by its PTX."""
+    import triton
+
+    from fp_bench.kernels.flashprefill.prefill import flash_prefill
+    from tests.kernels import fake_cuda
+
+    driver = fake_cuda.install()
+    compiled = {}
+    compile_ = triton.compile
+
+    def compile_and_keep(*arguments, **keywords):
+        made = compile_(*arguments, **keywords)
+        compiled[made.metadata.name] = made
+        return made
+
+    triton.compile = compile_and_keep
+    q, k, v = fake_cuda.tensors(length, (q_heads, kv_heads), head_dim)
+    for _ in range(2):  # the first call makes the plan
+        flash_prefill(q, k, v, alpha=0.12)
+    assert driver.launched[:3] == driver.launched[3:]
+    assert len(driver.loaded) == 3
+    return [
+        {
+            "kernel": launched.name,
+            "programs": launched.programs,
+            "stream": launched.stream,
+            "threads": launched.threads,
+            "shared": launched.shared,
+            "threads_in_ptx": int(re.search(r"\.reqntid (\d+)", compiled[launched.name].asm["ptx"])[1]),
+            **_read(compiled[launched.name]).summary(),
+            "parameters": _decoded(launched, compiled[launched.name].asm["ptx"]),
+        }
+        for launched in driver.launched[:3]
+    ]
+
+
+def _decoded(launched, ptx: str) -> list[float]:
+    """Read the parameters that PTX declares out of those that were launched; of a map, the address it is for."""
+    entry = ptx[ptx.index(".entry") : ptx.index("{", ptx.index(".entry"))]
+    types = re.findall(r"\.param (?:\.align \d+ )?\.(\w+)", entry)
+    assert len(types) <= len(launched.offsets)
+    assert not any(launched.memory[launched.offsets[len(types) - 2] :])  # scratch memory, which no kernel has
+    formats = {"b8": "Q", "u64": "Q", "u32": "i", "f32": "f"}
+    return [
+        struct.unpack_from(f"<{formats[kind]}", launched.memory, at)[0]
+        for kind, at in zip(types, launched.offsets, strict=True)
+    ]
 
 
 if __name__ == "__main__":
@@ -398,6 +454,7 @@ if __name__ == "__main__":
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,
+        "launches": lambda *sizes: launch_flash_prefill(*map(int, sizes)),
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,

@@ -8,6 +8,8 @@ from tests.kernels.aot import compile_kernel, signature
 
 def kernels(head_dim: int, capability: int):
     """Return name, kernel, constants and what its arguments' types are beyond `signature`'s."""
+    from fp_bench.kernels.attention.triton import launch_config as attention_config
+    from fp_bench.kernels.delta.triton import _rows_kernel
     from fp_bench.kernels.flashprefill.triton import COMPACT_TILE, launch_config
     from fp_bench.kernels.pooling.cells_triton import _cells_kernel
     from fp_bench.kernels.pooling.radii_triton import _radii_kernel
@@ -19,6 +21,7 @@ def kernels(head_dim: int, capability: int):
     best = {"BANDS": 2, "WIDTH": 2048, "num_warps": 4}
     scores = {"scores_ptr": "*fp32", "need_ptr": "*fp32"}
     return [
+        ("rows", _rows_kernel, attention_config(head_dim, capability) | {"HEAD_DIM": head_dim}, {}),
         *((f"cells_{n}", _cells_kernel, block | {"STRIDE": n, "num_warps": warps}, {}) for n in (1, 8)),
         ("best_count", _best_kernel, best | {"WEIGHED": False, "WITHIN": False}, scores),
         ("best_share", _best_kernel, best | {"WEIGHED": True, "WITHIN": True}, scores),

@@ -1,6 +1,7 @@
 """The portable kernels compile for chips that are not here, within each chip's shared memory."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fp_bench.kernels.backend import gluon_missing, triton_version
+from tests.kernels.fake_cuda import MAPS, STREAM
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
 ROOT = Path(__file__).parents[2]
@@ -128,15 +130,50 @@ def test_paged_kernels_compile_for_hopper_as_the_unpaged_ones_do(tmp_path):
 needs_gluon = pytest.mark.skipif(gluon_missing() is not None, reason=str(gluon_missing()))
 
 
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    """The three launches of a call of 4000 tokens, 32 query and 8 KV heads of 128, on a Hopper that is not here."""
+    return compile_elsewhere("launches", cache=tmp_path_factory.mktemp("triton"))["launches"]
+
+
 @needs_gluon
-@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(dtype, tmp_path):
-    report = compile_elsewhere("hopper", dtype, cache=tmp_path)["hopper"][dtype]
+def test_the_hopper_kernel_overlaps_its_products_and_does_not_spill(launched):
+    report = launched[2]
     # 0: a product's own result; 1: S is awaited while O += P V is still running.
     assert report["wgmma_waits"] == [0, 1]
     assert report["spill_bytes"] == 0
     assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
     assert report["registers"] == 168  # what setmaxnreg 240 / 240 / 24 starts from
+
+
+@needs_gluon
+def test_a_planned_call_passes_what_its_kernels_declare(launched):
+    """Parameters as the kernels' PTX reads them."""
+    for report in launched:
+        assert report["threads"] == report["threads_in_ptx"]
+        assert report["shared"] == report["shared_bytes"]
+        assert report["stream"] == STREAM
+        assert report["parameters"][-2:] == [0, 0]
+    pool, discover, attend = launched
+    q, k, v = (place << 36 for place in (1, 2, 3))  # see fake_cuda.tensors
+    k_read, pooled, *sizes = pool["parameters"][:-2]
+    assert pool["programs"] == 32 * 8
+    assert (k_read, sizes) == (k, [4000, 32, 8, 4000 * 1024, 1024, 128, 32 * 1024, 1024, 128])
+    q_read, pooled_read, scratch, blocks, counts, *rest = discover["parameters"][:-2]
+    assert (q_read, pooled_read) == (q, pooled)
+    # One workspace: pooled keys, a row of energies a program, lists, counts.
+    lengths = (32 * 8 * 128 * 2, 396 * 32 * 4, 32 * 32 * 32 * 2)
+    assert [scratch - pooled, blocks - scratch, counts - blocks] == [-(-length // 256) * 256 for length in lengths]
+    assert rest[:2] == pytest.approx([128**-0.5 * math.log2(math.e), math.log2(0.12)])
+    assert rest[2:13] == [2, 4, 2, 4000, 4000, 0, 32, 32, 32, 32, 4]
+    addresses = attend["parameters"][: 9 * 6 : 9]
+    assert [address - MAPS for address in addresses[:3]] == [q, k, v]
+    assert addresses[4:] == addresses[1:3]  # nothing reads the means
+    out, _, *lists = attend["parameters"][54:59]
+    assert addresses[3] - MAPS == out
+    assert lists == [blocks, counts, counts]
+    assert attend["parameters"][60] == rest[0]
+    assert attend["parameters"][61:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4]
 
 
 def folder_of(version: str) -> Path | None:

@@ -1,94 +1,169 @@
-"""The launch cache, with a stand-in for a Triton kernel: what is compiled again, and what is passed on."""
+"""Launching on a GPU that is not here: what is compiled again, and what reaches the driver."""
 
 import importlib
+import struct
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels import launch
+from fp_bench.kernels.launch import Binary, Box, CachedKernel, Tma
+from tests.kernels import fake_cuda
+from tests.kernels.fake_cuda import MAPS, STREAM, FakeTensor
 
 
 class FakeKernel:
-    """Records compilations and launches as Triton's two launch paths would see them."""
+    """Stands for a kernel that Triton would compile: one tensor or more, one float, integers, constants."""
 
-    def __init__(self, compiles=True):
-        self.compiles = compiles
-        self.compiled: list[tuple] = []
-        self.launched: list[tuple] = []
-
-    def __getitem__(self, grid):
-        def first_launch(*arguments, **keywords):
-            self.compiled.append((grid, arguments, keywords))
-            return _Compiled(self) if self.compiles else None
-
-        return first_launch
+    def __init__(self, tensors: int = 1, integers: int = 3, alike: tuple[int, ...] = ()):
+        self.params = [SimpleNamespace(do_not_specialize=at in alike) for at in range(tensors + 1 + integers)]
 
 
-class _Compiled:
-    def __init__(self, kernel):
-        self.kernel = kernel
+@pytest.fixture
+def driver(monkeypatch):
+    """The fake driver, and a compiler that lays parameters out as the real one does."""
 
-    def __getitem__(self, grid):
-        return lambda *arguments: self.kernel.launched.append((grid, arguments))
+    def compile_kernel(kernel, capability, kinds, floats, classes, constants, options):
+        types = (
+            ["*fp32"] * len(kinds) + ["fp32"] * floats + ["i64" if each & launch.WIDE else "i32" for each in classes]
+        )
+        ones = tuple(at for at, each in enumerate(classes) if each & 3 == launch.ONE)
+        for at in ones:
+            types[len(kinds) + floats + at] = "constexpr"
+        maps = tuple(Tma(9, 2, 3, kind.block) for kind in kinds if kind.block)
+        return Binary(b"code", "kernel", 32 * options["num_warps"], 100_000, maps, *launch._layout(kinds, types), ones)
+
+    pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
+    launch.tensor_map.cache_clear()
+    monkeypatch.setattr(launch, "compile_kernel", compile_kernel)
+    yield fake_cuda.install()
+    mock.patch.stopall()
+    launch.tensor_map.cache_clear()
 
 
-def launch(kernel, tensor, *integers, block=128, warps=4, programs=7):
-    kernel(programs, (tensor,), (0.5,), integers, {"BLOCK": block}, {"num_warps": warps})
+def tensor(address=1 << 20, dtype=torch.float32, shape=(64,)):
+    return FakeTensor(torch.Size(shape), dtype, address)
 
 
-def test_equal_classes_launch_what_was_compiled_with_all_arguments_in_order():
-    fake = FakeKernel()
-    kernel = CachedKernel(fake)
-    tensor = torch.zeros(64)
-    launch(kernel, tensor, 1, 32, 7)
-    launch(kernel, tensor, 1, 4096, 9, programs=3)
-    assert fake.compiled == [((7,), (tensor, 0.5, 1, 32, 7), {"BLOCK": 128, "num_warps": 4})]
-    assert fake.launched == [((3, 1, 1), (tensor, 0.5, 1, 4096, 9, 128))]
+def run(kernel, operand, *integers, block=128, warps=4, programs=7):
+    kernel(programs, (operand,), (0.5,), integers, {"BLOCK": block}, {"num_warps": warps})
 
 
-def test_whatever_triton_specialises_is_compiled_apart():
-    fake = FakeKernel()
-    kernel = CachedKernel(fake)
-    aligned = torch.zeros(64)
+def passed(launched, formats):
+    """Read the first parameters of a launch by their formats, one each."""
+    pairs = zip(formats, launched.offsets, strict=False)
+    return [struct.unpack_from(f"<{each}", launched.memory, at)[0] for each, at in pairs]
+
+
+def test_equal_classes_share_a_compiled_form_and_pass_all_arguments_in_order(driver):
+    kernel = CachedKernel(FakeKernel())
+    run(kernel, tensor(), 1, 32, 7)
+    run(kernel, tensor(1 << 21), 1, 4096, 9, programs=3)
+    assert len(driver.loaded) == 1
+    first, second = driver.launched
+    assert (first.programs, first.threads, first.shared, first.stream) == (7, 128, 100_000, STREAM)
+    assert passed(first, "Qfii") == [1 << 20, 0.5, 32, 7]  # 1 is compiled in
+    assert second.programs == 3
+    assert passed(second, "QfiiQQ") == [1 << 21, 0.5, 4096, 9, 0, 0]
+
+
+def test_whatever_triton_specialises_is_compiled_apart(driver):
+    kernel = CachedKernel(FakeKernel(integers=1))
     variants = [
-        lambda: launch(kernel, aligned, 32),
-        lambda: launch(kernel, aligned, 33),
-        lambda: launch(kernel, aligned, 1),
-        lambda: launch(kernel, aligned, 2**31),
-        lambda: launch(kernel, aligned[1:], 32),
-        lambda: launch(kernel, aligned.half(), 32),
-        lambda: launch(kernel, aligned, 32, block=64),
-        lambda: launch(kernel, aligned, 32, warps=8),
+        lambda: run(kernel, tensor(), 32),
+        lambda: run(kernel, tensor(), 33),
+        lambda: run(kernel, tensor(), 1),
+        lambda: run(kernel, tensor(), 2**31),
+        lambda: run(kernel, tensor((1 << 20) + 4), 32),
+        lambda: run(kernel, tensor(dtype=torch.float16), 32),
+        lambda: run(kernel, tensor(), 32, block=64),
+        lambda: run(kernel, tensor(), 32, warps=8),
     ]
     for variant in variants:
         variant()
-    assert len(fake.compiled) == len(variants)
+    assert len(driver.loaded) == len(variants)
     for variant in variants:
         variant()
-    assert len(fake.compiled) == len(fake.launched) == len(variants)
+    assert len(driver.loaded) == len(variants)
+    assert len(driver.launched) == 2 * len(variants)
+    assert passed(driver.launched[3], "Qfq") == [1 << 20, 0.5, 2**31]
 
 
-def test_under_the_interpreter_nothing_is_remembered():
-    fake = FakeKernel(compiles=False)
-    kernel = CachedKernel(fake)
-    for _ in range(2):
-        launch(kernel, torch.zeros(4), 5)
-    assert len(fake.compiled) == 2
-    assert not fake.launched
-
-
-def test_sizes_that_the_kernel_does_not_specialise_share_a_form():
-    fake = FakeKernel()
-    fake.params = [SimpleNamespace(do_not_specialize=free) for free in (False, False, True, False)]
-    kernel = CachedKernel(fake)
-    tensor = torch.zeros(64)
+def test_sizes_that_the_kernel_does_not_specialise_share_a_form(driver):
+    kernel = CachedKernel(FakeKernel(integers=2, alike=(2,)))
     for size in (1, 16, 17, 4096):
-        launch(kernel, tensor, size, 32)
-    assert len(fake.compiled) == 1
-    launch(kernel, tensor, 2**31, 32)  # 64 bits wide
-    launch(kernel, tensor, 17, 33)  # a stride
-    assert len(fake.compiled) == 3
+        run(kernel, tensor(), size, 32)
+    assert len(driver.loaded) == 1
+    assert passed(driver.launched[0], "Qfii") == [1 << 20, 0.5, 1, 32]
+    run(kernel, tensor(), 2**31, 32)  # 64 bits wide
+    run(kernel, tensor(), 17, 33)  # a stride
+    assert len(driver.loaded) == 3
+
+
+def test_where_nothing_is_compiled_triton_launches(driver):
+    calls = []
+
+    class Interpreted:
+        def __getitem__(self, grid):
+            return lambda *arguments, **keywords: calls.append((grid, arguments, keywords))
+
+    x = torch.ones(4)
+    for _ in range(2):
+        run(CachedKernel(Interpreted()), x, 5)
+    assert calls == [((7,), (x, 0.5, 5), {"BLOCK": 128, "num_warps": 4})] * 2
+    assert not driver.launched
+
+
+def test_a_box_is_passed_as_a_map_made_once_for_a_place_and_a_shape(driver):
+    kernel = CachedKernel(FakeKernel(integers=1))
+    here, there = (
+        Box(tensor(place, torch.bfloat16, (1, 300, 2, 128)), (1, 64, 1, 128)) for place in (1 << 20, 1 << 21)
+    )
+    for operand in (here, here, there, here):
+        run(kernel, operand, 5)
+    assert driver.maps == 2
+    assert len(driver.loaded) == 1
+    formats = "Q" + "i" * 4 + "q" * 4 + "fiQQ"  # sizes and strides are in the map
+    assert [passed(each, formats)[0] - MAPS for each in driver.launched] == [1 << 20, 1 << 20, 1 << 21, 1 << 20]
+    assert passed(driver.launched[2], formats)[1:] == [*[0] * 8, 0.5, 5, 0, 0]
+
+
+def test_threads_do_not_write_into_each_others_launches(driver):
+    kernel = CachedKernel(FakeKernel(integers=1))
+
+    def launch_often(number):
+        for _ in range(300):
+            run(kernel, tensor(number << 20), 5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(launch_often, range(1, 5)))
+    buffers = {each.start: set() for each in driver.launched}
+    for each in driver.launched:
+        buffers[each.start].add(passed(each, "Q")[0])
+    assert all(len(addresses) <= 4 for addresses in buffers.values())
+    addresses = [passed(each, "Q")[0] for each in driver.launched]
+    assert {number << 20: addresses.count(number << 20) for number in range(1, 5)} == dict.fromkeys(
+        (number << 20 for number in range(1, 5)), 300
+    )
+
+
+def test_a_thread_that_has_not_used_the_gpu_gets_its_context_and_launches_again(driver):
+    kernel = CachedKernel(FakeKernel(integers=1))
+    run(kernel, tensor(), 5)
+    before = driver.contexts
+    driver.statuses = [launch.NO_CONTEXT]
+    run(kernel, tensor(), 5)
+    assert driver.contexts == before + 1
+    assert len(driver.launched) == 2
+
+
+def test_what_the_driver_refuses_is_raised_with_its_words(driver):
+    driver.statuses = [700]
+    with pytest.raises(RuntimeError, match="cuLaunchKernel: CUDA error 700, status 700 of the fake"):
+        run(CachedKernel(FakeKernel(integers=1)), tensor(), 5)
 
 
 @pytest.mark.parametrize(

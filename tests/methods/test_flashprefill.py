@@ -131,3 +131,17 @@ def test_fp8_runs_dense_where_it_is_told_to():
     method = FlashPrefill.from_options({"precision": "fp8", "dense_below": 1000})
     dense = reference.attention(call.q, call.k, call.v, scale=call.scale).out
     assert relative_error(method(call), dense) < 1e-5
+
+
+def test_a_slower_kernel_than_the_gpu_is_capable_of_is_said_with_its_reason(monkeypatch):
+    call = call_of(Case(q_len=300, kv_len=300))
+    index = FlashPrefill().select(call)
+    assert FlashPrefill().slower_because(call, index) is None  # a CPU is capable of no more
+    monkeypatch.setattr("fp_bench.methods.blocks.implementation", lambda *_: "triton")
+    monkeypatch.setattr("fp_bench.methods.blocks.hopper_missing", lambda *_: "Triton 4.0 is too new")
+    monkeypatch.setattr("fp_bench.methods.blocks.capability", lambda _: 90)
+    said = FlashPrefill().slower_because(call, index)
+    assert said == "the portable kernel ran, not the Hopper one: Triton 4.0 is too new"
+    assert FlashPrefill(backend="triton").slower_because(call, index) is None  # asked for by name
+    monkeypatch.setattr("fp_bench.methods.blocks.capability", lambda _: 80)
+    assert FlashPrefill().slower_because(call, index) is None

@@ -8,12 +8,19 @@ from fp_bench.methods.registry import Spec, create_method, methods
 from fp_bench.testing import check_method
 from tests.kernels.calls import Case
 
-EVERYTHING = {"rbs": {"alpha": 0}, "prism": {"mass": 1.1}, "stem": {"budget": 100}, "trianglemix": {"n_local": 1000}}
+EVERYTHING = {
+    "rbs": {"alpha": 0},
+    "prism": {"mass": 1.1},
+    "stem": {"budget": 100},
+    "trianglemix": {"n_local": 1000},
+    "delta": {"gamma": 1},
+}
 """Parameters with which each drops nothing."""
 BARE = {
     "rbs": "rbs:sink_blocks=0:window_blocks=1:last_full_blocks=0",
     "prism": "prism:sink_blocks=0",
     "trianglemix": "trianglemix:dense_layers=0",
+    "delta": "delta:over=streaming",
     "stem": "stem:sink_blocks=0:window_blocks=1",
 }
 """Each with little that is forced."""
@@ -39,7 +46,8 @@ def test_any_number_of_heads_a_kv_head(name, heads):
 
 @pytest.mark.parametrize("name", BARE)
 def test_its_knob_turns_as_declared(name):
-    knob, call = methods.load(name).knob, a_call()
+    length = 6000 if name == "delta" else 1100
+    knob, call = methods.load(name).knob, a_call(q_len=length, kv_len=length, kv_heads=1, q_heads=1)
     spec = Spec.parse(BARE[name])
     densities = [
         create_method(Spec(spec.name, {**spec.options, knob.name: str(value)})).select(call).density().mean()

@@ -9,7 +9,7 @@ from transformers import GptOssConfig, LlamaConfig
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models.load import _taken_attention, load_model, model_config, model_facts, model_label
-from fp_bench.models.spec import ModelSpec, with_changes
+from fp_bench.models.spec import ModelSpec
 
 CPU = torch.device("cpu")
 
@@ -27,10 +27,7 @@ def test_rope_is_stretched_in_the_configuration_and_in_the_label() -> None:
 
 
 def test_changes_are_part_of_the_name_in_one_order() -> None:
-    name = with_changes("folder", rope="yarn:4", config=("a=1",))
-    assert name == "folder?rope=yarn:4&a=1"
-    assert ModelSpec.parse(name) == ModelSpec.parse("folder?a=1&rope=yarn:4")
-    assert with_changes("folder") == "folder"
+    assert ModelSpec.parse("folder?rope=yarn:4&a=1") == ModelSpec.parse("folder?a=1&rope=yarn:4")
 
 
 @pytest.mark.parametrize(

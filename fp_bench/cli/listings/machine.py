@@ -74,7 +74,7 @@ class Trials:
         self._worker: WorkerProcess | None = None
 
     def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
         self._worker = self._worker or WorkerProcess(Trial)
         try:
             runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
@@ -95,7 +95,7 @@ class Trial:
 
     @torch.no_grad()
     def run(self, spec: Spec, backend: str) -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, one of them empty."""
+        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
         try:
             method = create_method(spec, backend)
             call = _tiny_call()
@@ -107,7 +107,8 @@ class Trial:
                 torch.cuda.synchronize()
             ran = method.implementation(call, index)
             too_short = index is None and method.name != "dense"
-            return f"{ran} (dense: {TINY} tokens are too few for it)" if too_short else ran, ""
+            note = f"dense: {TINY} tokens are too few for it" if too_short else method.slower_because(call, index)
+            return ran, note or ""
         except Exception as error:  # a plug-in may raise anything
             return "", failure(error).reason
 

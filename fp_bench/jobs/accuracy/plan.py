@@ -147,19 +147,21 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         )
     if not 0 <= request.dense_layers <= facts.layers:
         raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
-    chat = prompter(facts.tokenizer, request.chat).chat
+    template = prompter(facts.tokenizer, request.chat).chat
+    chat = {name: template and not suite.untemplated.issuperset(suite.tasks) for name, suite in suites.items()}
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
     counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
     # Once: they read a model's weights and a suite's files.
-    of_all, of_suite = _asked_of_all(request, chat), {name: _asked_of_suite(suite) for name, suite in suites.items()}
+    of_all = _asked_of_all(request)
+    of_suite = {name: _asked_of_suite(suite, chat[name]) for name, suite in suites.items()}
     items = [
         Item(
             (name, task, length),
             number,
             candidate,
-            of_all | of_suite[name] | _asked(request, candidate, chat, suites[name], task, length, number),
+            of_all | of_suite[name] | _asked(request, candidate, chat[name], suites[name], task, length, number),
         )
         for length in request.lens
         for number in range(samples)
@@ -168,7 +170,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         if number < counts[name, task]
         for candidate in candidates.values()
     ]
-    return Plan(request, machine, list(candidates.values()), items, samples, chat)
+    return Plan(request, machine, list(candidates.values()), items, samples, any(chat.values()))
 
 
 def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:
@@ -198,7 +200,7 @@ def _count(suite: Suite, task: str, samples: int) -> int:
     return samples if available is None else min(samples, available)
 
 
-def _asked_of_all(request: AccuracyRequest, chat: bool) -> dict[str, Any]:
+def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
     """Return the record fields that all items have in common."""
     return {
         "kind": "accuracy",
@@ -206,19 +208,19 @@ def _asked_of_all(request: AccuracyRequest, chat: bool) -> dict[str, Any]:
         "model": model_label(request.model, request.engine),
         "dtype": request.dtype,
         "dense_layers": request.dense_layers,
-        "chat": chat,
         "seed": request.seed,
         "code_version": code_version(),
     }
 
 
-def _asked_of_suite(suite: Suite) -> dict[str, Any]:
+def _asked_of_suite(suite: Suite, chat: bool) -> dict[str, Any]:
     """Return the record fields that all items of a suite have in common."""
     return {
         "suite": suite.name,
         "variant": suite.variant,
         "suite_version": suite.version,
         "suite_params": suite.facts(),
+        "chat": chat,
     }
 
 

@@ -148,6 +148,7 @@ class Findings:
     rel_err_by_head: list[float]
     kernel_err: float
     rows_checked: int
+    note: str | None
 
 
 @dataclass(frozen=True)
@@ -233,14 +234,14 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         )
     found = out[:, truth.rows.to(out.device)].float()
     if index is None:
-        defined = covered = truth.dense
+        covered, defined = truth.dense, truth.dense.out
         density = torch.ones(call.batch, call.q_heads)
     else:
-        over_index = partial(attention_rows, call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
-        covered, means = over_index(), method.means(call)
-        defined = covered if means is None else over_index(means=means)
+        covered = attention_rows(call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
+        of_method = method.definition(call, index, truth.rows)
+        defined = covered.out if of_method is None else of_method
         density = index.density()
-    kernel_err = _check_output(found, defined.out, method.tolerance() or TOLERANCE[out.dtype])
+    kernel_err = _check_output(found, defined, method.tolerance() or TOLERANCE[out.dtype])
     recall = (covered.lse - truth.dense.lse).double().exp().mean(-1)
     rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
     return Findings(
@@ -254,6 +255,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         rel_err_by_head=rel_err.mean(0).tolist(),
         kernel_err=kernel_err,
         rows_checked=len(truth.rows),
+        note=method.slower_because(call, index),
     )
 
 

@@ -16,7 +16,7 @@ from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.request import Heads, LatencyRequest
-from fp_bench.kernels.backend import check_backend
+from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
@@ -133,6 +133,8 @@ class Plan:
                 f"No GPU here: the torch backend on the CPU, {self.request.dtype}, {shape.q_heads} query and "
                 f"{shape.kv_heads} KV head(s) of {shape.head_dim}; the speed-ups of a GPU differ."
             )
+        if capability(self.machine.device) == HOPPER and (reason := gluon_missing()) and self.request.backend == "auto":
+            notes.append(f"The portable kernels run, not the Hopper ones, which are faster: {reason}.")
         notes += [
             f"{format_length(group.shape.seq_len)}: a dense call takes about {group.dense_seconds:.0f} s, so each "
             "method is called once, with no warm-up; that call is checked and is the sample."

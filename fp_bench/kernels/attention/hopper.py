@@ -32,6 +32,7 @@ spills.
 """
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +45,9 @@ from fp_bench.kernels.attention.hopper_parts import (
     CONSUMERS,
     ROW_GROUP,
     barriers,
+    boxed,
     close_row,
     counter,
-    descriptor,
     disagreement,
     dismiss,
     issue,
@@ -317,7 +318,7 @@ def _block_sparse_hopper_kernel(
     ], [4, 4], [240, 24])  # fmt: skip
 
 
-_attend = CachedKernel(_block_sparse_hopper_kernel)
+ATTEND = CachedKernel(_block_sparse_hopper_kernel)
 
 
 def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> str | None:
@@ -331,15 +332,16 @@ def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> st
 
 @functools.cache
 def _self_test(device: torch.device, head_dim: int) -> str | None:
-    """Compare with the portable kernel once a process on a small call; return what went wrong, or None."""
-    from fp_bench.kernels.attention.triton import block_sparse_attention_triton
+    """Compare with the definition once a process on a small call; return what went wrong, or None."""
+    from fp_bench.kernels.attention import reference
 
     draw = torch.Generator(device).manual_seed(0)  # the user's own random numbers stay as they are
     q, k, v = torch.randn((3, 1, 300, 2, head_dim), generator=draw, device=device, dtype=torch.bfloat16)
     index = BlockIndex.from_mask(torch.ones((1, 2, 3, 3), dtype=torch.bool, device=device), 300, 300)
     return disagreement(
         lambda: block_sparse_attention_hopper(q, k, v, index, 0.1)[0],
-        lambda: block_sparse_attention_triton(q, k, v, index, 0.1)[0],
+        lambda: reference.attention(q, k, v, scale=0.1, index=index).out,
+        other="the definition",
     )
 
 
@@ -347,9 +349,18 @@ def block_sparse_attention_hopper(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    out, lse = empty_outputs(q)
+    ATTEND(*attend_arguments(q, k, v, out, lse, index, counter(q.device), scale, means))
+    return out, lse
+
+
+def attend_arguments(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, tiles_drawn: Tensor, scale: float,
+    means: BlockMeans | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return what `ATTEND` takes; ``tiles_drawn`` is the stream's `counter`."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out, lse = empty_outputs(q)
     config = launch_config(head_dim)
     lists = q_heads // grid.packed
     row_group = ROW_GROUP * BLOCK // grid.row_size
@@ -357,12 +368,12 @@ def block_sparse_attention_hopper(
     part = (grid.row_size // CONSUMERS, grid.packed)
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
-    _attend(
+    return (
         multiprocessors(q.device),
         (
-            *(descriptor(q, *part), descriptor(k, config["TILE"]), descriptor(v, config["TILE"])),
-            *(descriptor(out, *part), descriptor(mean_k, config["TILE"]), descriptor(mean_v, config["TILE"])),
-            *(out, lse, index.blocks, index.counts, bits, counter(q.device)),
+            *(boxed(q, *part), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
+            *(boxed(out, *part), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
+            *(out, lse, index.blocks, index.counts, bits, tiles_drawn),
         ),
         (scale * LOG2E,),
         (
@@ -381,4 +392,3 @@ def block_sparse_attention_hopper(
         },
         {"num_warps": 4},
     )
-    return out, lse

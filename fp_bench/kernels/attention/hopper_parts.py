@@ -13,12 +13,11 @@ from torch import Tensor
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from fp_bench.kernels.backend import capability
+from fp_bench.kernels.backend import HOPPER, capability
+from fp_bench.kernels.launch import Box, current_stream
 from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
 
-GLUON_DTYPES = {torch.float16: gl.float16, torch.bfloat16: gl.bfloat16}
 BLOCK = BLOCK_SIZE
 CONSUMERS = 2
 ROW_GROUP = 32
@@ -142,9 +141,9 @@ def read_mail(mailbox, slot, MAIL: gl.constexpr):
 
 def unfit(q: Tensor, **tensors: Tensor) -> str | None:
     """Return why no Hopper kernel takes these tensors (all on a GPU, head_dim contiguous), or None."""
-    if (capable := capability(q.device)) != 90:
+    if (capable := capability(q.device)) != HOPPER:
         return f"the GPU has compute capability {capable / 10}; this kernel is for 9.0"
-    if q.dtype not in GLUON_DTYPES or q.shape[-1] not in HEAD_DIMS:
+    if q.dtype not in (torch.float16, torch.bfloat16) or q.shape[-1] not in HEAD_DIMS:
         return f"{q.dtype}, head_dim {q.shape[-1]}: it takes half precision and {HEAD_DIMS}"
     for name, tensor in {"q": q, **tensors}.items():
         if tensor.data_ptr() % 16 or any(stride % 8 for stride in tensor.stride()[:-1]):
@@ -174,22 +173,9 @@ def disagreement(
     return reason
 
 
-@functools.cache
-def _box_layout(rows: int, heads: int, head_dim: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout.get_default_for([1, rows, heads, head_dim], GLUON_DTYPES[dtype])
-
-
-def descriptor(tensor: Tensor, rows: int, heads: int = 1) -> TensorDescriptor:
-    """Return a TMA descriptor of ``[batch, length, heads, head_dim]`` whose box is ``rows x heads``."""
-    # Made without TensorDescriptor's own checks, a fifth of a launch's Python: `unfit` has made them.
-    made = TensorDescriptor.__new__(TensorDescriptor)
-    made.base = tensor
-    made.shape = tensor.shape
-    made.strides = tensor.stride()
-    made.block_shape = [1, rows, heads, tensor.shape[3]]
-    made.layout = _box_layout(rows, heads, tensor.shape[3], tensor.dtype)
-    made.padding = "zero"
-    return made
+def boxed(tensor: Tensor, rows: int, heads: int = 1) -> Box:
+    """Return ``[batch, length, heads, head_dim]`` in boxes of ``rows x heads``; `unfit` says whether TMA takes it."""
+    return Box(tensor, (1, rows, heads, tensor.shape[3]))
 
 
 def counter(device: torch.device) -> Tensor:
@@ -200,7 +186,7 @@ def counter(device: torch.device) -> Tensor:
     """
     if torch.cuda.is_current_stream_capturing():
         return torch.zeros(1, dtype=torch.int32, device=device)
-    return _counter(device, torch.cuda.current_stream(device).cuda_stream)
+    return _counter(device, current_stream(device))
 
 
 @functools.lru_cache(maxsize=64)

@@ -16,6 +16,8 @@ followed by its wait (plain Triton cannot overlap softmax with the next product)
 Chips with less shared memory take the smaller tiles of `launch_config`.
 """
 
+from typing import Any
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -147,7 +149,7 @@ def _block_sparse_kernel(
     tl.store(lse_ptr + (batch_list * PACKED).to(tl.int64) * q_len + lse_rows, lse, mask=query_valid)
 
 
-_attend = CachedKernel(_block_sparse_kernel)
+ATTEND = CachedKernel(_block_sparse_kernel)
 
 
 def _heads_lie_far_apart(*tensors: Tensor) -> bool:
@@ -179,9 +181,18 @@ def block_sparse_attention_triton(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    out, lse = empty_outputs(q)
+    ATTEND(*attend_arguments(q, k, v, out, lse, index, scale, means))
+    return out, lse
+
+
+def attend_arguments(
+    q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, scale: float,
+    means: BlockMeans | None = None,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return what `ATTEND` takes."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out, lse = empty_outputs(q)
     config = launch_config(head_dim, capability(q.device), grid.block_size)
     config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
     config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
@@ -190,7 +201,7 @@ def block_sparse_attention_triton(
     rows = triton.cdiv(grid.rows, row_group) * row_group
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
-    _attend(
+    return (
         rows * batch * lists * (grid.block_size // config["BLOCK_M"]),
         (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
         (scale * LOG2E,),
@@ -213,4 +224,3 @@ def block_sparse_attention_triton(
         },
         {"num_warps": config["num_warps"]},
     )
-    return out, lse

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fp_bench.kernels.attention import AttentionOut, block_sparse_attention
 from fp_bench.kernels.flashprefill import select_blocks
-from fp_bench.kernels.flashprefill.rule import KeepRule
+from fp_bench.kernels.flashprefill.planned import Settings, run_planned
 from fp_bench.kernels.layout import check_layout, check_no_grad, empty_outputs
 from fp_bench.kernels.pooling import pool_keys
 
@@ -61,11 +61,12 @@ def flash_prefill(
     Raises:
         UnsupportedError: anything these kernels do not define, and inputs that require grad.
     """
-    check_layout(q, k, v)
-    check_no_grad(q, k, v)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-    # torch.compile traces the custom op as one node; eager calls spare its dispatch.
-    operator = torch.ops.fp_bench.flash_prefill if torch.compiler.is_compiling() else _flash_prefill
+    operator = _flash_prefill
+    if torch.compiler.is_compiling():  # which traces the custom op as one node; eager calls spare its dispatch
+        check_layout(q, k, v)
+        check_no_grad(q, k, v)
+        operator = torch.ops.fp_bench.flash_prefill
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
     out, lse = operator(q, k, v, alpha, sink_blocks, window_blocks, last_full_blocks, scale)
     return AttentionOut(out, lse) if return_lse else out
 
@@ -80,10 +81,24 @@ def _flash_prefill(
     last_full_blocks: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    rule = KeepRule(alpha, sink_blocks, window_blocks, last_full_blocks)
-    index = select_blocks(q, pool_keys(k), rule, kv_len=k.shape[1], scale=scale)
-    out, lse = block_sparse_attention(q, k, v, index, scale=scale)
-    return out, lse
+    return prefill(q, k, v, Settings(alpha, sink_blocks, window_blocks, last_full_blocks, scale))
+
+
+def prefill(q: Tensor, k: Tensor, v: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+    """Return ``(out, lse)`` of `flash_prefill`: by a plan where there can be one, else step by step.
+
+    Raises:
+        UnsupportedError: as `flash_prefill`.
+        UnavailableError: a backend asked for by name that cannot run, or does not take the tensors.
+    """
+    check_no_grad(q, k, v)
+    if (planned := run_planned(q, k, v, settings)) is not None:
+        return planned
+    check_layout(q, k, v)
+    scale, backend = settings.scale, settings.backend
+    pooled = pool_keys(k, backend=backend)
+    index = select_blocks(q, pooled, settings.rule(), kv_len=k.shape[1], scale=scale, backend=backend)
+    return block_sparse_attention(q, k, v, index, scale=scale, backend=backend)
 
 
 _flash_prefill_op = torch.library.custom_op("fp_bench::flash_prefill", _flash_prefill, mutates_args=())

@@ -19,6 +19,8 @@ The diagonal block is visible to its last row only, and only when the block is c
 computed apart. Rows outside the call (a partial first or last query block) are masked in a second copy of the loop.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -28,7 +30,7 @@ from fp_bench.kernels.backend import capability, multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.launch import CachedKernel, split_options
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.layout import LOG2E, BlockGrid
 
 COMPACT_TILE = 512
 """Key blocks compared and compacted at once."""
@@ -148,7 +150,7 @@ def _discover_kernel(
         )  # fmt: skip
 
 
-_discover = CachedKernel(_discover_kernel)
+DISCOVER = CachedKernel(_discover_kernel)
 
 
 def launch_config(head_dim: int, capability: int) -> dict[str, int]:
@@ -172,16 +174,28 @@ def program_count(device: torch.device, tiles: int) -> int:
     return min(tiles, 3 * multiprocessors(device))
 
 
+def empty_scratch(q: Tensor, grid: BlockGrid, device: torch.device | str) -> Tensor:
+    """Allocate a row of energies for each program, ``[programs, key_blocks]``."""
+    count = program_count(q.device, grid.rows * q.shape[0] * q.shape[2])
+    return torch.empty((count, grid.key_blocks), dtype=torch.float32, device=device)
+
+
 def discover_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, index: BlockIndex) -> None:
     """Fill ``index`` with the blocks that ``rule`` keeps; arguments as `discovery.select_blocks`."""
+    scratch = empty_scratch(q, index.grid, q.device)
+    DISCOVER(*discover_arguments(q, pooled, scratch, rule, scale, index))
+
+
+def discover_arguments(
+    q: Tensor, pooled: Tensor, scratch: Tensor, rule: KeepRule, scale: float, index: BlockIndex
+) -> tuple[Any, ...]:
+    """Return what `DISCOVER` takes."""
     grid = index.grid
     batch, _, q_heads, head_dim = q.shape
     batch_heads = batch * q_heads
-    count = program_count(q.device, grid.rows * batch_heads)
-    scratch = torch.empty((count, grid.key_blocks), dtype=torch.float32, device=q.device)
     tiles, options = split_options(launch_config(head_dim, capability(q.device)))
-    _discover(
-        count,
+    return (
+        len(scratch),
         (q, pooled, scratch, index.blocks, index.counts),
         (scale * LOG2E, rule.log2_alpha),
         (

@@ -39,15 +39,14 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
     ROW_GROUP,
     barriers,
+    boxed,
     counter,
-    descriptor,
     disagreement,
     dismiss,
     locate,
@@ -55,9 +54,9 @@ from fp_bench.kernels.attention.hopper_parts import (
 )
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.fp8.layout import E4M3, HEAD_DIM, LARGEST, LOG2_WEIGHTS, SMALLEST_PEAK, Fp8KV
+from fp_bench.kernels.fp8.layout import HEAD_DIM, LARGEST, LOG2_WEIGHTS, SMALLEST_PEAK, Fp8KV
 from fp_bench.kernels.gluon import tma_load, tma_store
-from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.launch import Box, CachedKernel
 from fp_bench.kernels.layout import LOG2E, empty_outputs
 
 STAGES = 4
@@ -386,19 +385,6 @@ def self_test(device: torch.device) -> str | None:
     )
 
 
-_GLUON_DTYPES = {E4M3: gl.float8e4nv, torch.float32: gl.float32}
-
-
-@functools.cache
-def _layout(box: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout.get_default_for(list(box), _GLUON_DTYPES[dtype])
-
-
-def _boxed(tensor: Tensor, box: tuple[int, ...]) -> TensorDescriptor:
-    """Return a TMA descriptor of one of `Fp8KV`'s tensors."""
-    return TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), list(box), _layout(box, tensor.dtype))
-
-
 def block_sparse_attention_fp8_hopper(
     q: Tensor, rounded: Fp8KV, index: BlockIndex, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -410,11 +396,11 @@ def block_sparse_attention_fp8_hopper(
     _attend(
         multiprocessors(q.device),
         (
-            descriptor(q, BLOCK // CONSUMERS),
-            _boxed(rounded.k, (1, 1, 1, BLOCK, head_dim)),
-            _boxed(rounded.v, (1, 1, 1, head_dim, BLOCK)),
-            _boxed(rounded.scales, (1, 1, 1, 4)),
-            descriptor(out, BLOCK // CONSUMERS),
+            boxed(q, BLOCK // CONSUMERS),
+            Box(rounded.k, (1, 1, 1, BLOCK, head_dim)),
+            Box(rounded.v, (1, 1, 1, head_dim, BLOCK)),
+            Box(rounded.scales, (1, 1, 1, 4)),
+            boxed(out, BLOCK // CONSUMERS),
             *(out, lse, index.blocks, index.counts, counter(q.device)),
         ),
         (scale * LOG2E,),

@@ -34,9 +34,9 @@ from fp_bench.kernels.attention.hopper_parts import (
     CONSUMERS,
     ROW_GROUP,
     barriers,
+    boxed,
     close_row,
     counter,
-    descriptor,
     disagreement,
     dismiss,
     issue,
@@ -318,7 +318,7 @@ def attend_paged(
     _attend(
         multiprocessors(q.device),
         (
-            *(descriptor(q[None], part), descriptor(k, box), descriptor(v, box), descriptor(out[None], part)),
+            *(boxed(q[None], part), boxed(k, box), boxed(v, box), boxed(out[None], part)),
             *(out, *lists, batch.block_table, batch.cu_seqlens_q, batch.kv_lens, *batch.tiles, counter(q.device)),
         ),
         (scale * LOG2E,),

@@ -5,6 +5,8 @@ head_dim 128, each read once), sums it in float32 registers and writes one row. 
 reduction's. Bound by reading K once: 134 us at 256K with 8 KV heads on an H200 (4.0 TB/s).
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -39,20 +41,30 @@ def _pool_kernel(
     tl.store(out, mean.to(pooled_ptr.dtype.element_ty))
 
 
-_pool = CachedKernel(_pool_kernel)
+POOL = CachedKernel(_pool_kernel)
+
+
+def empty_pooled(k: Tensor, block_size: int, device: torch.device | str) -> Tensor:
+    """Allocate what `pool_keys` returns."""
+    batch, kv_len, kv_heads, head_dim = k.shape
+    return torch.empty((batch, triton.cdiv(kv_len, block_size), kv_heads, head_dim), dtype=k.dtype, device=device)
+
+
+def pool_arguments(k: Tensor, pooled: Tensor, block_size: int) -> tuple[Any, ...]:
+    """Return what `POOL` takes."""
+    batch, key_blocks, kv_heads, head_dim = pooled.shape
+    return (
+        key_blocks * batch * kv_heads,
+        (k, pooled),
+        (),
+        (k.shape[1], key_blocks, kv_heads, *k.stride()[:3], *pooled.stride()[:3]),
+        {"BLOCK": block_size, "HEAD_DIM": head_dim},
+        {"num_warps": 4},
+    )
 
 
 def pool_keys_triton(k: Tensor, block_size: int) -> Tensor:
     """Return `pooling.pool_keys` computed by one kernel on K's device."""
-    batch, kv_len, kv_heads, head_dim = k.shape
-    key_blocks = triton.cdiv(kv_len, block_size)
-    pooled = torch.empty((batch, key_blocks, kv_heads, head_dim), dtype=k.dtype, device=k.device)
-    _pool(
-        key_blocks * batch * kv_heads,
-        (k, pooled),
-        (),
-        (kv_len, key_blocks, kv_heads, *k.stride()[:3], *pooled.stride()[:3]),
-        {"BLOCK": block_size, "HEAD_DIM": head_dim},
-        {"num_warps": 4},
-    )
+    pooled = empty_pooled(k, block_size, k.device)
+    POOL(*pool_arguments(k, pooled, block_size))
     return pooled

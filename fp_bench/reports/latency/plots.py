@@ -28,6 +28,7 @@ from fp_bench.reports.latency.tables import SETTING, comparison, is_prefill, set
 from fp_bench.reports.pareto import pareto
 from fp_bench.sizes import format_length
 
+SPEEDUPS = ("speedup_fa2", "speedup_dense", "speedup_attention")
 MOST_ACROSS = 7
 """Panels of lengths in a row."""
 
@@ -43,7 +44,7 @@ def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
     with matplotlib.rc_context(STYLE):
         for rows, suffix, caption in settings(records, machine):
             plots.append(_latency(rows, f"latency{suffix}", caption))
-            if rows["speedup_dense"].notna().any() and (rows["method"] != "dense").any():
+            if rows.loc[rows["method"] != "dense", [*SPEEDUPS]].notna().any(axis=None):
                 plots.append(_speedup(rows, f"speedup{suffix}", caption))
             kept = rows[rows["recall"].notna()]
             if (kept["method"] != "dense").any():

@@ -85,8 +85,8 @@ def _prefill_headline(best: pd.Series) -> str:
 
 def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:
     timed = [record for record in records if record.status == "ok"]
-    for clock in sorted({record.timer or "" for record in timed}):
-        mine = [record for record in timed if record.timer == clock]
+    for clock in sorted({record.timer or "unknown clock" for record in timed}):
+        mine = [record for record in timed if (record.timer or "unknown clock") == clock]
         cold = all(record.cache == "cold" for record in mine)
         yield (
             f"{len(mine)} rounds timed with the {clock.replace('_', ' ')}, "

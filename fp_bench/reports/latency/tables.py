@@ -1,6 +1,7 @@
 """Tables of latency records: one row a length and method, beside the dense attention of the same run."""
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from operator import attrgetter
 from typing import Any
 
@@ -136,6 +137,8 @@ def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
     """Format a number to significant digits without an exponent."""
 
     def show(value: float) -> str:
+        if not isfinite(value):
+            return ""
         decimals = max(0, digits - len(str(int(abs(value)))) + (abs(value) < 1))
         return f"{value:.{decimals}f}{suffix}"
 

@@ -9,15 +9,18 @@ from pathlib import Path
 import pandas as pd
 
 from fp_bench.reports.drawing import Plot
+from fp_bench.reports.escape import csv, prose
+from fp_bench.reports.output import write, writing
 from fp_bench.reports.papers.figure import PaperFigure
 from fp_bench.reports.papers.judge import Finding, Judgement, judge
 from fp_bench.reports.papers.measured import Measured
 from fp_bench.reports.papers.plots import draw
 from fp_bench.reports.papers.wording import ours, theirs, where
-from fp_bench.reports.report import refused
 from fp_bench.reports.table import Table
 
 PAGE = "reproduce.md"
+MARK = "Made by `fpbench reproduce`."
+"""In every page."""
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,22 @@ def write_page(made: Sequence[Again], folder: Path) -> Path:
     """Write ``reproduce.md``, ``findings.csv`` and ``plots/``; return the path of the page.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: the folder cannot be written, or has something else under these names.
         UnavailableError: the disk is full.
     """
-    try:
-        (folder / "plots").mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows(made)).to_csv(folder / "findings.csv", index=False)
-        page = folder / PAGE
-        page.write_text("\n\n".join(_sections(made, folder)) + "\n")
-    except OSError as error:
-        raise refused(error, folder) from None
+    page = folder / PAGE
+    with writing(page, MARK, ("plots",)):
+        write(page, "\n\n".join(_sections(made)) + "\n")
+        write(folder / "findings.csv", csv(pd.DataFrame(rows(made))))
+        for again in made:
+            if again.plot:
+                again.plot.save(folder / "plots")
     return page
 
 
-def _sections(made: Sequence[Again], folder: Path) -> Iterator[str]:
+def _sections(made: Sequence[Again]) -> Iterator[str]:
     yield "# The papers' figures, again"
-    yield "How a verdict is reached: docs/reproduce.md. Made by `fpbench reproduce`."
+    yield f"How a verdict is reached: docs/reproduce.md. {MARK}"
     yield overview_table(made).markdown()
     for again in made:
         figure = again.figure
@@ -124,9 +127,9 @@ def _sections(made: Sequence[Again], folder: Path) -> Iterator[str]:
             yield f"Different here: {figure.differs}."
         yield again.table().markdown() if again.findings else f"Not measured: {figure.unmeasured}."
         if again.plot:
-            yield f"![{figure.title}]({again.plot.save(folder / 'plots').relative_to(folder).as_posix()})"
+            yield f"![{figure.title}](plots/{again.plot.name}.png)"
         sources = sorted({finding.source.folder.as_posix() for finding in again.findings if finding.source})
         if sources:
-            yield f"Records: {', '.join(sources)}."
+            yield prose(f"Records: {', '.join(sources)}.")
         if figure.commands:
             yield "```\n" + "\n".join(f"fpbench {command}" for command in figure.commands) + "\n```"

@@ -201,7 +201,7 @@ def test_the_verb_end_to_end(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "plots/pareto.png" in report
     (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
-    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 300", "--samples 1", "--model embedded"):
+    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 300", "--samples 1"):
         assert part in again
     rows = json.loads(fpbench(*words, "--json").stdout)
     assert [row["score"] for row in rows] == [1.0, 1.0]

@@ -286,3 +286,15 @@ def test_bad_requests_are_refused_before_anything_runs(changed, says):
 def test_bad_shapes_are_one_line(text):
     with pytest.raises(UsageError, match="shape"):
         Heads.parse(text)
+
+
+def test_kernels_slower_than_the_gpu_is_capable_of_are_noted_before_a_run_and_in_its_records(tmp_path, monkeypatch):
+    assert not any("portable" in note for note in make_plan(request("dense")).notes())
+    monkeypatch.setattr("fp_bench.jobs.latency.plan.capability", lambda _: 90)
+    monkeypatch.setattr("fp_bench.jobs.latency.plan.gluon_missing", lambda: "Triton 4.0 is too new")
+    monkeypatch.setattr("fp_bench.methods.blocks.BlockMethod.slower_because", lambda *_: "Triton 4.0 is too new")
+    plan = make_plan(request("dense"))
+    assert "The portable kernels run, not the Hopper ones, which are faster: Triton 4.0 is too new." in plan.notes()
+    assert not any("portable" in note for note in make_plan(request("dense", backend="triton")).notes())
+    notes = {record.method: record.note for record in records_of(request("dense,flashprefill", rounds=1), tmp_path)}
+    assert notes == {"dense": None, "flashprefill": "Triton 4.0 is too new"}
