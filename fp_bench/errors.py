@@ -27,6 +27,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
 
 
+def said(error: BaseException) -> str:
+    """Return what an error says in one line; nothing where saying it fails."""
+    try:
+        return " ".join(str(error).split())
+    except Exception:
+        return ""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says; of one that says nothing its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

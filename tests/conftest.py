@@ -1,18 +1,17 @@
 """GPU tests are skipped with a reason where there is no GPU; Triton kernels then run in Triton's interpreter."""
 
 import os
-from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Before torch is imported: the test processes share the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is imported: calls are tiny, and on shared cores several threads wait for each other most of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import matplotlib
 import pytest
 import torch
 
+from fp_bench.jobs.server import start_server
 from fp_bench.reports.drawing import STYLE
 from fp_bench.reports.escape import csv
 
@@ -67,8 +66,7 @@ def sketch(plot):
 @pytest.fixture(scope="session", autouse=True)
 def server_of_workers():
     """Have workers forked from a server that has imported what those of any test need, not only the first's."""
-    set_forkserver_preload(["fp_bench.jobs.latency.worker", "fp_bench.jobs.accuracy.worker", "fp_bench.models.imports"])
-    ensure_running()
+    start_server(["fp_bench.jobs.latency.worker", "fp_bench.jobs.accuracy.worker", "fp_bench.models.imports"])
 
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -79,6 +77,12 @@ def odd_methods(monkeypatch):
     """Install the methods of tests/plugin as a third party would; return their folder, for PYTHONPATH."""
     monkeypatch.syspath_prepend(PLUGIN)
     return PLUGIN
+
+
+@pytest.fixture
+def hostile_methods(odd_methods, monkeypatch):
+    """Install the methods of tests/plugin_hostile, and those of tests/plugin."""
+    monkeypatch.syspath_prepend(PLUGIN.with_name("plugin_hostile"))
 
 
 @pytest.fixture

@@ -12,9 +12,6 @@ from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.registry import methods as known_methods
 from fp_bench.suites.registry import suites as known_suites
 
-ANSWER_SECONDS = 600.0
-"""Time limit of one answer, where none is given."""
-
 
 @measuring(AccuracyRequest)
 def accuracy(request: AccuracyRequest, how: Conducting) -> None:
@@ -31,16 +28,12 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
         return
     from fp_bench.cli.terminal import show_accuracy_plan
     from fp_bench.jobs.accuracy.cost import prefill_seconds
-    from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
+    from fp_bench.jobs.accuracy.job import pending_items, run
     from fp_bench.jobs.accuracy.plan import make_plan
     from fp_bench.jobs.machine import parse_dtype
+    from fp_bench.jobs.schedule import Conduct
 
-    conduct = Conduct(
-        timeout=how.timeout or ANSWER_SECONDS,
-        budget=how.budget,
-        retry_failed=how.retry_failed,
-        isolate=how.isolate,
-    )
+    conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, request.workers, request.engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)

@@ -16,8 +16,9 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
     """Time methods against dense attention; check, density, recall and error of each come with it."""
     known(request.methods, known_methods)
     from fp_bench.cli.terminal import show_plan
-    from fp_bench.jobs.latency.job import Conduct, count_pending, run
+    from fp_bench.jobs.latency.job import count_pending, run
     from fp_bench.jobs.latency.plan import make_plan
+    from fp_bench.jobs.schedule import Conduct
 
     conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)

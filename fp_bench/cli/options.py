@@ -45,11 +45,12 @@ def configure(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def known(specs: Iterable[Spec] | None, registry: Registry) -> None:
-    """Refuse unknown names, before anything heavy is imported.
+    """Refuse unknown names, before anything heavy is imported, and name the plug-ins that are not used.
 
     Raises:
         UsageError: the first of them.
     """
+    registry.warn_of_hidden()
     for spec in specs or ():
         registry.check(spec.name)
 

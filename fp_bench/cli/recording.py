@@ -80,7 +80,7 @@ def record(
         except KeyboardInterrupt as end:
             ended = end if isinstance(end, TerminatedError) else None
             say(
-                f"{ended or 'interrupted'}: {len(store.records)} records are kept in {folder}; "
+                f"{ended or 'interrupted'}: {_kept(folder)} records are kept in {folder}; "
                 f"the same command resumes with --out {folder}"
             )
             raise typer.Exit(128 + ended.signal if ended else EXIT_INTERRUPTED) from None
@@ -119,6 +119,16 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for number in heard:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _kept(folder: Path) -> int:
+    """Return how many records are on disk: an interrupt may come between writing one and counting it."""
+    from fp_bench.records.reading import read_records
+
+    try:
+        return len(read_records(folder).records)
+    except UsageError:
+        return 0
 
 
 def exit_code(records: list["Record"], named: bool) -> int:

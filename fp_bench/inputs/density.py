@@ -8,6 +8,7 @@ from fp_bench.inputs.source import Shape
 from fp_bench.kernels.block_index import BlockIndex, causal_blocks
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BlockGrid
+from fp_bench.kernels.selection import causal_entries
 
 FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
 
@@ -16,7 +17,7 @@ class GivenDensity(Random):
     """Sink and window blocks, and random others so that the expected causal density is as asked.
 
     Args:
-        density: kept share of the causal block pairs, in (0, 1]. Below the share of sinks and window it is theirs.
+        density: kept share of the causal query-key pairs, in (0, 1]. Below the share of sinks and window it is theirs.
 
     Raises:
         UsageError: a density outside (0, 1].
@@ -24,7 +25,9 @@ class GivenDensity(Random):
 
     def __init__(self, density: float) -> None:
         if not 0 < density <= 1:
-            raise UsageError(f"density {density:g} is outside (0, 1]; e.g. density:0.04 keeps 4 % of the block pairs")
+            raise UsageError(
+                f"density {density:g} is outside (0, 1]; e.g. density:0.04 keeps 4 % of the query-key pairs"
+            )
         self.density = density
         self.name = f"density:{density:g}"
 
@@ -33,8 +36,9 @@ class GivenDensity(Random):
         grid = BlockGrid(shape.seq_len, shape.seq_len, packed=packed)
         forced = FORCED.forced(grid)
         optional = causal_blocks(grid) & ~forced
-        wanted = self.density * grid.causal_pairs - int(forced.sum())
-        share = max(0.0, wanted / max(1, int(optional.sum())))
+        alone = BlockIndex.from_mask(forced[None, None], shape.seq_len, shape.seq_len, packed=packed)
+        pairs, kept = causal_entries(shape.seq_len, shape.seq_len), int(alone.entries()[0, 0])
+        share = max(0.0, (self.density * pairs - kept) / max(1, pairs - kept))
         draw = torch.Generator().manual_seed(seed)
         index = BlockIndex.empty(shape.batch, shape.q_heads // packed, grid, device)
         # Head by head: a mask of all heads and its sort would take gigabytes at 1M tokens.

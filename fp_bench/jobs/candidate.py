@@ -1,11 +1,14 @@
-"""A method asked for by name, which may not be had here."""
+"""A method asked for by name, which may not be had here, and what it is asked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, UsageError, said
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.record import Record, cell_key
 
 FLASHPREFILL_EMBEDDED = Spec("flashprefill", {"preset": "embedded"})
 """FlashPrefill wherever the embedded model is measured and no method is named: with the alpha calibrated to it."""
@@ -27,9 +30,17 @@ class Candidate:
             UsageError: unknown name or parameter.
         """
         try:
-            return cls(spec, create_method(spec, backend))
+            found = cls(spec, create_method(spec, backend))
+            found.fields()  # made of a plug-in's own code too
+            if found.method and not isinstance(found.method.backend, str):
+                raise TypeError(f"its backend is {found.method.backend!r}")
+            return found
+        except UsageError:
+            raise
         except UnavailableError as error:
-            return cls(spec, None, " ".join(str(error).split()))
+            return cls(spec, None, said(error))
+        except (Exception, SystemExit) as error:
+            return cls(spec, None, f"method {spec.name!r} cannot be built: {type(error).__name__}: {said(error)}")
 
     def fields(self) -> dict[str, Any]:
         """Return the method's part of a record."""
@@ -41,3 +52,24 @@ class Candidate:
             "method_hash": self.method.method_hash,
             "params": self.method.params.model_dump(mode="json"),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """One method on one input."""
+
+    record: ClassVar[type[Record]]
+
+    candidate: Candidate
+    asked: Mapping[str, Any]
+    """The record fields that are known before."""
+
+    @cached_property
+    def key(self) -> str:
+        """Identify what was asked."""
+        return cell_key(dict(self.asked), self.record.asked)
+
+    @property
+    def label(self) -> str:
+        """Of its method."""
+        return str(self.asked["label"])

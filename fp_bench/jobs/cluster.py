@@ -8,7 +8,7 @@ the place. A place that is lost (its machine is, or its actor was killed) is tol
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from fp_bench.errors import UnavailableError, first_line
 from fp_bench.jobs.isolation import START_SECONDS
@@ -106,6 +106,9 @@ class RayPlace:
     Args:
         share: of the cluster's resources, as Ray takes them.
     """
+
+    own_cores: ClassVar[bool] = True
+    """Ray has its actors use as many threads as they were given cores."""
 
     def __init__(self, share: Mapping[str, float]) -> None:
         self._share = share

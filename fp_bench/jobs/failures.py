@@ -8,7 +8,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
-from fp_bench.errors import UnavailableError, UnsupportedError
+from fp_bench.errors import UnavailableError, UnsupportedError, said
 from fp_bench.jobs.machine import use_device
 from fp_bench.records.record import Status
 
@@ -28,7 +28,7 @@ class Failure(NamedTuple):
 
 def failure(error: Exception) -> Failure:
     """Return the status and the one-line reason of a cell that raised ``error``."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = said(error)[:300] or type(error).__name__
     if _is_out_of_memory(error):
         return Failure("oom", text)
     for kind, status in STATUS_OF.items():
@@ -46,7 +46,7 @@ STATUS_OF: dict[type[Exception], Status] = {
 
 def _is_out_of_memory(error: Exception) -> bool:
     # torch's CPU allocator and third-party kernels raise a plain RuntimeError.
-    says = str(error).lower()
+    says = said(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and ("out of memory" in says or "can't allocate memory" in says)
     )

@@ -4,13 +4,18 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
-from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol
+
+from fp_bench.errors import UnavailableError, said
+from fp_bench.jobs.server import start_server
 
 START_SECONDS = 300.0
 """Longest time that starting a process and importing torch may take; ordinary is a few seconds."""
@@ -46,6 +51,11 @@ class Worker(Protocol):
         """The process it lives in."""
         ...
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be called."""
+        ...
+
     def call(self, name: str, *args: Any, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Any:
         """Call a method of the object and return what it returns.
 
@@ -78,6 +88,11 @@ class LocalWorker:
         """This process."""
         return os.getpid()
 
+    @property
+    def is_alive(self) -> bool:
+        """It is."""
+        return True
+
     def call(self, name: str, *args: Any, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Any:
         """Call a method of the object."""
         del timeout, tick
@@ -92,24 +107,23 @@ class WorkerProcess:
     """The object in a process of its own, which is started at once and not waited for.
 
     It is forked from a server that has imported what the first ``make`` needs, which takes seconds, and has done
-    nothing else: what has used a GPU must not fork.
+    nothing else: what has used a GPU must not fork (`fp_bench.jobs.server`).
 
     Args:
         make: makes the object; importable by name in the new process. Its attribute ``IMPORTS``, if it has one, names
             modules for the server beside its own.
         *args: for ``make``; they and all arguments and results of calls travel through a pipe.
+
+    Raises:
+        UnavailableError: the server ends at its start.
     """
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        context = get_context("forkserver")
-        context.set_forkserver_preload([make.__module__, *getattr(make, "IMPORTS", ())])
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
         self._ready = False
-        with _no_interrupts():
-            ensure_running()
-        self._process.start()
-        theirs.close()
+        self._calling = threading.RLock()
+        self._pipe, theirs = get_context("forkserver").Pipe()
+        with theirs:
+            self._process = _started((make.__module__, *getattr(make, "IMPORTS", ())), (theirs, make, args))
 
     @property
     def pid(self) -> int:
@@ -119,23 +133,30 @@ class WorkerProcess:
 
     def call(self, name: str, *args: Any, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Any:
         """Call a method of the object; see `Worker.call`. After an error other than RuntimeError it is closed."""
-        if not self._ready:
-            self._answer(START_SECONDS, None)
-            self._ready = True
-        with suppress(BrokenPipeError):  # a process that is gone is noticed below
-            self._pipe.send((name, args))
-        return self._answer(timeout, tick)
+        with self._calling:
+            if not self._ready:
+                self._answer(START_SECONDS, None)
+                self._ready = True
+            with suppress(OSError):  # a process that is gone is noticed below
+                self._pipe.send((name, args))
+            return self._answer(timeout, tick)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        # One that has nothing to answer has nothing to say but that it is gone.
+        return not self._pipe.closed and not wait([self._process.sentinel, *[self._pipe] * self._ready], 0)
 
     def _answer(self, timeout: float | None, tick: Callable[[], None] | None) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         starved_before = _oom_kills()
-        while not wait([self._pipe, self._process.sentinel], TICK_SECONDS if tick or deadline else None):
-            if deadline and time.monotonic() > deadline:
-                self.close()
-                raise WorkerHungError(f"no answer within {timeout:g} s; the worker process was ended")
-            if tick:
-                tick()
         try:
+            while not wait([self._pipe, self._process.sentinel], TICK_SECONDS if tick or deadline else None):
+                if deadline and time.monotonic() > deadline:
+                    self.close()
+                    raise WorkerHungError(f"no answer within {timeout:g} s; the worker process was ended")
+                if tick:
+                    tick()
             ok, value = self._pipe.recv()
         except (EOFError, OSError):
             self.close()
@@ -145,46 +166,69 @@ class WorkerProcess:
         return value
 
     def close(self) -> None:
-        """End the process and its children."""
+        """End the process and what it started; from any thread, also while another one waits for an answer."""
         if self._pipe.closed:
             return
-        self._pipe.close()
-        # Before the process is waited for, so that its number cannot be another's yet.
+        below = _descendants(self.pid) if self.is_alive else []
+        # Its group first: a child that is stopped or leads a session of its own is not in it.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()  # where it did not lead a group of its own yet
-        self._process.join(10)
+        for pid in below:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        # Whoever waits for an answer has it now, or knows that there will be none.
+        with self._calling:
+            self._pipe.close()
+            self._process.kill()  # where it did not lead a group of its own yet
+            self._process.join(10)
+
+
+def _started(imports: Sequence[str], args: tuple[Any, ...]) -> BaseProcess:
+    """Start a process of `_serve`; a server that ended meanwhile is started again, once."""
+    last = False
+    while True:
+        start_server(imports)
+        process = get_context("forkserver").Process(target=_serve, args=args, daemon=True)
+        try:
+            process.start()
+            return process
+        except (OSError, EOFError) as error:
+            if last:
+                raise UnavailableError(
+                    f"no worker process can be started: their server ended ({type(error).__name__}); what it said last "
+                    "stands above"
+                ) from None
+            last = True
+            time.sleep(TICK_SECONDS)  # until the one that ends has ended
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Run in the process: make the object, then answer calls until the other end is gone."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the server's own
     os.setpgid(0, 0)  # so that `close` reaches children too
     if sys.platform == "linux":
-        # A killed parent closes no worker that hangs.
+        # A server that ends, which it does with the run, leaves no worker that hangs.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(2, 1)  # stdout is for results
     served = make(*args)
-    pipe.send((True, None))
-    while True:
-        try:
+    with suppress(EOFError, OSError):  # of the other end
+        pipe.send((True, None))
+        while True:
             name, arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            answer = (True, getattr(served, name)(*arguments))
-        except Exception as error:
-            answer = (False, f"{type(error).__name__}: {error}")
-        pipe.send(answer)
+            try:
+                answer = (True, getattr(served, name)(*arguments))
+            except Exception as error:
+                answer = (False, f"{type(error).__name__}: {said(error)}")
+            pipe.send(answer)
 
 
-@contextmanager
-def _no_interrupts() -> Iterator[None]:
-    """Start a process with Ctrl-C blocked in it and all it forks: it is the parent's to handle, which gets it later."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _descendants(pid: int) -> list[int]:
+    """Return the processes below one, where the kernel says so."""
+    found = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in tasks.read_text().split()]
+    return found + [below for child in found for below in _descendants(child)]
 
 
 def _signal_name(number: int) -> str:

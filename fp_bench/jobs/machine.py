@@ -42,10 +42,17 @@ def parse_device(name: str | None) -> torch.device:
     return device
 
 
-def use_device(device: torch.device) -> None:
-    """Make a GPU the current one of this thread: kernels and events go there."""
+def use_device(device: torch.device, threads: int | None = None) -> None:
+    """Make a GPU the current one of this thread: kernels and events go there; use so many threads, if it says."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def threads_for(workers: int) -> int:
+    """Return how many threads each of several workers may use that share the cores of this process."""
+    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // workers))
 
 
 @dataclass(frozen=True)

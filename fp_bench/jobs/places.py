@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
 
 import torch
 
@@ -28,6 +28,9 @@ class PlaceLostError(RuntimeError):
 
 class Place(Protocol):
     """One device and the processes that work on it, one thing at a time."""
+
+    own_cores: ClassVar[bool]
+    """Whether it has cores for itself, or shares those of this machine."""
 
     @property
     def machine(self) -> Machine:
@@ -63,6 +66,8 @@ class Place(Protocol):
 @dataclass(frozen=True)
 class Here:
     """A device of this machine."""
+
+    own_cores: ClassVar[bool] = False
 
     machine: Machine
     environment: Mapping[str, Any]

@@ -1,24 +1,41 @@
 """Several sources read at the same time."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
+from time import monotonic
 from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 10.0
+"""Seconds that threads are given to end."""
 
-def merged(sources: Sequence[Iterable[T]]) -> Iterator[T]:
+
+def merged(sources: Sequence[Iterable[T]], stop: Callable[[], None] = lambda: None) -> Iterator[T]:
     """Yield what the sources give as it comes, each read by a thread of its own; one alone is read in this one.
 
-    Whoever stops listening has to make the sources end: their threads are not waited for.
+    Args:
+        sources: to read.
+        stop: makes the sources end; called at the end whatever it is, after which their threads are waited for.
 
     Raises:
         BaseException: what a source raised.
     """
-    if len(sources) == 1:
-        yield from sources[0]
-        return
+    threads: list[threading.Thread] = []
+    try:
+        if len(sources) == 1:
+            yield from sources[0]
+        else:
+            yield from _read(sources, threads)
+    finally:
+        stop()
+        until = monotonic() + PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, until - monotonic()))
+
+
+def _read(sources: Sequence[Iterable[T]], threads: list[threading.Thread]) -> Iterator[T]:
     found: SimpleQueue[tuple[T] | BaseException | None] = SimpleQueue()
 
     def read(source: Iterable[T]) -> None:
@@ -30,7 +47,8 @@ def merged(sources: Sequence[Iterable[T]]) -> Iterator[T]:
             found.put(error)
 
     for source in sources:
-        threading.Thread(target=read, args=(source,), daemon=True).start()
+        threads.append(threading.Thread(target=read, args=(source,), daemon=True))
+        threads[-1].start()
     reading = len(sources)
     while reading:
         given = found.get()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid
+from fp_bench.kernels.selection import causal_entries
 
 MAX_KEY_BLOCKS = torch.iinfo(torch.int16).max
 ROWS_AT_ONCE = 16
@@ -98,8 +99,8 @@ class BlockIndex:
         return mask.scatter_(-1, target, True)[..., :-1]
 
     def density(self) -> Tensor:
-        """Return the kept share of the causal block pairs, ``[batch, q_heads]`` float64."""
-        return self._by_head(self.counts.sum(-1).double() / self.grid.causal_pairs)
+        """Return the share of the causal query-key pairs that is computed, ``[batch, q_heads]`` float64."""
+        return self.entries().double() / causal_entries(self.q_len, self.kv_len)
 
     def entries(self) -> Tensor:
         """Return how many causal query-key pairs each head computes, ``[batch, q_heads]`` int64."""

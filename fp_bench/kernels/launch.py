@@ -40,6 +40,8 @@ MAP_BYTES = 128
 """Of a tensor map, which tells TMA where a tensor lies."""
 DEFAULT_SHARED = 48 * 1024
 """Shared memory that a kernel gets without asking."""
+LAUNCH_ARGUMENTS: Any = (ctypes.c_void_p, *[ctypes.c_uint] * 7, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+"""Function; programs and threads in three dimensions; shared memory; stream; parameters; what is not used."""
 NO_CONTEXT = 201
 """The driver's status on a thread that has not used the GPU yet."""
 
@@ -365,7 +367,7 @@ def driver() -> Any:
     """Return the CUDA driver's functions."""
     cuda = ctypes.CDLL("libcuda.so.1")
     pointer, number = ctypes.c_void_p, ctypes.c_uint
-    cuda.cuLaunchKernel.argtypes = [pointer, *[number] * 7, pointer, pointer, pointer]
+    cuda.cuLaunchKernel.argtypes = LAUNCH_ARGUMENTS
     cuda.cuTensorMapEncodeTiled.argtypes = [pointer, number, number, *[pointer] * 5, *[number] * 4]
     cuda.cuModuleLoadData.argtypes = [pointer, ctypes.c_char_p]
     cuda.cuModuleGetFunction.argtypes = [pointer, pointer, ctypes.c_char_p]

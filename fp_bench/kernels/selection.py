@@ -5,6 +5,11 @@ from typing import Protocol
 from torch import Tensor
 
 
+def causal_entries(q_len: int, kv_len: int) -> int:
+    """Return how many query-key pairs causal attention has, the last query on the last key."""
+    return q_len * (kv_len - q_len) + q_len * (q_len + 1) // 2
+
+
 class Selection(Protocol):
     """Which keys each query of a call reads; counts and lists live on the call's device."""
 
@@ -19,7 +24,7 @@ class Selection(Protocol):
         ...
 
     def density(self) -> Tensor:
-        """Return the kept share of what dense causal attention reads, ``[batch, q_heads]`` float64."""
+        """Return the share of the causal query-key pairs that is computed, ``[batch, q_heads]`` float64."""
         ...
 
     def entries(self) -> Tensor:

@@ -219,6 +219,14 @@ class Method(ABC):
             return None
         return attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows, index=index, means=means).out
 
+    def skipped(self, call: AttentionCall, index: Any) -> float | None:
+        """Return the share of what was selected that ``attend`` leaves out, or None where it leaves out nothing.
+
+        It is asked for once, outside any timer, and may read from the device.
+        """
+        del call, index
+        return None
+
     def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
         """Run the whole operator, as a model's attention layer does.
 

@@ -1,13 +1,34 @@
 """What methods share that select blocks of 128 keys for blocks of 128 queries: how they attend."""
 
+from typing import Any
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from fp_bench.kernels.attention import block_sparse_attention, hopper_missing, implementation
-from fp_bench.kernels.backend import HOPPER, capability
+from fp_bench.kernels.attention.skipping import SkippingOut, skip_tile, skipped_share, skipping_attention
+from fp_bench.kernels.attention.skipping_reference import skipping_rows
+from fp_bench.kernels.backend import HOPPER, capability, resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import head_dim_problem
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
 from fp_bench.methods.dense import Dense
+
+
+class BlockParams(MethodParams):
+    """Parameters of a method that attends over blocks."""
+
+    skip: float | None = Field(None, gt=0, le=1)
+    """Skip-softmax: attention leaves out tiles whose weights, relative to the maximum so far, all lie below this."""
+
+    @model_serializer(mode="wrap")
+    def _hashed_as_before_there_was_skip(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unset_skip(dump(self))
+
+
+def without_unset_skip(dumped: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters without ``skip`` where it is not set, so that hashes of before stay what they were."""
+    return {name: value for name, value in dumped.items() if name != "skip" or value is not None}
 
 
 class BlockMethod(Method):
@@ -21,18 +42,41 @@ class BlockMethod(Method):
         """Return the reason when head_dim is one that the kernels do not take."""
         return head_dim_problem(call.head_dim)
 
+    def skip(self, call: AttentionCall) -> float | None:
+        """Return the threshold of skip-softmax for a call, or None where attention skips nothing."""
+        del call
+        return self.params.skip if isinstance(self.params, BlockParams) else None
+
     def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
         """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
         if index is None:
-            return self._dense(call)
+            return self._dense.attend(call, None)
+        if (skip := self.skip(call)) is not None:
+            return self._skipping(call, index, skip).out
         return block_sparse_attention(
             call.q, call.k, call.v, index, scale=call.scale, means=self.means(call), backend=self.backend
         ).out
+
+    def definition(self, call: AttentionCall, index: BlockIndex, rows: Tensor) -> Tensor | None:
+        """Return what skip-softmax leaves of the listed tiles, where it is asked for; else as every method."""
+        if (skip := self.skip(call)) is None:
+            return super().definition(call, index, rows)
+        tile = skip_tile(call.q, index.block_size, self.backend)
+        return skipping_rows(call.q, call.k, call.v, index, scale=call.scale, skip=skip, tile=tile, rows=rows).out
+
+    def skipped(self, call: AttentionCall, index: BlockIndex | None) -> float | None:
+        """Return the share of the listed tiles that skip-softmax leaves out."""
+        if index is None or (skip := self.skip(call)) is None:
+            return None
+        tile = skip_tile(call.q, index.block_size, self.backend)
+        return float(skipped_share(self._skipping(call, index, skip).skipped, index, tile).mean())
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
         """Name the kernel that attends over blocks (``hopper``, ``triton`` or ``torch``), or the dense one."""
         if index is None:
             return self._dense.implementation(call, None)
+        if self.skip(call) is not None:
+            return resolve_backend(call.q, self.backend)
         return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed)
 
     def slower_because(self, call: AttentionCall, index: BlockIndex | None) -> str | None:
@@ -41,5 +85,10 @@ class BlockMethod(Method):
             return None
         if capability(call.q.device) != HOPPER:
             return None
+        if self.skip(call) is not None:
+            return "the portable kernel ran, not the Hopper one: that has no skip"
         reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed)
         return f"the portable kernel ran, not the Hopper one: {reason}"
+
+    def _skipping(self, call: AttentionCall, index: BlockIndex, skip: float) -> SkippingOut:
+        return skipping_attention(call.q, call.k, call.v, index, scale=call.scale, skip=skip, backend=self.backend)

@@ -117,6 +117,10 @@ class Delta(Method):
         difference = self._sparse(call, index.over, rows) - self._sparse(call, index.over, anchors)
         return dense + difference * before[None, :, None, None].to(dense.device)
 
+    def skipped(self, call: AttentionCall, index: Selection | None) -> float | None:
+        """Return what the method below leaves out."""
+        return None if index is None else self._over.skipped(call, self._around(call, index).over)
+
     def implementation(self, call: AttentionCall, index: Selection | None) -> str:
         """Name what the method below runs on, or the dense implementation in its place."""
         if index is None:

@@ -17,8 +17,8 @@ from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
 from fp_bench.kernels.selection import Selection
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams, without_unset_skip
 
 FP8_TOLERANCE = 0.1
 """Largest relative error of a head in FP8, to attention over the same blocks."""
@@ -29,7 +29,7 @@ class FlashPrefill(BlockMethod):
 
     name = "flashprefill"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters; blocks are of 128 tokens."""
 
         alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
@@ -62,11 +62,13 @@ class FlashPrefill(BlockMethod):
                     raise ValueError(f"{name} is a parameter of rule={rule}, and the rule is {self.rule}")
             if self.precision == "fp8" and self.correction:
                 raise ValueError("precision=fp8 has no correction")
+            if self.skip is not None and (self.correction or self.precision == "fp8"):
+                raise ValueError("skip goes with neither correction nor precision=fp8")
             return self
 
         @model_serializer(mode="wrap")
         def _hashed_as_before_there_were_these(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-            found: dict[str, Any] = dump(self)
+            found = without_unset_skip(dump(self))
             later = {"rule", "keep", "mass"} if self.rule == "max" else set()
             later |= set() if self.correction else {"correction"}
             later |= set() if self.precision == "fp8" else {"precision"}
@@ -109,7 +111,8 @@ class FlashPrefill(BlockMethod):
     def __call__(self, call: AttentionCall) -> Tensor:
         """Return the output; the launches are planned where none depends on what is kept."""
         params = self.params
-        planned = params.precision == "input" and params.rule == "max" and not params.correction
+        plain = params.precision == "input" and params.skip is None
+        planned = plain and params.rule == "max" and not params.correction
         if not planned or params.dense_above < 1 or call.kv_len < params.dense_below:
             return super().__call__(call)
         return prefill(call.q, call.k, call.v, self._settings(call))[0]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fp_bench.errors import UsageError
 from fp_bench.kernels.block_index import BlockIndex
@@ -12,8 +12,8 @@ from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams, without_unset_skip
 
 
 class FlashPrefillV2(BlockMethod):
@@ -21,7 +21,7 @@ class FlashPrefillV2(BlockMethod):
 
     name = "flashprefill_v2"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The values of the authors' launch script; blocks are of 128 tokens."""
 
         alpha: float = Field(0.1, ge=0, allow_inf_nan=False)
@@ -52,11 +52,17 @@ class FlashPrefillV2(BlockMethod):
                 )
             return super().parse(owner, {name: given[name] for name in given if name != "dense_layers"}, base)
 
+        @model_validator(mode="after")
+        def _go_together(self) -> Self:
+            if self.skip is not None and self.correction:
+                raise ValueError("skip has no correction; write correction=false:skip=...")
+            return self
+
         @model_serializer(mode="wrap")
         def _hashed_as_when_it_had_dense_layers(
             self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
         ) -> dict[str, Any]:
-            found: dict[str, Any] = dump(self)
+            found = without_unset_skip(dump(self))
             return found if info.exclude_defaults else found | {"dense_layers": 0}
 
     params: Params

@@ -8,8 +8,8 @@ from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flexprefill import select_flex
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BLOCK_SIZE
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class FlexPrefill(BlockMethod):
@@ -17,7 +17,7 @@ class FlexPrefill(BlockMethod):
 
     name = "flexprefill"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters, as the authors' RULER runs set them; blocks are of 128 tokens."""
 
         gamma: float = Field(0.9, gt=0, le=1)

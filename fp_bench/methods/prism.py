@@ -4,8 +4,8 @@ from pydantic import Field
 
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.prism import Bands, select_bands
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 DIMENSIONS = 128
 """Head size that the sizes of the bands are for; other heads have bands in proportion."""
@@ -16,7 +16,7 @@ class Prism(BlockMethod):
 
     name = "prism"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters, as the authors' code has them; blocks are of 128 tokens."""
 
         mass: float = Field(0.95, ge=0, allow_inf_nan=False)

@@ -9,8 +9,8 @@ from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.pooling import pool_with_radii
 from fp_bench.kernels.rbs import select_rescued
 from fp_bench.kernels.rbs.rule import Rescue
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class RBS(BlockMethod):
@@ -18,7 +18,7 @@ class RBS(BlockMethod):
 
     name = "rbs"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters, our reading of the paper's summaries; blocks are of 128 tokens."""
 
         alpha: float = Field(0.12, ge=0, allow_inf_nan=False)

@@ -4,8 +4,10 @@ Importing this module imports no method and no torch.
 """
 
 import importlib
+import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ BUILTIN_METHODS = {
     "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
     "prism": "fp_bench.methods.prism:Prism",
     "rbs": "fp_bench.methods.rbs:RBS",
+    "skip_softmax": "fp_bench.methods.skip_softmax:SkipSoftmax",
+    "spargeattn": "fp_bench.methods.spargeattn:SpargeAttn",
     "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",
     "trianglemix": "fp_bench.methods.trianglemix:TriangleMix",
@@ -105,8 +109,16 @@ class Registry:
 
     def targets(self) -> dict[str, str]:
         """Return every name with its import target; a built-in name wins over a plug-in's."""
-        plugins = {point.name: point.value for point in entry_points(group=self.group)}
-        return plugins | self._builtin
+        return self._plugins() | self._builtin
+
+    def _plugins(self) -> dict[str, str]:
+        return {point.name: point.value for point in entry_points(group=self.group)}
+
+    def warn_of_hidden(self) -> None:
+        """Name the plug-ins that a built-in name hides."""
+        plugins = self._plugins()
+        for name in sorted(plugins.keys() & self._builtin):
+            warnings.warn(f"plug-in {plugins[name]} is left out: {self.noun} {name!r} is fp_bench's own", stacklevel=2)
 
     def check(self, name: str) -> None:
         """Raise UsageError with a near name when ``name`` is unknown."""
@@ -124,8 +136,9 @@ class Registry:
         self.check(name)
         module, _, attribute = self.targets()[name].partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a plug-in may raise anything while importing
+            with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
+                return getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:  # a plug-in may raise anything while importing
             reason = f"{self.noun} {name!r} cannot be loaded: {type(error).__name__}: {error}"
             if name not in self._builtin:
                 warnings.warn(reason, stacklevel=2)
@@ -143,4 +156,11 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
         UnavailableError: its package is missing or broken here.
     """
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
+    if method.name != spec.name:
+        # Its records would pass for those of another.
+        kind = type(method)
+        raise UnavailableError(
+            f"method {spec.name!r} is {kind.__module__}:{kind.__name__}, which calls itself {method.name!r}; "
+            f"let it be named {spec.name!r} there"
+        )
     return method

@@ -5,8 +5,8 @@ from pydantic import Field, field_validator
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.stem import Budget, select_strided
-from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class Stem(BlockMethod):
@@ -14,7 +14,7 @@ class Stem(BlockMethod):
 
     name = "stem"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters, as the published configurations have them; blocks are of 128 tokens."""
 
         budget: float = Field(1.0, gt=0, allow_inf_nan=False)

@@ -13,7 +13,7 @@ from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.xattention import select_antidiagonal
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod
+from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class XAttention(BlockMethod):
@@ -21,7 +21,7 @@ class XAttention(BlockMethod):
 
     name = "xattention"
 
-    class Params(MethodParams):
+    class Params(BlockParams):
         """The rule's parameters; blocks are of 128 tokens, the first and the diagonal one are always kept."""
 
         stride: int = Field(8, ge=1, le=BLOCK_SIZE)

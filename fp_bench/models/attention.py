@@ -142,7 +142,7 @@ class SparsePrefill:
                 return self._by_method(call, calls), None
             except UnsupportedError as error:
                 reason = str(error)
-        calls.dense[reason] += 1
+        calls.went_dense(reason, call.q_len, call.kv_len)
         return call.dense(), None
 
     def _by_method(self, call: "Call", calls: LayerCalls) -> Tensor:
@@ -164,9 +164,9 @@ class SparsePrefill:
                 calls.add_density(index)
                 calls.add_recall(selection_recall(attention, index))
         elif method is self.method:
-            calls.dense[f"{method.name} ran dense"] += 1
+            calls.went_dense(f"{method.name} ran dense", call.q_len, call.kv_len)
         else:
-            calls.dense[f"one of the first {self._dense_layers} layers"] += 1
+            calls.went_dense(f"one of the first {self._dense_layers} layers", call.q_len, call.kv_len)
         return out
 
     def _plain(self, mask: Tensor, kv_len: int) -> bool:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.selection import Selection
+from fp_bench.kernels.selection import Selection, causal_entries
 
 
 @dataclass
@@ -23,11 +22,20 @@ class LayerCalls:
     """What computed the prefill calls that the method took."""
     _kept: list[Tensor] = field(default_factory=list, repr=False)
     _pairs: int = 0
+    """Causal query-key pairs of the sparse calls whose density was measured."""
+    _dense_pairs: int = 0
+    """Those of prefill calls that went dense."""
     _recalls: list[Tensor] = field(default_factory=list, repr=False)
+
+    def went_dense(self, reason: str, q_len: int, kv_len: int) -> None:
+        """Count a call that was computed densely."""
+        self.dense[reason] += 1
+        if q_len > 1:
+            self._dense_pairs += causal_entries(q_len, kv_len)
 
     def add_density(self, index: Selection) -> None:
         """Keep a selection's density on the device, to be read when asked for."""
-        pairs = BlockGrid(index.q_len, index.kv_len).causal_pairs
+        pairs = causal_entries(index.q_len, index.kv_len)
         self._kept.append(index.density().mean() * pairs)
         self._pairs += pairs
 
@@ -40,8 +48,18 @@ class LayerCalls:
         return float(torch.stack(self._recalls).mean()) if self._recalls else None
 
     def density(self) -> float | None:
-        """Return the kept share of the causal block pairs of all sparse calls; None where none was measured."""
-        return float(torch.stack(self._kept).sum()) / self._pairs if self._kept else None
+        """Return the computed share of the causal query-key pairs of all prefill calls; None where it is not known."""
+        if self.sparse and not self._kept:
+            return None
+        pairs = self._pairs + self._dense_pairs
+        return (self._kept_pairs() + self._dense_pairs) / pairs if pairs else None
+
+    def density_sparse(self) -> float | None:
+        """Return the same of the sparse calls alone; None where none was measured."""
+        return self._kept_pairs() / self._pairs if self._kept else None
+
+    def _kept_pairs(self) -> float:
+        return float(torch.stack(self._kept).sum()) if self._kept else 0.0
 
 
 @dataclass
@@ -69,9 +87,19 @@ class CallCounts:
         """What computed the prefill calls that the method took."""
         return set().union(*(calls.kernels for calls in self.layers.values()))
 
+    @property
+    def sparse_layers(self) -> int:
+        """Number of layers that had a sparse call."""
+        return sum(calls.sparse > 0 for calls in self.layers.values())
+
     def density(self) -> float | None:
-        """Return the mean density of the layers that had one measured; None where none had."""
-        return _mean(calls.density() for calls in self.layers.values())
+        """Return the mean density of all layers, those that ran dense too; None where one is not known."""
+        found = [calls.density() for calls in self.layers.values() if calls.sparse or calls.dense]
+        return None if None in found else _mean(found)
+
+    def density_sparse(self) -> float | None:
+        """Return the mean density of the sparse calls of the layers that had one measured; None where none had."""
+        return _mean(calls.density_sparse() for calls in self.layers.values())
 
     def recall(self) -> float | None:
         """Return the mean recall of the layers that had one measured; None where none had."""

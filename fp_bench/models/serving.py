@@ -134,12 +134,12 @@ class PagedPrefill:
         reason = self.method.unsupported(call)
         if reason is not None:
             warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
-            calls.dense[reason] += 1
+            calls.went_dense(reason, call.q_len, call.kv_len)
             return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
         out, index = self.method.run(call)
         calls.kernels.add(self.method.implementation(call, index))
         if index is None:
-            calls.dense[f"{self.method.name} ran dense"] += 1
+            calls.went_dense(f"{self.method.name} ran dense", call.q_len, call.kv_len)
         else:
             calls.sparse += 1
             self._measure(call, index, calls)

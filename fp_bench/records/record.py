@@ -12,6 +12,9 @@ SCHEMA_VERSION = 1
 
 Status = Literal["ok", "oom", "unsupported", "unavailable", "incorrect", "error", "timeout"]
 Clock = Literal["cuda_event", "wall_clock"]
+DensityOf = Literal["causal query-key pairs"]
+DENSITY_OF: DensityOf = "causal query-key pairs"
+"""What a density is a share of."""
 Cache = Literal["cold", "as_left"]
 """State of the L2 cache before a sample: flushed, or as the call before left it."""
 
@@ -92,7 +95,16 @@ class Record(BaseModel):
     engine: Name = "operator"
     """What ran the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
     density: Share | None = None
-    """Kept share of the causal block pairs; 1 for dense."""
+    """Computed share of what ``density_of`` names, mean over heads and all layers, those that ran dense too; 1 for
+    dense."""
+    density_of: DensityOf | None = None
+    """None in older records: there it is of block pairs for methods that keep blocks, and of sparse layers alone."""
+    density_sparse: Share | None = None
+    """The same of a model's layers that ran sparse alone."""
+    sparse_layers: Count | None = None
+    """How many of a model's layers that is."""
+    model_layers: Count | None = None
+    """Layers of the model whose prefill attention was seen."""
     recall: Share | None = None
     """Share of dense attention mass that the kept blocks cover, mean over heads and sampled rows."""
     dense_calls: dict[Name, Count] | None = None
@@ -178,6 +190,8 @@ class LatencyRecord(Record):
     rel_err_by_head: Annotated[list[Number], Field(max_length=2**16)] | None = None
     kernel_err: Number | None = None
     """The same against the float32 definition on the same selection: what the correctness check saw."""
+    skipped: Share | None = None
+    """Share of the kept tiles that attention left out after the first product (skip-softmax); None where it cannot."""
     rows_checked: Count | None = None
     """Sampled query rows of each head that recall and the errors are over."""
     note: Prose | None = None

@@ -36,11 +36,13 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
     found = {length: _scored(sparse, joined, length) for length in sorted(set(sparse["seq_len"]))}
     longest = max((length for length, of in found.items() if of), default=max(found))
     here, scored = sparse[sparse["seq_len"] == longest], found[longest]
-    kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]]
+    # Of a text there are no answers that could be right or wrong: KL is told, and decides nothing.
+    tested = any(pd.isna(row["kl"]) for row in scored.values())
+    kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]] if tested else here[:0]
     known = here[here["method_hash"].isin(scored)] if scored else here
     best = (kept if len(kept) else known).sort_values("ms").iloc[0]
     length, score = format_length(int(longest)), scored.get(best["method_hash"])
-    among = _among("fastest", "timed and scored" if scored else "timed", len(known), len(kept) if scored else None)
+    among = _among("fastest", "timed and scored" if scored else "timed", len(known), len(kept) if tested else None)
     what = "a first token" if is_prefill(rows) else "one attention call"
     over = "with dense attention" if is_prefill(rows) else "of the fastest dense kernel"
     return [
@@ -53,14 +55,16 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
 
 
 def _of_scores(rows: pd.DataFrame) -> list[str]:
-    sparse = rows[(rows["method"] != "dense") & rows["difference"].notna()]
+    sparse = rows[(rows["method"] != "dense") & (rows["difference"].notna() | rows["kl"].notna())]
     if sparse.empty:
         return ["No sparse method was scored beside dense attention."]
     here = sparse[sparse["seq_len"] == sparse["seq_len"].max()]
-    kept = here[[_keeps(row) for _, row in here.iterrows()]]
-    best = (kept if len(kept) else here).sort_values("density").iloc[0]
+    tested = bool(here["kl"].isna().any())
+    kept = here[[_keeps(row) for _, row in here.iterrows()]] if tested else here[:0]
+    best = (kept if len(kept) else here).sort_values("density" if tested else "kl").iloc[0]
     length = format_length(int(best["seq_len"]))
-    among = _among("sparsest", "scored", len(here), len(kept))
+    word = "sparsest" if tested else "closest to dense attention"
+    among = _among(word, "scored", len(here), len(kept) if tested else None)
     return [
         f"Which method: `{best['label']}` is {among}, at {length} ({setting_title(best)}).",
         f"How fast: not timed in these runs; it computes {best['density']:.1%} of the causal block pairs, so attention "
@@ -83,10 +87,10 @@ def _among(best: str, how: str, methods: int, kept: int | None) -> str:
 
 
 def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) -> dict[str, pd.Series]:
-    """Return, by the hash of a timed method, its scores in the first setting that has any at a length."""
+    """Return, by the hash of a timed method, its scores at a length in the first setting, those of answers first."""
     timed = set(sparse.loc[sparse["seq_len"] == length, "method_hash"])
     found: dict[str, pd.Series] = {}
-    for of in scores.values():
+    for of in sorted(scores.values(), key=lambda of: bool(of["kl"].notna().all())):
         for _, row in of[(of["seq_len"] == length) & of["method_hash"].isin(timed)].iterrows():
             found.setdefault(str(row["method_hash"]), row)
     return found
@@ -101,9 +105,12 @@ def _mass(row: pd.Series) -> str:
 
 
 def _quality(score: pd.Series | None) -> str:
-    if score is None or pd.isna(score["difference"]):
-        return "answers of a model were not scored with it at this length"
-    return (
-        f"it scores {points(score['score'])} on {setting_title(score)}, {signed(score['difference'])} points to dense "
-        f"attention (95 %: {signed(score['difference_low'])} to {signed(score['difference_high'])})"
-    )
+    if score is None:
+        return "no answers of the model that these inputs are of were scored"
+    if pd.notna(score["kl"]):
+        return f"its next-token distributions have a KL of {score['kl']:.3g} nats to dense attention's"
+    change = ""
+    if pd.notna(score["difference"]):
+        interval = f"{signed(score['difference_low'])} to {signed(score['difference_high'])}"
+        change = f", {signed(score['difference'])} points to dense attention (95 %: {interval})"
+    return f"it scores {points(score['score'])} on {setting_title(score)}{change}"

@@ -10,6 +10,7 @@ import pandas as pd
 
 from fp_bench.records.record import LatencyRecord, Record
 from fp_bench.records.store import Run
+from fp_bench.reports.clusters import clustered_mean
 from fp_bench.reports.scores import ScoreChange, judge_scores, paired_interval
 from fp_bench.reports.verdict import Floats, Rule, Verdict, compare_times, time_of
 
@@ -166,7 +167,7 @@ def _times(side: Side, launches: int, rounds: Sequence[int]) -> Floats:
 ACCURACY_COLUMNS = (
     "verdict", "label", "seq_len", "task", "suite", "variant", "suite_params", "model", "dtype", "dense_layers",
     "chat", "seed", "asked_backend", "n", "base_score", "new_score", "difference", "low", "high", "worse", "better",
-    "p", "more_samples", "note",
+    "p", "more_samples", "base_kl", "new_kl", "kl_low", "kl_high", "note",
 )  # fmt: skip
 
 
@@ -250,7 +251,22 @@ def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], 
     same = identical and bool((scores[:, 0] == scores[:, 1]).all())
     if same and not row["note"]:
         row["note"] = IDENTICAL
+    row |= _divergences([one[name] for name in both], [other[name] for name in both])
     return row, scores[:, 1] - scores[:, 0], same
+
+
+def _divergences(base: Sequence[Any], new: Sequence[Any]) -> dict[str, Any]:
+    """Return the mean KL to dense attention of both sides and, where records have its parts, the change's interval."""
+    if any(record.kl is None for record in (*base, *new)):
+        return {}
+    row = {"base_kl": float(np.mean([r.kl for r in base])), "new_kl": float(np.mean([r.kl for r in new]))}
+    parts = [(after.kl_by_part, before.kl_by_part) for after, before in zip(new, base, strict=True)]
+    if all(after and before and len(after) == len(before) for after, before in parts):
+        fewest = min(len(after) for after, _ in parts)
+        changes = [np.subtract(after[:fewest], before[:fewest]) for after, before in parts]
+        found = clustered_mean(np.array(changes))
+        row |= {"kl_low": found.mean - found.half, "kl_high": found.mean + found.half}
+    return row
 
 
 def geometric_mean(latency: pd.DataFrame) -> tuple[float, int]:

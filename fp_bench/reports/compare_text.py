@@ -103,7 +103,8 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
     for _, row in shown.iterrows():
         suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
         where = [str(row["verdict"]), format_length(int(row["seq_len"])), str(row["label"]), f"{suite} {row['task']}"]
-        note = [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
+        note = [] if pd.isna(row["base_kl"]) else [_divergence(row)]
+        note += [_more(row["more_samples"], "samples")] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
         if pd.isna(row["difference"]):
             lines.append([*where, "; ".join(note), *[""] * 5, "0 of 0"])
@@ -131,12 +132,19 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
     return Table(f"Scores in points, model {model}{left_out}", headings, lines, numbers=5)
 
 
+def _divergence(row: pd.Series) -> str:
+    """Say how the KL to dense attention changed: of distributions it comes before any count of tokens."""
+    ends = "" if pd.isna(row["kl_low"]) else f" ({row['kl_low']:+.2g} to {row['kl_high']:+.2g})"
+    return f"KL {row['base_kl']:.3g} became {row['new_kl']:.3g} nats{ends}"
+
+
 def _more(number: float, of_what: str) -> str:
     """Say what would decide an inconclusive row."""
     if pd.isna(number):
         return ""
     if number == float("inf"):
-        return f"no number of {of_what} is likely to decide"
+        more = "; several launches would tell more" if of_what == "rounds" else ""
+        return f"no number of {of_what} is likely to decide{more}"
     return f"about {number:.0f} more {of_what if number > 1 else of_what.removesuffix('s')} would decide"
 
 

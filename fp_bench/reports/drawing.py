@@ -32,11 +32,13 @@ COLOURS = {
     "minference": "#7d57c2",
     "minference_official": "#b39ad9",
     "streaming": "#a0703c",
-    "trianglemix": "#7f8f1f",
-    "stem": "#0e8fa8",
-    "prism": "#b5489b",
-    "rbs": "#d0a400",
-    "delta": "#3f6212",
+    "rbs": "#8c1d40",
+    "prism": "#0b7a8c",
+    "stem": "#5b7f1f",
+    "delta": "#e06c4f",
+    "skip_softmax": "#94a3b8",
+    "spargeattn": "#9b2f86",
+    "trianglemix": "#c9a227",
 }
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#c0563b", "#2f5d8a", "#5b8c5a", "#8a5a83", "#6b7a00", "#00796b", "#ad1457")
@@ -170,6 +172,13 @@ def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
         line = rows[rows["label"] == label].sort_values("seq_len")
         lines.append((str(label), line, {"color": shade, "marker": marker, "markeredgecolor": "white"}))
     return lines
+
+
+def left_out(rows: pd.DataFrame, *columns: str) -> str:
+    """Return what to add to a caption where methods have no number in any of the columns, and so no mark."""
+    shown = set(rows.loc[rows[[*columns]].notna().any(axis=1), "label"])
+    missing = [str(label) for label in dict.fromkeys(rows["label"]) if label not in shown]
+    return f" · not shown, without a result: {', '.join(missing)}" if missing else ""
 
 
 def length_axis(axes: Axes, rows: pd.DataFrame) -> None:

@@ -1,6 +1,11 @@
-"""Speed beside accuracy: configurations of latency and accuracy runs joined by their `method_hash`."""
+"""Speed beside quality: configurations of latency and accuracy runs joined by their `method_hash`.
+
+Only where both are of the same model: what a method keeps, and so how fast and how good it is, depends on its inputs.
+Other scores stand beside the times in tables of their own.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import matplotlib
 import pandas as pd
@@ -11,13 +16,15 @@ from fp_bench.reports.accuracy import tables as accuracy_tables
 from fp_bench.reports.accuracy.tables import points, signed
 from fp_bench.reports.drawing import STYLE, Plot
 from fp_bench.reports.latency import tables as latency_tables
-from fp_bench.reports.latency.tables import COLUMNS, is_prefill
+from fp_bench.reports.latency.tables import COLUMNS, density_heading, is_prefill
 from fp_bench.reports.pareto import pareto
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
 PROMPT = "prompt:"
-"""What the input of a model's prefill begins with; the model's name follows."""
+"""What the input of a model's prefill begins with; the model's name follows, and ``@vllm`` with that engine."""
+QUALITIES = ("kl", "score")
+"""The first measure of quality first."""
 
 
 def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
@@ -27,7 +34,9 @@ def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
         if run.accuracy:
             totals = _with_hash(accuracy_tables.summary(run.accuracy), run.accuracy)
             for _, rows in totals.groupby([*accuracy_tables.SETTING], sort=False, dropna=False):
-                found[accuracy_tables.setting_title(rows.iloc[0])] = rows
+                title = accuracy_tables.setting_title(rows.iloc[0])
+                # Two runs of one setting stand beside each other: neither is the other's successor.
+                found[f"{title}, run {run.folder}" if title in found else title] = rows
     return found
 
 
@@ -46,21 +55,26 @@ def _with_hash(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
 
 
 def headline_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return, for each setting of the latency runs, the speed of the sparse methods beside their accuracy."""
+    """Return the speed of the sparse methods of each setting, beside it their quality where it is of the same model.
+
+    Quality of no model that was timed comes after it, in tables of its own.
+    """
     scores = accuracies(runs)
-    return [
-        _headline_table(rows, run.machine, scores)
-        for run in runs
-        for rows in settings(run)
-        if (rows["method"] != "dense").any()
-    ]
+    timed = [(run, rows) for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
+    tables = [_headline_table(rows, run.machine, scores) for run, rows in timed]
+    if not tables:
+        return []
+    joined = {title for _, rows in timed for title in joined_scores(rows, scores)}
+    apart = [accuracy_tables.summary_table(of) for title, of in scores.items() if title not in joined]
+    said = "; not in one row with times, which are of other inputs"
+    return tables + [replace(table, title=table.title + said) for table in apart]
 
 
 def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataFrame]) -> Table:
     sparse = rows[rows["method"] != "dense"]
     names = ["ms", "speedup_fa2", "speedup_dense", "density", "recall", "ideal_share"]
     names = [name for name in names if sparse[name].notna().any()]
-    heads = [COLUMNS[name][0] for name in names]
+    heads = [density_heading(sparse) if name == "density" else COLUMNS[name][0] for name in names]
     heads[0] = "TTFT ms" if is_prefill(rows) else "ms"
     joined = joined_scores(rows, scores)
     lines = []
@@ -68,38 +82,54 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
         cells = ["" if pd.isna(row[name]) else COLUMNS[name][1](row[name]) for name in names]
         for of in joined.values():
             mine = of[(of["method_hash"] == row["method_hash"]) & (of["seq_len"] == row["seq_len"])]
-            cells.append(_score(mine.iloc[0]) if len(mine) else "")
+            cells += [_quality(name, mine) for name in _qualities(of)]
         fell_back = " (fell back to dense)" if row["fallback"] else ""
         lines.append([format_length(int(row["seq_len"])), f"{row['label']}{fell_back}", *cells])
     dense = ", ".join(dict.fromkeys(rows["dense"].dropna()))
     title = f"{latency_tables.setting_title(rows.iloc[0])}; fastest dense: {dense or 'none'}; {machine}"
-    headings = ["length", "method", *heads, *(f"score on {name}" for name in joined)]
+    measures = [f"{MEASURES[name]} on {setting}" for setting, of in joined.items() for name in _qualities(of)]
+    headings = ["length", "method", *heads, *measures]
     return Table(title, headings, lines, numbers=2)
 
 
 def joined_scores(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return the settings of scores that a sparse configuration of ``rows`` was scored in at a length it was timed at.
 
-    The time to first token of one model says nothing beside the scores of another.
+    Times of inputs that are of no model, or of another model, say nothing beside them.
     """
     sparse = rows[rows["method"] != "dense"]
     timed = set(zip(sparse["method_hash"], sparse["seq_len"], strict=True))
-    model = str(rows["input"].iloc[0]).removeprefix(PROMPT) if is_prefill(rows) else None
+    inputs, dtype = str(rows["input"].iloc[0]), rows["dtype"].iloc[0]
+    model = inputs.removeprefix(PROMPT).removesuffix("@vllm") if inputs.startswith(PROMPT) else None
+    first = {title: of.iloc[0] for title, of in scores.items()}
     return {
         title: of
-        for title, of in scores.items()
-        if (model is None or (of["model"] == model).all())
+        for title, of in sorted(scores.items(), key=lambda found: found[1]["kl"].isna().all())
+        if (first[title]["model"], first[title]["dtype"]) == (model, dtype)
+        and not first[title]["dense_layers"]
         and timed & set(zip(of["method_hash"], of["seq_len"], strict=True))
     }
 
 
-def _score(row: pd.Series) -> str:
-    change = "" if pd.isna(row["difference"]) else f" ({signed(row['difference'])})"
-    return points(row["score"]) + change
+MEASURES = {"kl": "KL, nats,", "score": "score"}
+
+
+def _qualities(of: pd.DataFrame) -> list[str]:
+    """Return the measures of quality that a setting has: of fidelity the score is the agreement."""
+    return [name for name in QUALITIES if of[name].notna().any()]
+
+
+def _quality(name: str, rows: pd.DataFrame) -> str:
+    if not len(rows) or pd.isna(value := rows.iloc[0][name]):
+        return ""
+    if name == "kl":
+        return f"{value:.3g}"
+    difference = rows.iloc[0]["difference"]
+    return points(value) + ("" if pd.isna(difference) else f" ({signed(difference)})")
 
 
 def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Draw accuracy against latency, one point a configuration."""
+    """Draw quality against time, one point a configuration, where both are of the same model."""
     scores = accuracies(runs)
     plots: list[Plot] = []
     with matplotlib.rc_context(STYLE):
@@ -109,8 +139,10 @@ def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
                     continue
                 caption = f"{latency_tables.setting_title(rows.iloc[0])} · {run.machine}"
                 for title, of in joined_scores(rows, scores).items():
-                    columns = ["method_hash", "seq_len", "score"]
-                    both = rows.merge(of[columns].drop_duplicates(columns[:2]), on=columns[:2])
-                    name = f"speed-score-{len(plots) + 1}"
-                    plots.append(pareto(both, "score", f"Score on {title}; upper left is better", name, caption))
+                    quality = _qualities(of)[0]
+                    columns = ["method_hash", "seq_len", quality]
+                    both = rows.merge(of[columns].drop_duplicates(columns[:2]), on=columns[:2], how="left")
+                    what = f"KL on {title}, nats; lower" if quality == "kl" else f"Score on {title}; upper"
+                    name = f"speed-{quality}-{len(plots) + 1}"
+                    plots.append(pareto(both, quality, f"{what} left is better", name, caption))
     return plots

@@ -3,7 +3,7 @@
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from fp_bench.reports.drawing import MUTED, Plot, method_lines, panel_grid, titled_figure
+from fp_bench.reports.drawing import MUTED, Plot, left_out, method_lines, panel_grid, titled_figure
 from fp_bench.reports.latency.tables import is_prefill
 from fp_bench.sizes import format_length
 
@@ -11,6 +11,7 @@ ACROSS = 3
 """Panels in a row."""
 MOST_LENGTHS = 9
 """Panels of a plot: the greatest lengths."""
+NAMES = {"kl": "KL to dense attention", "score": "Accuracy", "recall": "Recall"}
 LEGEND_ROW = 0.235
 """Inches."""
 
@@ -20,11 +21,14 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
 
     Args:
         rows: of `latency_tables.comparison`, with a column of the quality.
-        quality: the column, 0 to 1: ``score`` or ``recall``.
+        quality: the column: ``kl`` in nats, of which less is better; ``score`` or ``recall``, 0 to 1.
         what: the quality is, in words.
         name: of the files.
         caption: below the plot.
     """
+    lower = quality == "kl"
+    caption += left_out(rows[rows["method"] != "dense"] if lower else rows, quality)
+    rows = rows[rows["status"].eq("ok") & rows[quality].notna() & ~(lower & (rows["method"] == "dense"))]
     with_sparse = sorted(set(rows.loc[rows["method"] != "dense", "seq_len"]))
     lengths = with_sparse[-MOST_LENGTHS:]
     across = min(ACROSS, len(lengths))
@@ -32,12 +36,15 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
     looks = {label: look for label, _, look in method_lines(rows)}
     size = (3.4 + 3.0 * across, max(1.2 + 2.6 * down, 1.6 + LEGEND_ROW * len(looks)))
     subject = "time to first token" if is_prefill(rows) else "latency"
-    title = f"{'Accuracy' if quality == 'score' else 'Recall'} against {subject}"
+    if len(lengths) < len(with_sparse):
+        caption += f" · the {len(lengths)} longest of {len(with_sparse)} lengths"
+    title = f"{NAMES[quality]} against {subject}"
     figure = titled_figure(title, caption, size, below=0.35, above=0.65, note=what)
     panels = panel_grid(figure, len(lengths), across)
     for axes, length in zip(panels, lengths, strict=True):
         here = rows[rows["seq_len"] == length].sort_values("ms")
-        front = here[here[quality] > here[quality].cummax().shift(fill_value=-1.0)]
+        worth = -here[quality] if lower else here[quality]
+        front = here[worth > worth.cummax().shift(fill_value=-float("inf"))]
         axes.step(front["ms"], front[quality], where="post", color=MUTED, linewidth=1, alpha=0.6, zorder=1)
         for _, row in here.iterrows():
             axes.plot(row["ms"], row[quality], linestyle="", **looks[row["label"]] | {"markersize": 8})
@@ -48,7 +55,10 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
         axes.set_xlim(here["ms"].min() / 1.5, here["ms"].max() * 1.5)
         axes.set_title(format_length(length), loc="left", fontsize=11)
         axes.set_xlabel("milliseconds")
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="" if quality == "score" else "%"))
+        if lower:
+            axes.set_yscale("log")
+        else:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol="" if quality == "score" else "%"))
     handles = [panels[0].plot([], [], linestyle="", label=label, **look)[0] for label, look in looks.items()]
     panels[across - 1].legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=9.5)
     columns = ["seq_len", "label", "ms", "density", quality]

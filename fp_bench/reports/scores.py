@@ -109,11 +109,11 @@ def _more_samples(
     return found
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float, quantile: float = NORMAL_QUANTILE) -> tuple[float, float]:
     """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
-    spread = NORMAL_QUANTILE**2 / n
+    spread = quantile**2 / n
     middle = (share + spread / 2) / (1 + spread)
-    half = NORMAL_QUANTILE * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    half = quantile * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return max(0.0, middle - half), min(1.0, middle + half)
 
 

@@ -26,6 +26,11 @@ LEAST_ROUNDS = 3
 """Rounds a side below which nothing is tested: two say next to nothing of their spread."""
 LEAST_LAUNCHES = 4
 """Launches of both sides together below which they are not tested."""
+UNSTEADY = 0.1
+"""Standard deviation of the logs of rounds from which on one launch a side is not tested.
+
+Such a cell waits for its host, and its launches were seen to differ by a factor of 1.9 (docs/noise.md).
+"""
 MOST_MORE = 1000
 """Rounds beyond which a forecast would only say that the change is about as large as the least effect."""
 ODD, LEAST_TO_TELL_ODD = 0.01, 5
@@ -98,7 +103,7 @@ class _Estimate(NamedTuple):
     units: Floats
     """Launches or rounds a side, of the shorter one."""
     least: Floats
-    """Units a side from which on it is tested."""
+    """Units a side from which on it is tested; infinite where one launch a side tells nothing."""
     by_launch: NDArray[np.bool_]
 
     @property
@@ -160,7 +165,7 @@ def time_of(times: Floats) -> Floats:
 def _paired(changes: Floats, rule: Rule) -> _Estimate:
     """Estimate from the changes of rounds that were measured side by side."""
     launches, effect, variance = _over_launches(changes)
-    rounds, error = _of_rounds(changes)
+    rounds, error, spread = _of_rounds(changes)
     by_launch = launches > 1
     return _Estimate(
         effect,
@@ -168,7 +173,7 @@ def _paired(changes: Floats, rule: Rule) -> _Estimate:
         np.where(by_launch, 0.0, sqrt(2) * rule.restart),
         np.where(by_launch, launches, rounds) - 1,
         np.where(by_launch, launches, rounds),
-        np.full(effect.shape, float(LEAST_ROUNDS)),
+        np.where(by_launch | (spread < UNSTEADY) | (rounds < LEAST_ROUNDS), float(LEAST_ROUNDS), np.inf),
         by_launch,
     )
 
@@ -176,7 +181,8 @@ def _paired(changes: Floats, rule: Rule) -> _Estimate:
 def _unpaired(base: Floats, new: Floats, rule: Rule) -> _Estimate:
     """Estimate from two runs made one after the other."""
     launches, places, variances = (np.stack(both) for both in zip(*map(_over_launches, (base, new)), strict=True))
-    rounds, errors = (np.stack(both) for both in zip(*map(_of_rounds, (base, new)), strict=True))
+    rounds, errors, spreads = (np.stack(both) for both in zip(*map(_of_rounds, (base, new)), strict=True))
+    steady = (spreads.max(axis=0) < UNSTEADY) | (rounds.min(axis=0) < LEAST_ROUNDS)
     by_launch: NDArray[np.bool_] = np.logical_or.reduce(launches > 1, axis=0)
     # Launches are few: the spread of both sides is taken for one.
     freedom = np.maximum(launches - 1, 0)
@@ -192,7 +198,7 @@ def _unpaired(base: Floats, new: Floats, rule: Rule) -> _Estimate:
         np.where(by_launch, 0.0, sqrt(2) * rule.restart),
         np.where(by_launch, freedom.sum(axis=0), welch),
         np.where(by_launch, launches.sum(axis=0) / 2, rounds.min(axis=0)),
-        np.where(by_launch, LEAST_LAUNCHES / 2, float(LEAST_ROUNDS)),
+        np.where(by_launch, LEAST_LAUNCHES / 2, np.where(steady, float(LEAST_ROUNDS), np.inf)),
         by_launch,
     )
 
@@ -213,8 +219,8 @@ def _medians(values: Floats) -> tuple[NDArray[np.intp], Floats]:
     return n, (middle[0] + middle[1]) / 2
 
 
-def _of_rounds(values: Floats) -> tuple[Floats, Floats]:
-    """Return how many rounds tell the spread, and the standard error of their median, of the first launch there is.
+def _of_rounds(values: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return, of the first launch there is, how many rounds tell their spread, the error of their median, the spread.
 
     One round that lies too far out for the others (Grubbs' test) says nothing of their spread. The variance of a median
     of n normal values is pi/2 of a mean's of n + 1/2 of them, of an even n of n + 1.3 (within 1 % from n = 3 on).
@@ -231,7 +237,7 @@ def _of_rounds(values: Floats) -> tuple[Floats, Floats]:
     fewer, _, smaller = _moments(without)
     telling, variance = np.where(odd, fewer, n), np.where(odd, smaller, variance)
     worth = n + np.where(n % 2 == 1, 0.5, 1.3)
-    return telling, np.sqrt(np.pi / 2 * variance / worth)
+    return telling, np.sqrt(np.pi / 2 * variance / worth), np.sqrt(variance)
 
 
 def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
@@ -273,13 +279,13 @@ def _more_units(now: _Estimate, raised: Floats, rule: Rule) -> Floats:
         done: NDArray[np.bool_] = found | (effect + one_sided * then < limit)
         return done
 
-    low, high = np.maximum(least - 1, 0.0), np.full_like(effect, MOST_MORE)
+    low, high = np.clip(least - 1, 0.0, MOST_MORE), np.full_like(effect, MOST_MORE)
     for _ in range(MOST_MORE.bit_length()):
         middle = np.ceil((low + high) / 2)
         enough = decides(middle)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     # With fewer than two units the spread is not known: at least what is needed for any test.
-    known = np.where(decides(high), np.maximum(high, least), np.inf)
+    known = np.where(decides(high) & np.isfinite(least), np.maximum(high, least), np.inf)
     return np.where(now.units >= 2, known, least)
 
 

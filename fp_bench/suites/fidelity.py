@@ -20,6 +20,7 @@ class Fidelity(Suite):
     name: ClassVar[str] = "fidelity"
     version: ClassVar[int] = 2
     tasks: ClassVar[tuple[str, ...]] = ("text",)
+    compared: ClassVar[bool] = True
     untemplated: ClassVar[frozenset[str]] = frozenset(tasks)
 
     class Params(SuiteParams):

@@ -48,6 +48,8 @@ class Suite(ABC):
     """Tasks whose prompts reach a model as they are: a chat template is never put around them."""
     needs: ClassVar[str] = ""
     """What a user must have or name before it runs, in a few words; empty: nothing."""
+    compared: ClassVar[bool] = False
+    """Whether its samples have no answers: next-token distributions are compared with dense attention's."""
     Params: ClassVar[type[SuiteParams]] = SuiteParams
 
     def __init__(self, params: SuiteParams | None = None) -> None:

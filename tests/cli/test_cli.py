@@ -162,7 +162,7 @@ def test_a_full_disk_is_one_line_and_the_rest_is_measured_later(tmp_path):
 
 def test_a_spent_budget_is_said_and_counted_and_no_failure(tmp_path, monkeypatch):
     ticking = itertools.count()
-    monkeypatch.setattr("fp_bench.jobs.latency.job.monotonic", lambda: next(ticking))
+    monkeypatch.setattr("fp_bench.jobs.schedule.monotonic", lambda: next(ticking))
     words = [*TINY, "--rounds", "4", "--out", tmp_path]
     done = fpbench(*words, "--budget", "6")
     assert done.exit_code == 0

@@ -12,6 +12,8 @@ class Shaky:
         replacements: how many other devices there are to move to.
     """
 
+    own_cores = False
+
     def __init__(self, losses, replacements=99):
         self.machine = Machine.here()
         self.environment = Here.of(self.machine).environment

@@ -2,11 +2,11 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 from fp_bench.jobs.isolation import LocalWorker, WorkerHungError, WorkerLostError, WorkerProcess
+from tests.soak.kill_resume import is_alive
 
 
 class Thing:
@@ -24,8 +24,8 @@ class Thing:
         os.kill(os.getpid(), number)
 
     def sleep(self, path):
-        child = subprocess.Popen(["sleep", "600"])
-        path.write_text(str(child.pid))
+        children = [subprocess.Popen(["sleep", "600"], start_new_session=own) for own in (False, True)]
+        path.write_text(" ".join(str(child.pid) for child in children))
         time.sleep(600)
 
 
@@ -52,15 +52,8 @@ def test_a_hang_ends_with_all_it_started(tmp_path):
     with pytest.raises(WorkerHungError, match=r"within 0.5 s"):
         worker.call("sleep", tmp_path / "child", timeout=0.5, tick=lambda: ticks.append(1))
     assert ticks
-    child = int((tmp_path / "child").read_text())
+    children = list(map(int, (tmp_path / "child").read_text().split()))
     deadline = time.monotonic() + 30
-    while _is_running(child) and time.monotonic() < deadline:
+    while any(map(is_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not _is_running(child)
-
-
-def _is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    assert not any(map(is_alive, children))

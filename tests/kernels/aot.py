@@ -83,7 +83,15 @@ def _spills_in_loops(sass: str) -> int:
     return sum(bool(re.search(r"\b(STL|LDL)\b", what)) for body in products for what in body)
 
 
-SCALARS = {"scale_log2": "fp32", "log2_alpha": "fp32", "blocks_ptr": "*i16", "counts_ptr": "*i32", "bits_ptr": "*i32"}
+SCALARS = {
+    "scale_log2": "fp32",
+    "log2_skip": "fp32",
+    "skipped_ptr": "*i32",
+    "log2_alpha": "fp32",
+    "blocks_ptr": "*i16",
+    "counts_ptr": "*i32",
+    "bits_ptr": "*i32",
+}
 FLOAT32 = ("lse_ptr", "scratch_ptr")
 PAGED_INTEGERS = ("table_ptr", "cu_ptr", "lens_ptr", "ends_ptr", "sequence_ptr", "block_ptr")
 """Int32 tensors that a packed batch adds to a kernel's arguments."""
@@ -129,6 +137,7 @@ def compile_portable(
                     "MEANS": False,
                     "BITS_TILE": 128,
                     "WIDE": False,
+                    "SKIP": False,
                 },
             ),
         ):
@@ -222,7 +231,14 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         constants = vertical_slash_triton.launch_config(head_dim, capability) | lists
         constants |= {"HEAD_DIM": head_dim, "ROW_GROUP": vertical_slash_triton.ROW_GROUP}
         kernels.append((f"attend_{head_dim}", vertical_slash_triton._vertical_slash_kernel, constants))
-    blocks = {"ROW_GROUP": block_sparse_triton.ROW_GROUP, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
+    blocks = {
+        "ROW_GROUP": block_sparse_triton.ROW_GROUP,
+        "PACKED": 1,
+        "MEANS": False,
+        "BITS_TILE": 128,
+        "WIDE": False,
+        "SKIP": False,
+    }
     blocks |= {"BLOCK": TILE, "ROW_SIZE": TILE, "HEAD_DIM": 128}
     blocks |= block_sparse_triton.launch_config(128, capability, TILE)
     blocks |= {tile: min(blocks[tile], TILE) for tile in ("BLOCK_M", "BLOCK_N")}
@@ -232,7 +248,7 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
         types = {argument: "*i32" if argument.endswith("_ptr") else "i32" for argument in kernel.arg_names}
         types |= dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{dtype}")
-        types |= {"scale_log2": "fp32", "lse_ptr": "*fp32", "blocks_ptr": "*i16"}
+        types |= {"scale_log2": "fp32", "log2_skip": "fp32", "lse_ptr": "*fp32", "blocks_ptr": "*i16"}
         if name.startswith("last"):
             floats = ("peaks", "totals", "columns", "above", "below", "scratch")
             types |= {f"{argument}_ptr": "*fp32" for argument in floats}

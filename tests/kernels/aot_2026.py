@@ -8,10 +8,12 @@ from tests.kernels.aot import compile_kernel, signature
 
 def kernels(head_dim: int, capability: int):
     """Return name, kernel, constants and what its arguments' types are beyond `signature`'s."""
+    from fp_bench.kernels.attention.triton import ROW_GROUP, _block_sparse_kernel
     from fp_bench.kernels.attention.triton import launch_config as attention_config
     from fp_bench.kernels.delta.triton import _rows_kernel
     from fp_bench.kernels.flashprefill.triton import COMPACT_TILE, launch_config
     from fp_bench.kernels.pooling.cells_triton import _cells_kernel
+    from fp_bench.kernels.pooling.likeness_triton import _likeness_kernel
     from fp_bench.kernels.pooling.radii_triton import _radii_kernel
     from fp_bench.kernels.ranking.triton import _best_kernel
     from fp_bench.kernels.rbs.triton import _rescue_kernel
@@ -20,9 +22,22 @@ def kernels(head_dim: int, capability: int):
     warps = 8 if head_dim == 256 else 4
     best = {"BANDS": 2, "WIDTH": 2048, "num_warps": 4}
     scores = {"scores_ptr": "*fp32", "need_ptr": "*fp32"}
+    skipping = {"ROW_GROUP": ROW_GROUP, "ROW_SIZE": 128, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
     return [
+        (
+            "skipping",
+            _block_sparse_kernel,
+            attention_config(head_dim, capability) | block | skipping | {"SKIP": True},
+            {},
+        ),
         ("rows", _rows_kernel, attention_config(head_dim, capability) | {"HEAD_DIM": head_dim}, {}),
         *((f"cells_{n}", _cells_kernel, block | {"STRIDE": n, "num_warps": warps}, {}) for n in (1, 8)),
+        (
+            "likeness",
+            _likeness_kernel,
+            block | {"CENTRED": True, "PARTIAL": -2.0, "num_warps": warps},
+            {"mean_ptr": "*fp32", "likeness_ptr": "*fp32"},
+        ),
         ("best_count", _best_kernel, best | {"WEIGHED": False, "WITHIN": False}, scores),
         ("best_share", _best_kernel, best | {"WEIGHED": True, "WITHIN": True}, scores),
         ("radii", _radii_kernel, block | {"num_warps": warps}, {"radii_ptr": "*fp32"}),

@@ -26,16 +26,20 @@ def test_mask_to_lists_and_back(kv_len, chunk, block, seed):
     for b, h, row in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(grid.rows)).tolist():
         listed = index.blocks[b, h, row, : index.counts[b, h, row]].tolist()
         assert listed == sorted(set(listed))
-    expected = causal.sum((-1, -2)) / sum(grid.first + row + 1 for row in range(grid.rows))
+    reads = torch.stack(
+        [index.keys_read(b, h, torch.arange(kv_len - q_len, kv_len)) for b in range(2) for h in range(3)]
+    )
+    visible = torch.ones(q_len, kv_len, dtype=torch.bool).tril(kv_len - q_len)
+    expected = (reads & visible).sum((-1, -2)).reshape(2, 3) / visible.sum()
     torch.testing.assert_close(index.density(), expected.double(), check_dtype=False)
 
 
-def test_density_is_the_kept_share_of_causal_pairs():
+def test_density_is_the_computed_share_of_the_causal_query_key_pairs():
     grid = BlockGrid(512, 512)
     everything = torch.ones((1, 1, 4, 4), dtype=torch.bool)
     assert BlockIndex.from_mask(everything, 512, 512).density().item() == 1.0
     diagonal = torch.eye(4, dtype=torch.bool)[None, None]
-    assert BlockIndex.from_mask(diagonal, 512, 512).density().item() == pytest.approx(4 / 10)
+    assert BlockIndex.from_mask(diagonal, 512, 512).density().item() == pytest.approx(4 * (128 * 129) / (512 * 513))
     assert grid.causal_pairs == 10
 
 

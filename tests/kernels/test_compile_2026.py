@@ -10,7 +10,7 @@ import pytest
 from tests.kernels.test_compile import KIB, LIMIT, ROOT
 
 pytest.importorskip("triton", reason="triton is not installed (it exists for Linux only)")
-SPILLS = {"rescue": 96}
+SPILLS = {"rescue": 96, "skipping": 96}
 """Bytes of scalars and addresses that a kernel may keep on the stack, out of its inner loop."""
 
 

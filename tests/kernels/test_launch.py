@@ -1,8 +1,12 @@
 """Launching on a GPU that is not here: what is compiled again, and what reaches the driver."""
 
+import ctypes
 import importlib
+import shutil
 import struct
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
@@ -10,7 +14,7 @@ import pytest
 import torch
 
 from fp_bench.kernels import launch
-from fp_bench.kernels.launch import Binary, Box, CachedKernel, Tma
+from fp_bench.kernels.launch import Binary, Box, CachedKernel, Kind, Tma
 from tests.kernels import fake_cuda
 from tests.kernels.fake_cuda import MAPS, STREAM, FakeTensor
 
@@ -164,6 +168,39 @@ def test_what_the_driver_refuses_is_raised_with_its_words(driver):
     driver.statuses = [700]
     with pytest.raises(RuntimeError, match="cuLaunchKernel: CUDA error 700, status 700 of the fake"):
         run(CachedKernel(FakeKernel(integers=1)), tensor(), 5)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a driver that is none")
+def test_arguments_cross_into_c_as_the_driver_reads_them(tmp_path, monkeypatch):
+    library = tmp_path / "stub.so"
+    source = Path(__file__).with_name("stub_driver.c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    stub = ctypes.CDLL(str(library))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: {"libcuda.so.1": stub}[name])
+    driver = launch.driver.__wrapped__()
+    monkeypatch.setattr(launch, "driver", lambda: driver)
+    seen = (ctypes.c_uint64 * 64).in_dll(stub, "seen")
+
+    tma = Tma(9, 2, 3, (1, 64, 2, 128))
+    made = launch.tensor_map.__wrapped__(1 << 40, (2, 300, 4, 128), (153600, 512, 128, 1), tma)
+    assert made == b"\7" * 128
+    assert seen[:4] == [9, 4, 1 << 40, 3]
+    assert seen[4:8] == [128, 4, 300, 2]  # innermost first
+    assert seen[8:11] == [256, 1024, 307200]  # bytes
+    assert seen[12:16] == [128, 2, 64, 1]
+
+    kinds = (Kind("bf16", True, tma.block), Kind("fp32"))
+    layout = launch._layout(kinds, ["tensordesc", "*fp32", "fp32", "i32", "constexpr", "i64"])
+    binary = Binary(b"a\0b", "kernel", 384, 100_000, (tma,), *layout, (1,))
+    run_it = launch.Launch(binary, launch._load(binary, 5), 5, 132, [0.5, 9, 1 << 40])
+    run_it((1 << 50) + 7, bytes(range(128)), (1 << 45) + 1)
+    assert seen[:4] == [132, 384, 100_000, (1 << 50) + 7]
+    assert bytes(seen)[32:160] == bytes(range(128))
+    assert seen[20] == (1 << 45) + 1
+    assert struct.unpack("<f", bytes(seen)[168:172]) == (0.5,)
+    assert seen[22:25] == [9, 1 << 40, 0]
+    with pytest.raises(RuntimeError, match="cuDevicePrimaryCtxRetain: CUDA error 1, off"):
+        launch._load(binary, 6)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.attention.last import last_attention
+from fp_bench.kernels.attention.skipping import skipping_attention
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import BlockIndex
+from fp_bench.kernels.delta import DenseRows, attend_rows
 from fp_bench.kernels.flashprefill import select_blocks
 from fp_bench.kernels.flashprefill.ranked import log2_energies
 from fp_bench.kernels.flashprefill.rule import KeepRule
@@ -26,8 +28,14 @@ from fp_bench.kernels.lines.head_patterns import Blocks, HeadPatterns, Lines
 from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
 from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged.batch import PagedBatch
-from fp_bench.kernels.pooling import pool_keys
+from fp_bench.kernels.pooling import pool_keys, pool_with_radii
 from fp_bench.kernels.pooling.means import block_means
+from fp_bench.kernels.prism import Bands, select_bands
+from fp_bench.kernels.ranking import Need
+from fp_bench.kernels.rbs import select_rescued
+from fp_bench.kernels.rbs.rule import Rescue
+from fp_bench.kernels.spargeattn import select_alike
+from fp_bench.kernels.stem import Budget, select_strided
 from fp_bench.kernels.xattention import select_antidiagonal
 from tests.kernels.calls import Case
 
@@ -126,12 +134,43 @@ def quantise(q, k, v):
     return quantise_kv_triton(k, v, dtype=torch.float16)  # the interpreter rounds e4m3 wrongly
 
 
+def rescued(q, k, v):
+    pooled, radii = pool_with_radii(k, backend="triton")
+    of_call = {"kv_len": k.shape[1], "scale": SCALE, "backend": "triton"}
+    return radii, select_rescued(q, pooled, radii, RULE, Rescue(0.3), **of_call).mask()
+
+
+def bands(q, k, v):
+    return select_bands(q, k, Bands(32, 48), (0.5, 0.5), scale=SCALE, backend="triton").mask()
+
+
+def strided(q, k, v):
+    of_rule = {"stride": 8, "value_weight": 0.2, "sink_blocks": 0, "window_blocks": 0}
+    return select_strided(q, k, v, Budget(0.5), scale=SCALE, backend="triton", **of_rule).mask()
+
+
+def alike(q, k, v):
+    return select_alike(q, k, 0.5, Need.SHARE_WITHIN, likeness=0.1, scale=SCALE, backend="triton").mask()
+
+
+def dense_rows(q, k, v):
+    return attend_rows(q, k, v, DenseRows(q.shape[1], 16), scale=SCALE, backend="triton")
+
+
+def skipping(q, k, v):
+    index = BlockIndex.from_mask(torch.ones(len(q), q.shape[2], 2, 2, dtype=torch.bool), q.shape[1], k.shape[1])
+    return skipping_attention(q, k, v, index, scale=SCALE, skip=0.1, backend="triton")
+
+
 OPERATORS = (
     *(pool, discover, discover_packed, quantise, attend),
     # Left to `make slow`: many programs of an interpreter.
     *(
         pytest.param(operator, marks=pytest.mark.slow)
-        for operator in (attend_packed, means, energies, last, flexprefill, xattention, lines, strongest)
+        for operator in (
+            *(attend_packed, means, energies, last, flexprefill, xattention, lines, strongest),
+            *(rescued, bands, strided, alike, dense_rows, skipping),
+        )
     ),
 )
 

@@ -61,7 +61,7 @@ def test_dense_below_a_length_runs_dense_and_selects_nothing():
 def test_dense_above_a_density_runs_dense():
     case = Case(q_len=2048, kv_len=2048, q_heads=1, kv_heads=1)
     call = call_of(case)
-    density = float(KeepRule(2.0).forced(FlashPrefill.from_options({"alpha": 2.0}).select(call).grid).sum() / 136)
+    density = float(FlashPrefill.from_options({"alpha": 2.0}).select(call).density().mean())
     for limit, falls_back in ((density - 0.01, True), (density + 0.01, False)):
         method = FlashPrefill.from_options({"alpha": 2.0, "dense_above": limit})
         assert (method.select(call) is None) == falls_back

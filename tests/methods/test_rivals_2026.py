@@ -14,16 +14,19 @@ EVERYTHING = {
     "stem": {"budget": 100},
     "trianglemix": {"n_local": 1000},
     "delta": {"gamma": 1},
+    "skip_softmax": {"skip": 1e-30},
+    "spargeattn": {"mass": 1.1},
 }
 """Parameters with which each drops nothing."""
 BARE = {
     "rbs": "rbs:sink_blocks=0:window_blocks=1:last_full_blocks=0",
     "prism": "prism:sink_blocks=0",
+    "spargeattn": "spargeattn:similarity=-0.1",
     "trianglemix": "trianglemix:dense_layers=0",
     "delta": "delta:over=streaming",
     "stem": "stem:sink_blocks=0:window_blocks=1",
 }
-"""Each with little that is forced."""
+"""Each with little that is forced; skip_softmax keeps every block and leaves tiles out later."""
 
 
 def a_call(**changes):

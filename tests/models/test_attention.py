@@ -121,8 +121,11 @@ def test_plain_causal_models(architecture: str) -> None:
         assert (everything.counts.layers[layer].sparse, little.counts.layers[layer].sparse) == (1, 1)
     assert everything.counts.density() == 1
     # 5 blocks: the diagonal each, and the first one in all rows but the first.
-    assert little.counts.density() == pytest.approx(9 / 15)
-    assert dense.counts.density() is None
+    n = ids.shape[1]
+    own = sum(size * (size + 1) / 2 for size in (128, 128, 128, 128, n - 512))
+    assert little.counts.density() == pytest.approx((own + 128 * (n - 128)) / (n * (n + 1) / 2))
+    assert dense.counts.density() == 1
+    assert dense.counts.density_sparse() is None
     assert torch.equal(logits(model, ids), expected)
 
 
@@ -263,6 +266,16 @@ def test_chunks_equal_the_whole_prompt(static: bool, cut: int) -> None:
     assert_same(torch.cat([first.logits, second.logits], dim=1), expected)
     assert prefill.counts.layers[0].dense == {"one of the first 1 layers": 2}
     assert prefill.counts.layers[1].sparse == 2
+
+
+def test_density_is_of_all_layers_and_beside_it_of_those_that_ran_sparse() -> None:
+    model, ids = build(PLAIN["llama"]), tokens()
+    with SparsePrefill(model, keeps_little(), dense_layers=1, measure_selection=True) as prefill:
+        logits(model, ids)
+    sparse = prefill.counts.density_sparse()
+    assert 0 < sparse < 1
+    assert prefill.counts.sparse_layers == LAYERS - 1
+    assert prefill.counts.density() == pytest.approx((1 + (LAYERS - 1) * sparse) / LAYERS)
 
 
 def test_chunks_at_block_bounds_select_what_the_whole_prompt_does() -> None:

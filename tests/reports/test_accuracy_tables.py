@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.record import DENSITY_OF, AccuracyRecord
 from fp_bench.reports.accuracy.report import accuracy_chapter
-from fp_bench.reports.accuracy.tables import by_task, failures, summary
+from fp_bench.reports.accuracy.tables import accuracy_tables, by_task, failures, summary
 from fp_bench.reports.scores import paired_interval, wilson
 from fp_bench.suites.ruler.tasks import TASKS
 
@@ -24,15 +24,66 @@ def scored(label, task, number, score, length=4096, **changed):
     return AccuracyRecord(**ASKED | names | where | found | {"status": "ok", "score": score} | changed)
 
 
-def test_the_average_is_of_tasks_and_the_difference_of_shared_samples():
+def test_scores_are_of_the_samples_that_all_methods_answered():
     records = [scored("dense", "a", n, 1.0) for n in range(4)] + [scored("dense", "b", 0, 1.0)]
     records += [scored("sparse", "a", n, float(n > 0)) for n in range(5)] + [scored("sparse", "b", 0, 0.0)]
     dense, sparse = (row for _, row in summary(records).iterrows())
-    assert (dense["score"], sparse["score"]) == (1.0, pytest.approx((0.8 + 0.0) / 2))
-    assert sparse["paired"] == 5  # sample 4 of task a has no dense answer
+    assert (dense["score"], sparse["score"]) == (1.0, pytest.approx((0.75 + 0.0) / 2))
+    assert (dense["n"], sparse["n"], sparse["paired"]) == (5, 5, 5)  # sample 4 of task a has no dense answer
+    assert list(by_task(records)["n"]) == [4, 4, 1, 1]
+    assert any("1 answers are in no table" in line for line in accuracy_chapter(records, "a CPU").circumstances)
     assert sparse["difference"] == pytest.approx((-0.25 - 1.0) / 2)
     assert sparse["difference_low"] <= sparse["difference"] <= sparse["difference_high"]
     assert np.isnan(dense["difference"])
+
+
+def compared(label, number, kl, **changed):
+    blocks = [kl / 2, 3 * kl / 2] * 8
+    agreement = {"agreement_by_part": [1.0, 0.9] * 8, "kl_by_part": blocks}
+    return scored(label, "text", number, 0.95, kl=kl, suite="fidelity", **agreement | changed)
+
+
+def test_kl_comes_first_and_its_interval_is_of_blocks_not_of_samples():
+    records = [compared("dense", n, 0.0) for n in range(4)] + [
+        compared("sparse", n, 0.01 + 0.001 * n) for n in range(4)
+    ]
+    row = summary(records).iloc[1]
+    assert 0 < row["kl_low"] < row["kl"] < row["kl_high"] < 0.02
+    # Wilson's over four samples reaches from 35 to 97.
+    assert 0.9 < row["low"] < row["score"] < row["high"] < 0.99
+    (table,) = accuracy_tables(records)
+    assert list(table.columns[2:7]) == ["samples", "KL, nats", "95 %", "agreement", "95 %"]
+    older = [record.model_copy(update={"kl_by_part": None, "agreement_by_part": None}) for record in records]
+    assert pd.isna(summary(older).iloc[1]["low"])
+
+
+def test_plots_of_fidelity_are_of_kl():
+    records = [
+        compared(label, n, kl, length=length)
+        for label, kl in (("dense", 0.0), ("sparse", 0.02))
+        for n in range(2)
+        for length in (4096, 8192)
+    ]
+    plots = {plot.name: plot for plot in accuracy_chapter(records, "a machine").draw()}
+    assert set(plots) == {"kl", "pareto"}
+    assert plots["kl"].title == "KL to dense attention against length"
+
+
+def test_a_plot_says_whom_it_leaves_out():
+    records = [scored(label, "a", 0, 1.0) for label in ("dense", "sparse")]
+    records.append(scored("broken", "a", 0, None, status="oom", reason="too large"))
+    plots = accuracy_chapter(records, "a machine").draw()
+    assert plots
+    for plot in plots:
+        assert any("not shown, without a result: broken" in text.get_text() for text in plot.figure.texts)
+
+
+def test_the_header_says_what_density_is_a_share_of():
+    old = [scored(label, "a", 0, 1.0) for label in ("dense", "sparse")]
+    new = [record.model_copy(update={"density_of": DENSITY_OF, "density_sparse": 0.2}) for record in old]
+    assert "density (of blocks or pairs)" in accuracy_tables(old)[0].columns
+    columns = accuracy_tables(new)[0].columns
+    assert list(columns[-3:]) == ["density of causal query-key pairs", "density of sparse layers", "recall"]
 
 
 def test_there_is_no_average_of_fewer_tasks_than_others_have():

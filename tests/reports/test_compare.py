@@ -165,10 +165,11 @@ def test_published_runs_of_older_code_compare():
     assert "regressed" not in verdicts(found)
 
 
-def test_two_equal_runs_on_an_h200_are_not_accused():
-    found = compare(*(read_run(PUBLISHED / f"same-twice-{name}") for name in "ab"))
+@pytest.mark.parametrize(("name", "cells"), [("h200/same-twice", 6), ("h100/twice", 12)])
+def test_two_equal_runs_of_real_machines_are_not_accused(name, cells):
+    found = compare(*(read_run(PUBLISHED.parent / f"{name}-{which}") for which in "ab"))
     assert set(verdicts(found)) <= {"unchanged", "inconclusive"}
-    assert len(found.latency) == 6
+    assert len(found.latency) == cells
 
 
 def at(second):
@@ -335,3 +336,17 @@ def test_launches_are_what_is_compared_where_there_are_several(compared):
     assert verdicts(compared(base, launched(*([1.3 * ms for ms in side] for side in (fast, slow, fast))))) == [
         "regressed"
     ]
+
+
+def test_kl_is_compared_where_distributions_are(compared):
+    def side(kl):
+        return [
+            record.model_copy(update={"kl": kl, "kl_by_part": [kl / 2, 3 * kl / 2] * 8})
+            for record in answers([0.9] * 4, suite="fidelity", task="text")
+        ]
+
+    found = compared(side(0.01), side(0.03))
+    row = found.accuracy.iloc[0]
+    assert (row["base_kl"], row["new_kl"]) == (pytest.approx(0.01), pytest.approx(0.03))
+    assert 0 < row["kl_low"] < 0.02 < row["kl_high"]
+    assert any("KL 0.01 became 0.03 nats (+" in cell for cell in tables(found)[0].rows[0])

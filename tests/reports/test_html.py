@@ -116,7 +116,7 @@ def test_three_sentences_say_which_method_how_fast_and_at_what_quality(published
     assert which.startswith("Which method: `flashprefill` is the fastest of the 2 sparse methods timed, at 256K")
     assert "38.92 ms, 26.7" in fast
     assert "3.3% of the causal block pairs, which hold 89.2% of the attention mass" in quality
-    assert "not scored" in quality
+    assert "no answers of the model that these inputs are of were scored" in quality
     which, fast, quality = answer(runs[1:])
     assert "`flashprefill:alpha=0.33`" in which
     assert "not timed" in fast
@@ -125,7 +125,8 @@ def test_three_sentences_say_which_method_how_fast_and_at_what_quality(published
 
 def test_a_method_below_dense_attention_is_not_the_answer(tmp_path):
     fast = {"label": "flashprefill:alpha=9", "method_hash": "fast"}
-    times = read_run(write(tmp_path / "times", [dense(8.0), timed(2.0), timed(1.0, **fast)]))
+    of = {"input": "prompt:embedded"}
+    times = read_run(write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of), timed(1.0, **fast, **of)]))
     exact = {"method": "dense", "label": "dense", "method_hash": "d"}
     right, wrong = answers([1.0] * 40), answers([0.0] * 40, **fast)
     both = read_run(write(tmp_path / "scores", answers([1.0] * 40, **exact) + right + wrong))
@@ -139,13 +140,21 @@ def test_a_method_below_dense_attention_is_not_the_answer(tmp_path):
 
 
 def test_the_answer_is_of_a_length_at_which_quality_is_known(tmp_path):
-    times = [record for n in (4096, 8192) for record in (dense(8.0, seq_len=n), timed(n / 4096, seq_len=n))]
+    both = [{"input": "prompt:embedded", "seq_len": length} for length in (4096, 8192)]
+    times = [record for of in both for record in (dense(8.0, **of), timed(of["seq_len"] / 4096, **of))]
     exact = {"method": "dense", "label": "dense", "method_hash": "d"}
     scores = read_run(write(tmp_path / "scores", answers([1.0] * 9, **exact) + answers([1.0] * 9)))
     which, speed, quality = answer([read_run(write(tmp_path / "times", times)), scores])
     assert "the one sparse method timed and scored, at 4K" in which
     assert "takes 1 ms" in speed
     assert "it scores 100.0 on probe" in quality
+
+
+def test_of_a_text_kl_is_said_and_the_closest_is_named(tmp_path):
+    near, far = answers([0.9] * 4, kl=0.01), answers([0.5] * 4, kl=0.4, label="far", method_hash="f", density=0.1)
+    which, _, quality = answer([read_run(write(tmp_path / "text", near + far))])
+    assert "`flashprefill` is the closest to dense attention of the 2 sparse methods scored" in which
+    assert "a KL of 0.01 nats" in quality
 
 
 def test_nothing_sparse_is_said_so(tmp_path):
@@ -170,7 +179,8 @@ def test_every_method_of_ours_has_a_colour_of_its_own():
 
 def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
     fast = {"label": "flashprefill:alpha=9", "method_hash": "fast"}
-    times = write(tmp_path / "times", [dense(8.0), timed(2.0), timed(1.0, **fast)])
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of), timed(1.0, **fast, **of)])
     scores = write(
         tmp_path / "scores",
         answers([1.0] * 10, method="dense", label="dense", method_hash="d")
@@ -182,10 +192,9 @@ def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
     by_label = {row[1]: row[-1] for row in table.rows}
     assert by_label == {"flashprefill": "90.0 (-10.0)", "flashprefill:alpha=9": ""}
     (plot,) = pareto_plots(runs)
-    assert dict(zip(plot.data["label"], plot.data["score"], strict=True)) == {
-        "dense:impl=cudnn": 1.0,
-        "flashprefill": 0.9,
-    }
+    shown = dict(zip(plot.data["label"], plot.data["score"], strict=True))
+    assert shown == {"dense:impl=cudnn": 1.0, "flashprefill": 0.9}
+    assert any("not shown, without a result: flashprefill:alpha=9" in text.get_text() for text in plot.figure.texts)
     assert pareto_plots(runs[:1]) == []
 
 
@@ -194,8 +203,38 @@ def test_a_models_time_is_not_joined_with_another_models_scores(tmp_path):
     for model, joined in (("embedded", True), ("other", False)):
         times = [dense(8.0, input=f"prompt:{model}", **prefill), timed(2.0, input=f"prompt:{model}", **prefill)]
         runs = [write(tmp_path / f"{model}-times", times), write(tmp_path / f"{model}-scores", answers([1.0] * 4))]
-        (table,) = headline_tables([read_run(run) for run in runs])
-        assert (table.rows[0][-1] == "100.0") == joined
+        tables = headline_tables([read_run(run) for run in runs])
+        assert (tables[0].rows[0][-1] == "100.0") == joined
+        assert len(tables) == 1 + (not joined)
+
+
+def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):
+    times = write(tmp_path / "times", [dense(8.0), timed(2.0)])
+    scores = write(tmp_path / "scores", answers([1.0] * 4))
+    runs = [read_run(times), read_run(scores)]
+    speed, quality = headline_tables(runs)
+    assert not any("score" in heading for heading in speed.columns)
+    assert quality.title.endswith("not in one row with times, which are of other inputs")
+    assert pareto_plots(runs) == []
+
+
+def test_two_runs_of_one_setting_stand_beside_each_other(tmp_path):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    scores = [write(tmp_path / name, answers([score] * 4)) for name, score in (("one", 1.0), ("other", 0.5))]
+    (table,) = headline_tables([read_run(run) for run in (times, *scores)])
+    assert table.rows[0][-2:] == ["100.0", "50.0"]
+    assert table.columns[-1].endswith(f"run {scores[1]}")
+
+
+def test_kl_is_the_first_measure_of_quality(tmp_path):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    fidelity = [record.model_copy(update={"kl": 0.02}) for record in answers([0.9] * 3, suite="fidelity", task="text")]
+    runs = [read_run(times), read_run(write(tmp_path / "scores", [*answers([1.0] * 4), *fidelity]))]
+    (table,) = headline_tables(runs)
+    assert table.rows[0][-3:] == ["0.02", "90.0", "100.0"]
+    assert [plot.name for plot in pareto_plots(runs)] == ["speed-kl-1", "speed-score-2"]
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path):

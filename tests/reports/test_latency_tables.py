@@ -1,9 +1,12 @@
+import numpy as np
 import pandas as pd
 import pytest
 
+from fp_bench.records.record import DENSITY_OF
+from fp_bench.reports.latency.plots import latency_plots
 from fp_bench.reports.latency.tables import cells, comparison, failures, latency_tables
 from fp_bench.reports.table import Table
-from tests.records.records import dense, failed, timed
+from tests.records.records import dense, failed, rounds, timed
 
 
 def row(table, label, **where):
@@ -77,3 +80,37 @@ def test_one_table_a_setting_dense_first_whatever_the_order_of_records():
 
 def test_markdown_escapes_bars():
     assert "a\\|b" in Table("t", ["x"], [["a|b"]], numbers=1).markdown()
+
+
+def test_the_spread_of_rounds_and_the_memory_are_shown():
+    records = [*rounds((1.0, 1.1, 1.75), peak_bytes=3 << 20), *(dense(4.0, round=n) for n in range(3))]
+    (table,) = latency_tables(records)
+    row = dict(zip(table.columns, table.rows[1], strict=True))
+    assert (row["spread of rounds"], row["peak MiB"]) == ("75.0%", "3")
+
+
+def test_a_models_sparse_layers_and_their_density_are_shown():
+    of_model = {"density_of": DENSITY_OF, "density_sparse": 0.2, "sparse_layers": 5, "model_layers": 26}
+    (table,) = latency_tables([dense(), timed(attention_ms=1.0, density=0.85, **of_model)])
+    row = dict(zip(table.columns, table.rows[1], strict=True))
+    assert (row["density of sparse layers"], row["sparse layers"]) == ("20.0%", "5 of 26")
+
+
+def test_launches_are_averaged_and_their_rounds_are_not_pooled():
+    records = [
+        timed(ms, round=n, launch=launch) for n, (ms, launch) in enumerate([(1, "a"), (1, "a"), (1, "a"), (4, "b")])
+    ]
+    assert cells(records)["ms"][0] == pytest.approx(2.0)
+    assert cells(records)["launches"][0] == 2
+
+
+def test_a_line_does_not_run_through_a_cell_that_failed():
+    lengths = (4096, 8192, 16384)
+    records = [dense(4.0, seq_len=n, q_len=n) for n in lengths]
+    records += [timed(2.0, seq_len=n, q_len=n) for n in (4096, 16384)] + [failed("incorrect", seq_len=8192, q_len=8192)]
+    records += [failed(seq_len=n, q_len=n, label="broken", method_hash="b") for n in lengths]
+    plots = {plot.name: plot for plot in latency_plots(records, "a machine")}
+    for name in ("latency", "speedup"):
+        lines = [line.get_ydata() for axes in plots[name].figure.axes for line in axes.lines]
+        assert any(len(line) == 3 and np.isnan(line[1]) for line in lines)
+        assert any("not shown, without a result: broken" in text.get_text() for text in plots[name].figure.texts)

@@ -115,6 +115,15 @@ def test_one_launch_a_side_is_as_sure_as_a_restart_allows():
     assert np.isinf(found.more[0])
 
 
+def test_one_launch_of_an_unsteady_cell_is_not_tested():
+    base, new = normal(0.2, 1, 5), normal(0.2, 1, 5, 0.3, seed=1)
+    found = compare_times(base, new, RULE)
+    assert (found.verdict[0], np.isnan(found.p[0])) == (Verdict.INCONCLUSIVE, True)
+    assert np.isinf(found.more[0])
+    three = np.random.default_rng(0).standard_normal((2, 1, 3, 5))
+    assert compare_times(np.exp(0.2 * three[0]), 0.3 * np.exp(0.2 * three[1]), RULE).verdict[0] == Verdict.IMPROVED
+
+
 def test_few_launches_are_not_tested():
     two, one = np.exp(0.01 * np.random.default_rng(0).standard_normal((1, 2, 5))), normal(0.01, 1, 5)
     found = compare_times(two, np.concatenate([one, np.full((1, 1, 5), np.nan)], axis=1), RULE)

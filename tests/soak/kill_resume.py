@@ -4,9 +4,7 @@ python -m tests.soak.kill_resume --kills 100 --job accuracy
 """
 
 import argparse
-import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -95,7 +93,7 @@ def lines(folder):
 
 
 def kill_at_random(run, folder, draw, longest):
-    """Start a run, kill it and its group; return whether it lived long enough, and what it left running.
+    """Start a run, kill it but for its children; return whether it lived long enough, and what it left running.
 
     Args:
         run: what to start.
@@ -116,7 +114,7 @@ def kill_at_random(run, folder, draw, longest):
     workers = children(running.pid)
     killed = running.poll() is None
     if killed:
-        os.killpg(running.pid, signal.SIGKILL)
+        running.kill()
     complaint = running.communicate()[1]
     deadline = time.monotonic() + 10
     while any(map(is_alive, workers)) and time.monotonic() < deadline:

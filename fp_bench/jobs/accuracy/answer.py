@@ -12,6 +12,7 @@ from fp_bench.jobs.failures import IncorrectError
 
 COMPARED_POSITIONS = 256
 """Positions of a text at which next-token distributions are compared, evenly spaced over its second half."""
+NOT_FINITE = "the logits are not all finite"
 PARTS = 16
 """Runs of neighbouring compared positions whose means a record keeps."""
 
@@ -48,8 +49,11 @@ def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], le
         max_new_tokens: at most so many.
         stop: tokens that end an answer.
         least: tokens that an answer has before it can end.
+
+    Raises:
+        IncorrectError: logits that are not finite.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
     stops = sorted(set(stop))
     settings = GenerationConfig(
@@ -60,9 +64,17 @@ def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], le
         pad_token_id=stops[0] if stops else 0,
     )
     with _own_settings(model, settings):
-        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids))
+        checks = LogitsProcessorList([_checked])
+        out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), logits_processor=checks)
     new: list[int] = out[0, ids.shape[1] :].tolist()
     return next((new[:place] for place, token in enumerate(new) if token in stops), new)
+
+
+def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
+    # A token that must not come yet is at minus infinity.
+    if not bool((logits < torch.inf).all()):
+        raise IncorrectError(NOT_FINITE)
+    return logits
 
 
 @contextmanager
@@ -106,7 +118,7 @@ def likeness(ours: NextTokens, dense: NextTokens) -> Likeness:
         IncorrectError: logits that are not finite.
     """
     if not (ours.logits.isfinite().all() and dense.logits.isfinite().all()):
-        raise IncorrectError("the logits are not all finite")
+        raise IncorrectError(NOT_FINITE)
     mine, theirs = ours.logits.log_softmax(-1), dense.logits.log_softmax(-1)
     # Rounding makes the divergence of equal distributions a hair's breadth negative.
     kl = (theirs.exp() * (theirs - mine)).sum(-1).clamp(min=0.0)

@@ -1,15 +1,13 @@
 """The plan of an accuracy run: lengths x samples x methods become items, each one record."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from fp_bench.errors import UsageError, did_you_mean
-from fp_bench.jobs.accuracy.worker import Answered, Setup, Stripe
-from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Candidate
+from fp_bench.jobs.accuracy.worker import Answered, Stripe
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.request import AccuracyRequest
@@ -19,7 +17,7 @@ from fp_bench.models.load import EMBEDDED, model_facts, model_label
 from fp_bench.models.prompter import prompter
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
-from fp_bench.records.record import AccuracyRecord, cell_key
+from fp_bench.records.record import AccuracyRecord
 from fp_bench.sizes import format_length
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.suite import Suite
@@ -38,24 +36,15 @@ CPU_SAMPLES, GPU_SAMPLES = 3, 50
 
 
 @dataclass(frozen=True, eq=False)
-class Item:
+class Item(Asked):
     """One sample for one method."""
+
+    record: ClassVar = AccuracyRecord
 
     stripe: Stripe
     number: int
-    candidate: Candidate
-    asked: Mapping[str, Any]
-    """The record fields that are known before it is answered."""
-
-    @cached_property
-    def key(self) -> str:
-        """Identify what was asked."""
-        return cell_key(dict(self.asked), AccuracyRecord.asked)
-
-    @property
-    def label(self) -> str:
-        """Of its method."""
-        return str(self.asked["label"])
+    compared: bool
+    """Whether its sample has no answers: distributions are compared with dense attention's."""
 
     def answered(self, found: Answered) -> AccuracyRecord:
         """Return the record of an answer."""
@@ -77,28 +66,7 @@ class Plan:
     samples: int
     """A task and length; of tasks that have fewer, all."""
     chat: bool
-
-    def setup(self, stripes: Mapping[Stripe, Sequence[int]], machine: Machine) -> Setup:
-        """Return what a worker on a device has to know that will be asked for these samples."""
-        asked = self.request
-        cores = os.cpu_count() or 1
-        return Setup(
-            model=asked.model,
-            dtype=asked.dtype,
-            chat=asked.chat,
-            dense_layers=asked.dense_layers,
-            suites=asked.suites,
-            methods={c.fields()["label"]: c.spec for c in self.candidates if c.method is not None},
-            backend=asked.backend,
-            seed=asked.seed,
-            device=str(machine.device),
-            spread=asked.spread,
-            threads=max(1, cores // (asked.workers or 1)),
-            code_version=code_version(),
-            engine=asked.engine,
-            longest=max(asked.lens),
-            stripes=stripes,
-        )
+    code_version: str
 
     @property
     def prompts(self) -> Mapping[int, int]:
@@ -158,10 +126,11 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     of_suite = {name: _asked_of_suite(suite, chat[name]) for name, suite in suites.items()}
     items = [
         Item(
-            (name, task, length),
-            number,
             candidate,
             of_all | of_suite[name] | _asked(request, candidate, chat[name], suites[name], task, length, number),
+            (name, task, length),
+            number,
+            suites[name].compared,
         )
         for length in request.lens
         for number in range(samples)
@@ -170,7 +139,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         if number < counts[name, task]
         for candidate in candidates.values()
     ]
-    return Plan(request, machine, list(candidates.values()), items, samples, any(chat.values()))
+    return Plan(request, machine, list(candidates.values()), items, samples, any(chat.values()), code_version())
 
 
 def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from fp_bench.jobs.accuracy.answer import (
@@ -27,12 +28,17 @@ from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.records.environment import check_code
+from fp_bench.records.record import DENSITY_OF
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite
 
 Stripe = tuple[str, str, int]
 """Name of a suite, task and length: samples of one stripe come in the order of their numbers."""
+
+
+Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
+"""`NextTokens` as arrays: tensors would travel through shared memory, which outlives who is killed."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,15 @@ class Setup:
     seed: int
     device: str
     spread: bool
-    threads: int
+    threads: int | None
+    """That the process may use; None is what torch takes."""
     code_version: str
     engine: str = "hf"
     """What runs the model."""
     longest: int = 0
     """Tokens of the longest prompt with its answer."""
+    share: float = 1.0
+    """Of the device's memory, for an engine that takes what it is given."""
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
     """The numbers of the samples that this worker will be asked for."""
 
@@ -75,6 +84,10 @@ class Answered:
     prompt_tokens: int
     new_tokens: int
     density: float | None
+    density_of: str
+    density_sparse: float | None
+    sparse_layers: int
+    model_layers: int
     recall: float | None
     backend: str | None
     fallback: bool
@@ -119,27 +132,46 @@ class Examinee:
         self._untemplated: Prompter | None = None
         self._stop: set[int] = set()
         self._positions: int | None = None
+        self._loaded = False
 
     def load(self) -> Answer[None]:
-        """Load the model."""
-        return attempt(self._load, self._device)
+        """Load the model, unless it is there."""
+        return Answer(None) if self._loaded else attempt(self._load, self._device)
 
-    def answer(self, stripe: Stripe, number: int, label: str) -> Answer[Answered]:
+    def answer(self, stripe: Stripe, number: int, label: str, expected: "Expected | None" = None) -> Answer[Answered]:
         """Answer one sample with one method.
 
         Args:
             stripe: suite, task and length.
             number: of the sample; within a stripe they ascend.
             label: of the method.
+            expected: what another examinee's `expected` gave for a sample that is compared; None is made here.
         """
-        return attempt(lambda: self._answer(self._sample_of(stripe, number), stripe[0], label), self._device)
+
+        def answer() -> Answered:
+            sample = self._sample_of(stripe, number)
+            if expected is not None:
+                self._expected = NextTokens(*(torch.from_numpy(part).to(self._device) for part in expected))
+            return self._answer(sample, stripe[0], label)
+
+        return attempt(answer, self._device)
+
+    def expected(self, stripe: Stripe, number: int) -> "Answer[Expected]":
+        """Return what the model expects of a sample with dense attention: `NextTokens` for another process."""
+
+        def expect() -> Expected:
+            ids = self._prompt(self._sample_of(stripe, number), stripe[0])
+            logits, truth = self._dense(torch.tensor([ids], device=self._model.device))
+            return logits.cpu().numpy(), truth.cpu().numpy()
+
+        return attempt(expect, self._device)
 
     def _load(self) -> None:
         setup = self._setup
-        torch.set_num_threads(setup.threads)
         check_code(setup.code_version)
-        use_device(self._device)
+        use_device(self._device, setup.threads)
         self._load_model()
+        self._loaded = True
 
     def _load_model(self) -> None:
         setup = self._setup
@@ -198,11 +230,16 @@ class Examinee:
             self._methods[label] = create_method(self._setup.methods[label], self._setup.backend)
         return self._methods[label]
 
-    def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
-        started = time.perf_counter()
+    def _prompt(self, sample: Sample, suite: str) -> list[int]:
+        """Return the tokens of a prompt."""
         prompts = self._prompter_of(suite, sample.task)
         prompt = prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix)
         check_length(len(prompt), sample.max_new_tokens, sample.length, self._positions)
+        return prompt
+
+    def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
+        started = time.perf_counter()
+        prompts, prompt = self._prompter_of(suite, sample.task), self._prompt(sample, suite)
         method = self._method(label)
         stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
         reply = self._reply(sample, method, prompt, stop)
@@ -225,6 +262,10 @@ class Examinee:
             provenance=self._suite(suite).provenance(sample.task) or None,
             prompt_tokens=len(prompt),
             density=counts.density() if counts.sparse else 1.0,
+            density_of=DENSITY_OF,
+            density_sparse=counts.density_sparse(),
+            sparse_layers=counts.sparse_layers,
+            model_layers=len(counts.layers),
             recall=counts.recall() if counts.sparse else 1.0,
             backend="+".join(sorted(counts.kernels)) or None,
             fallback=method.name != "dense" and not counts.sparse,

@@ -22,7 +22,11 @@ class EngineExaminee(Examinee):
     def _load_model(self) -> None:
         setup = self._setup
         self._engine = VllmEngine(
-            setup.model, device=self._device, dtype=parse_dtype(setup.dtype), longest=setup.longest
+            setup.model,
+            device=self._device,
+            dtype=parse_dtype(setup.dtype),
+            longest=setup.longest,
+            share=setup.share,
         )
         facts = model_facts(setup.model)
         self._positions = facts.positions

@@ -19,7 +19,7 @@ from fp_bench.kernels.attention.reference import AttentionRows, attention_rows, 
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
-from fp_bench.records.record import Cache, Clock
+from fp_bench.records.record import DENSITY_OF, Cache, Clock
 
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
 """Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
@@ -141,6 +141,7 @@ class Findings:
     backend: str
     fallback: bool
     density: float
+    density_of: str
     density_by_head: list[float]
     recall: float
     recall_by_head: list[float]
@@ -149,6 +150,7 @@ class Findings:
     kernel_err: float
     rows_checked: int
     note: str | None
+    skipped: float | None
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         backend=method.implementation(call, index),
         fallback=index is None and method.name != "dense",
         density=density.mean().item(),
+        density_of=DENSITY_OF,
         density_by_head=density.mean(0).tolist(),
         recall=recall.mean().item(),
         recall_by_head=recall.mean(0).tolist(),
@@ -256,6 +259,7 @@ def _findings(method: Method, call: AttentionCall, index: Selection | None, out:
         kernel_err=kernel_err,
         rows_checked=len(truth.rows),
         note=method.slower_because(call, index),
+        skipped=method.skipped(call, index),
     )
 
 

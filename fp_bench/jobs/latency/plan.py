@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -11,7 +10,7 @@ from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
-from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Candidate
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
@@ -21,7 +20,7 @@ from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
-from fp_bench.records.record import LatencyRecord, cell_key
+from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
 
 CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
@@ -47,17 +46,10 @@ def dense_flop(shape: Shape) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class Cell(Asked):
     """One method on one attention call."""
 
-    candidate: Candidate
-    asked: Mapping[str, Any]
-    """The record fields that are known before measuring."""
-
-    @cached_property
-    def key(self) -> str:
-        """Identify what was asked."""
-        return cell_key(dict(self.asked), LatencyRecord.asked)
+    record: ClassVar = LatencyRecord
 
     def timed(self, number: int, found: Mapping[str, Any]) -> LatencyRecord:
         """Return the record of a round that was measured; ``found`` are the fields that measuring gave."""
@@ -109,6 +101,7 @@ class Plan:
     machine: Machine
     input_name: str
     groups: Sequence[Group]
+    code_version: str
 
     def on(self, machine: Machine) -> "Plan":
         """Return the same plan for another device."""
@@ -171,7 +164,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
             seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
-    return Plan(request, machine, subject.name, groups)
+    return Plan(request, machine, subject.name, groups, version)
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:

@@ -24,7 +24,7 @@ from fp_bench.models.load import load_model
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
-from fp_bench.records.record import Cache, Clock
+from fp_bench.records.record import DENSITY_OF, Cache, Clock
 
 T = TypeVar("T")
 
@@ -36,6 +36,10 @@ class PrefillFindings:
     backend: str | None
     fallback: bool
     density: float
+    density_of: str
+    density_sparse: float | None
+    sparse_layers: int
+    model_layers: int
     recall: float | None
     dense_calls: dict[str, int]
     """Attention calls that went dense whatever the method, by reason."""
@@ -47,6 +51,10 @@ class PrefillFindings:
             backend="+".join(sorted(counts.kernels)) or None,
             fallback=method.name != "dense" and not counts.sparse,
             density=(counts.density() or 0.0) if counts.sparse else 1.0,
+            density_of=DENSITY_OF,
+            density_sparse=counts.density_sparse(),
+            sparse_layers=counts.sparse_layers,
+            model_layers=len(counts.layers),
             recall=counts.recall() if counts.sparse else 1.0,
             dense_calls=dict(counts.dense),
         )
@@ -128,7 +136,7 @@ class ModelHand:
         setup = self._setup
         if self._method is None:
             check_code(setup.code_version)
-            use_device(self._device)
+            use_device(self._device, setup.threads)
             self._method = create_method(setup.spec, setup.backend)
         if self._model is None:
             from transformers.utils.logging import disable_progress_bar

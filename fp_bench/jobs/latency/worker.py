@@ -43,6 +43,8 @@ class Setup:
     device: str
     code_version: str
     """Of the code that planned the run; a process that starts later may find other code on disk."""
+    threads: int | None = None
+    """That the process may use; None is what torch takes."""
     model: str = ""
     """Whose prefill is timed, where it is one."""
     engine: str = "hf"
@@ -100,7 +102,7 @@ class Hand:
         if self._method is not None:
             return
         check_code(self._setup.code_version)
-        use_device(self._device)
+        use_device(self._device, self._setup.threads)
         self._method = create_method(self._setup.spec, self._setup.backend)
         self._timer = timer_for(self._device)
 

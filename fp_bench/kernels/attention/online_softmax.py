@@ -5,6 +5,13 @@ import triton.language as tl
 
 
 @triton.jit
+def matters(logits, highest, rows, scale_log2, log2_skip):
+    """Whether a tile's largest logit comes near the running maximum in one of ``rows``, base 2 (skip-softmax)."""
+    ahead = tl.max(logits, 1) * scale_log2 - highest
+    return tl.max(tl.where(rows, ahead, float("-inf")), 0) >= log2_skip
+
+
+@triton.jit
 def fold(acc, denominator, highest, logits, v, scale_log2):
     """Fold one tile of unscaled logits and its values into the running softmax, base 2."""
     new_highest = tl.maximum(highest, tl.max(logits, 1) * scale_log2)

@@ -6,6 +6,9 @@ overlap the first ones of the loop. Then it jumps through the other blocks in on
 ``BLOCK_N``-key tiles, so that the software pipeline never drains between blocks. With mean correction a last loop reads
 the means of ``BLOCK_N`` past blocks at a time as if they were keys, and hides those that were listed.
 
+With a threshold (skip-softmax) a tile whose logits lie far below the running maxima of all its rows is left out after
+its first product: V is then loaded where it is needed, and not ahead.
+
 Programs start with the longest query blocks. Within 16 neighbouring query blocks those of one KV head run together, so
 that about one wave of programs reads the same K and V out of L2; ordering all heads of one query block together is 5 %
 faster at 4K and 5-15 % slower from 64K on, ordering whole heads together leaves a long tail at short lengths (H200).
@@ -16,13 +19,15 @@ followed by its wait (plain Triton cannot overlap softmax with the next product)
 Chips with less shared memory take the smaller tiles of `launch_config`.
 """
 
+import math
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fp_bench.kernels.attention.online_softmax import fold
+from fp_bench.kernels.attention.online_softmax import fold, matters
 from fp_bench.kernels.backend import capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.launch import CachedKernel
@@ -40,13 +45,14 @@ SIZES = ("q_len", "kv_len", "first", "rows", "width", "batch_lists", "lists", "g
 
 @triton.jit(do_not_specialize=SIZES)
 def _block_sparse_kernel(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr, scale_log2,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, mean_k_ptr, mean_v_ptr, bits_ptr,
+    skipped_ptr, scale_log2, log2_skip,
     q_len, kv_len, first, rows, width, batch_lists, lists, group,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
     ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
-    BITS_TILE: tl.constexpr, WIDE: tl.constexpr,
+    BITS_TILE: tl.constexpr, WIDE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BLOCK // BLOCK_M
     TILES: tl.constexpr = BLOCK // BLOCK_N
@@ -100,6 +106,7 @@ def _block_sparse_kernel(
     acc = tl.zeros((BLOCK_M, HEAD_DIM), tl.float32)
     denominator = tl.zeros((BLOCK_M,), tl.float32)
     highest = tl.full((BLOCK_M,), -1.0e30, tl.float32)
+    skipped = 0
 
     # The last listed block: the only one with keys in a query's future or past the end. Its first tile shows every
     # query at least one key, so a later tile that is masked whole leaves the running maximum finite.
@@ -108,18 +115,33 @@ def _block_sparse_kernel(
         key = last * BLOCK + tile * BLOCK_N + lane
         start = (last * BLOCK + tile * BLOCK_N).to(tl.int64)
         k = tl.load(k_ptr + start * stride_kn + k_tile, mask=key[:, None] < kv_len, other=0.0)
-        v = tl.load(v_ptr + start * stride_vn + v_tile, mask=key[:, None] < kv_len, other=0.0)
         logits = tl.dot(q, k.T, input_precision="ieee")
         logits = tl.where(position[:, None] >= key[None, :], logits, -1.0e30)
-        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+        if SKIP:
+            if matters(logits, highest, query_valid, scale_log2, log2_skip):
+                v = tl.load(v_ptr + start * stride_vn + v_tile, mask=key[:, None] < kv_len, other=0.0)
+                acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+            else:
+                skipped += 1
+        else:
+            v = tl.load(v_ptr + start * stride_vn + v_tile, mask=key[:, None] < kv_len, other=0.0)
+            acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     for step in tl.range(0, (count - 1) * TILES, num_stages=STAGES):
         block = tl.load(blocks_ptr + step // TILES).to(tl.int64)
         start = block * BLOCK + (step % TILES) * BLOCK_N
         k = tl.load(k_ptr + start * stride_kn + k_tile)
-        v = tl.load(v_ptr + start * stride_vn + v_tile)
-        logits = tl.dot(q, k.T, input_precision="ieee")
-        acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+        if SKIP:
+            logits = tl.dot(q, k.T, input_precision="ieee")
+            if matters(logits, highest, query_valid, scale_log2, log2_skip):
+                v = tl.load(v_ptr + start * stride_vn + v_tile)
+                acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
+            else:
+                skipped += 1
+        else:
+            v = tl.load(v_ptr + start * stride_vn + v_tile)
+            logits = tl.dot(q, k.T, input_precision="ieee")
+            acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
     if MEANS:
         # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means. Lists have
@@ -141,6 +163,9 @@ def _block_sparse_kernel(
             logits = tl.where(hidden[None, :], -1.0e30, logits + times)
             acc, denominator, highest = fold(acc, denominator, highest, logits, v, scale_log2)
 
+    if SKIP:
+        counts = (count > 0) & (tl.max(query_valid.to(tl.int32), 0) > 0)
+        tl.store(skipped_ptr + list_row * PARTS + part, tl.where(counts, skipped, 0))
     # An empty list has read block 0 for nothing: its output is 0.
     out = tl.where(count > 0, acc / denominator[:, None], 0.0)
     lse = tl.where(count > 0, (highest + tl.log2(denominator)) / 1.4426950408889634, float("-inf"))
@@ -186,16 +211,31 @@ def block_sparse_attention_triton(
     return out, lse
 
 
+def skipping_attention_triton(
+    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, skip: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(out, lse, skipped)`` as `skipping.skipping_attention` does."""
+    out, lse = empty_outputs(q)
+    parts = index.block_size // _tiles(q, index.block_size)["BLOCK_M"]
+    skipped = torch.empty((*index.counts.shape, parts), dtype=torch.int32, device=q.device)
+    ATTEND(*attend_arguments(q, k, v, out, lse, index, scale, None, skip, skipped))
+    return out, lse, skipped
+
+
+def _tiles(q: Tensor, block_size: int) -> dict[str, int]:
+    """Return `launch_config` for queries, with tiles no larger than a block."""
+    config = launch_config(q.shape[3], capability(q.device), block_size)
+    return config | {name: min(config[name], block_size) for name in ("BLOCK_M", "BLOCK_N")}
+
+
 def attend_arguments(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, scale: float,
-    means: BlockMeans | None = None,
+    means: BlockMeans | None = None, skip: float | None = None, skipped: Tensor | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Return what `ATTEND` takes."""
+    """Return what `ATTEND` takes; ``skipped`` is what it writes where it skips."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    config = launch_config(head_dim, capability(q.device), grid.block_size)
-    config["BLOCK_M"] = min(config["BLOCK_M"], grid.block_size)
-    config["BLOCK_N"] = min(config["BLOCK_N"], grid.block_size)
+    config = _tiles(q, grid.block_size)
     lists = q_heads // grid.packed
     row_group = ROW_GROUP * grid.block_size // grid.row_size
     rows = triton.cdiv(grid.rows, row_group) * row_group
@@ -203,8 +243,20 @@ def attend_arguments(
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
     return (
         rows * batch * lists * (grid.block_size // config["BLOCK_M"]),
-        (q, k, v, out, lse, index.blocks, index.counts, mean_k, mean_v, bits),
-        (scale * LOG2E,),
+        (
+            q,
+            k,
+            v,
+            out,
+            lse,
+            index.blocks,
+            index.counts,
+            mean_k,
+            mean_v,
+            bits,
+            index.counts if skipped is None else skipped,
+        ),
+        (scale * LOG2E, 0.0 if skip is None else math.log2(skip)),
         (
             *(q_len, grid.kv_len, grid.first, grid.rows, index.blocks.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2]),
@@ -221,6 +273,7 @@ def attend_arguments(
             "MEANS": means is not None,
             "BITS_TILE": TILE,
             "WIDE": _heads_lie_far_apart(q, k, v),
+            "SKIP": skip is not None,
         },
         {"num_warps": config["num_warps"]},
     )

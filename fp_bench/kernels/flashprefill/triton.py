@@ -195,7 +195,7 @@ def discover_arguments(
     batch_heads = batch * q_heads
     tiles, options = split_options(launch_config(head_dim, capability(q.device)))
     return (
-        len(scratch),
+        scratch.shape[0],
         (q, pooled, scratch, index.blocks, index.counts),
         (scale * LOG2E, rule.log2_alpha),
         (

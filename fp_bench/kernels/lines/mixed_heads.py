@@ -41,7 +41,7 @@ class MixedIndex:
         return self.lines.kv_len
 
     def density(self) -> Tensor:
-        """Return the kept share, ``[batch, q_heads]`` float64: of query-key pairs, of heads with blocks of those."""
+        """Return the share of the causal query-key pairs that is computed, ``[batch, q_heads]`` float64."""
         return self.lines.density() + self.blocks.density()
 
     def entries(self) -> Tensor:

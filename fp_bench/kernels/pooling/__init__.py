@@ -6,6 +6,9 @@ from torch import Tensor
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.layout import BLOCK_SIZE
 
+PARTIAL = -2.0
+"""The likeness of a block that is not whole."""
+
 
 def pool_keys(k: Tensor, block_size: int = BLOCK_SIZE, *, backend: str = "auto") -> Tensor:
     """Return the mean key of each block, ``[batch, key_blocks, kv_heads, head_dim]`` in K's dtype.
@@ -65,6 +68,38 @@ def pool_cells(
     padded = torch.nn.functional.pad(x, (0, 0, 0, 0, before, after))
     cells = padded.view(x.shape[0], -1, block_size // stride, stride, *x.shape[2:])
     return cells.mean(2, dtype=torch.float32).transpose(2, 3).to(x.dtype)
+
+
+def block_likeness(
+    x: Tensor, mean: Tensor | None = None, *, before: int = 0, block_size: int = BLOCK_SIZE, backend: str = "auto"
+) -> Tensor:
+    """Return how alike the tokens of each block are, ``[batch, blocks, heads]`` float32: their mean pairwise cosine.
+
+    A block that is not whole is -2, below every cosine. Accumulated in float32. Defined by `reference.block_likeness`.
+
+    Args:
+        x: ``[batch, length, heads, head_dim]``, head_dim contiguous.
+        mean: ``[batch, heads, head_dim]`` float32, taken off every token first.
+        before: tokens of the first block that are not there.
+        block_size: tokens of a block.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernel here.
+    """
+    if resolve_backend(x, backend) == "triton":
+        from fp_bench.kernels.pooling.likeness_triton import block_likeness_triton
+
+        return block_likeness_triton(x, mean, before, block_size)
+    batch, length = x.shape[:2]
+    centred = x.float() if mean is None else x.float() - mean[:, None]
+    directions = torch.nn.functional.normalize(centred, dim=-1)
+    after = -(before + length) % block_size
+    padded = torch.nn.functional.pad(directions, (0, 0, 0, 0, before, after))
+    sums = padded.view(batch, -1, block_size, *x.shape[2:]).sum(2)
+    likeness: Tensor = sums.square().sum(-1) / block_size**2
+    if before:
+        likeness[:, 0] = PARTIAL
+    if after:
+        likeness[:, -1] = PARTIAL
+    return likeness
 
 
 def _pool_keys_torch(k: Tensor, block_size: int) -> Tensor:

@@ -31,3 +31,19 @@ def pool_cells(x: Tensor, stride: int, *, before: int = 0, block_size: int = BLO
         at = before + token
         sums[:, at // block_size, :, at % stride] += x[:, token].float()
     return (sums / (block_size // stride)).to(x.dtype)
+
+
+def block_likeness(x: Tensor, mean: Tensor | None = None, *, before: int = 0, block_size: int = BLOCK_SIZE) -> Tensor:
+    """Return the mean cosine of all pairs of a block's tokens, ``[batch, blocks, heads]``; -2 for a block in part."""
+    batch, length, heads, _ = x.shape
+    blocks = -(-(before + length) // block_size)
+    likeness = torch.full((batch, blocks, heads), -2.0)
+    for b, block, head in torch.cartesian_prod(*map(torch.arange, likeness.shape)).tolist():
+        first = block * block_size - before
+        if first < 0 or first + block_size > length:
+            continue
+        tokens = x[b, first : first + block_size, head].float()
+        tokens = tokens if mean is None else tokens - mean[b, head]
+        norms = tokens.norm(dim=-1).clamp_min(1e-12)
+        likeness[b, block, head] = (tokens @ tokens.T / (norms[:, None] * norms)).mean()
+    return likeness

@@ -138,7 +138,7 @@ def select_strided(
     step = heads_at_once(group * grid.rows * grid.key_blocks, batch * kv_heads)
     for start in step:
         some = slice(start, min(start + step.step, batch * kv_heads))
-        scores = torch.baddbmm(bonus[some], queries[some].float(), keys[some].float().mT, alpha=scale)
+        scores = torch.baddbmm(bonus[some], queries[some].float(), keys[some].float().mT, alpha=scale / stride)
         list_best(
             scores.view(1, -1, grid.rows, grid.key_blocks), need, Need.COUNT, index,
             slice(start * group, some.stop * group),

@@ -1,6 +1,7 @@
 """Plots of accuracy: score against length, against density, by task, and by depth where one was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import matplotlib
 import pandas as pd
@@ -9,18 +10,20 @@ from matplotlib.ticker import PercentFormatter
 
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.reports.accuracy.depth_plots import heatmap
-from fp_bench.reports.accuracy.tables import SETTING, by_depth, by_task, of_setting, setting_title, summary
+from fp_bench.reports.accuracy.tables import SETTING, by_depth, by_task, of_setting, samples, setting_title, summary
 from fp_bench.reports.drawing import (
     COLOURS,
     PANEL_TITLE,
     STYLE,
     Plot,
+    left_out,
     length_axis,
     method_lines,
     new_figure,
     panel_grid,
     titled_figure,
 )
+from fp_bench.reports.latency.tables import density_heading
 from fp_bench.sizes import format_length
 
 ACROSS = 5
@@ -34,7 +37,7 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
         records: of one run.
         machine: what it ran on, for the caption.
     """
-    totals, tasks, depths = summary(records), by_task(records), by_depth(records)
+    totals, tasks, depths, every = summary(records), by_task(records), by_depth(records), samples(records)
     plots = []
     groups = list(totals.groupby([*SETTING], sort=False, dropna=False))
     with matplotlib.rc_context(STYLE):
@@ -42,60 +45,84 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
             suffix = f"-{number}" if len(groups) > 1 else ""
             of_tasks, of_depths = of_setting(tasks, setting), of_setting(depths, setting)
             caption = f"{setting_title(rows.iloc[0])} · {machine}"
+            # Methods without an answer, or without one in every task, have no average.
+            asked = of_setting(every, setting).drop_duplicates("label")
+            caption += left_out(asked.assign(shown=asked["label"].where(asked["label"].isin(rows["label"]))), "shown")
+            measure = AGREEMENT if rows["kl"].isna().all() else DIVERGENCE
             if len(of_depths):
                 plots.append(heatmap(of_depths, f"depth{suffix}", caption))
             if rows["seq_len"].nunique() > 1:
-                plots.append(_score(rows, f"score{suffix}", caption))
+                plots.append(_against_length(rows, measure, f"{measure.column}{suffix}", caption))
             if (rows["method"] != "dense").any():
-                plots.append(_pareto(rows, f"pareto{suffix}", caption))
+                plots.append(_pareto(rows, measure, f"pareto{suffix}", caption))
             if of_tasks["task"].nunique() > 1:
                 plots.append(_tasks(of_tasks, f"tasks{suffix}", caption))
     return plots
 
 
-def _score(rows: pd.DataFrame, name: str, caption: str) -> Plot:
-    figure, (axes,) = new_figure("Score against length", caption, panels=1)
+class Measure(NamedTuple):
+    """What a plot shows of quality, in the units of `summary` times a factor."""
+
+    column: str
+    name: str
+    low: str
+    high: str
+    factor: float
+    axis: Callable[[Axes, pd.DataFrame], None]
+
+
+def _against_length(rows: pd.DataFrame, measure: Measure, name: str, caption: str) -> Plot:
+    title = f"{measure.name} against length"
+    figure, (axes,) = new_figure(title, caption, panels=1)
     for label, line, look in method_lines(rows):
+        value, low, high = (measure.factor * line[column] for column in (measure.column, measure.low, measure.high))
         if (line["method"] == "dense").all():
-            axes.fill_between(line["seq_len"], 100 * line["low"], 100 * line["high"], color=look["color"], alpha=0.13)
-        axes.plot(line["seq_len"], 100 * line["score"], label=label, **look)
-    axes.set_title("average over tasks; band: 95 % interval of dense attention", **PANEL_TITLE)
+            if measure is DIVERGENCE:
+                continue
+            axes.fill_between(line["seq_len"], low, high, color=look["color"], alpha=0.13)
+        axes.plot(line["seq_len"], value, label=label, **look)
+    what = "nats, 0 for dense" if measure is DIVERGENCE else "band: 95 % interval of dense attention"
+    axes.set_title(f"average over tasks; {what}", **PANEL_TITLE)
     length_axis(axes, rows)
-    _score_axis(axes, rows)
+    measure.axis(axes, rows)
     figure.legend(loc="outside right upper", fontsize=9.5)
-    columns = ["seq_len", "label", "n", "score", "low", "high", "difference", "difference_low", "difference_high"]
-    return Plot(name, "Score against length", figure, rows[columns])
+    columns = ["seq_len", "label", "n", "kl", "kl_low", "kl_high", "score", "low", "high"]
+    columns += ["difference", "difference_low", "difference_high"]
+    return Plot(name, title, figure, rows[columns])
 
 
-def _pareto(rows: pd.DataFrame, name: str, caption: str) -> Plot:
+def _pareto(rows: pd.DataFrame, measure: Measure, name: str, caption: str) -> Plot:
     lengths = sorted(set(rows["seq_len"]))
-    figure, panels = new_figure("Score against density", caption, panels=len(lengths))
+    title = f"{measure.name} against density"
+    figure, panels = new_figure(title, caption, panels=len(lengths))
     figure.set_figwidth(2.4 + 3.1 * len(lengths))
     labelled: dict[str, None] = {}
     for axes, length in zip(panels, lengths, strict=True):
         here = rows[rows["seq_len"] == length]
         dense = here[here["method"] == "dense"]
-        for _, row in dense.head(1).iterrows():
+        for _, row in dense.head(0 if measure is DIVERGENCE else 1).iterrows():
             axes.axhspan(100 * row["low"], 100 * row["high"], color=COLOURS["dense"], alpha=0.13, linewidth=0)
             axes.axhline(100 * row["score"], color=COLOURS["dense"], linewidth=1.3)
         sparse = here[(here["method"] != "dense") & ~here["fallback"]]
         for _, front in sparse.groupby("method", sort=False):
             line = front.sort_values("density")
             colour = method_lines(front)[0][2]["color"]
-            axes.plot(line["density"], 100 * line["score"], color=colour, linewidth=1, alpha=0.5)
+            axes.plot(line["density"], measure.factor * line[measure.column], color=colour, linewidth=1, alpha=0.5)
         for label, points, look in method_lines(sparse):
-            axes.plot(points["density"], 100 * points["score"], linestyle="", **look)
-            axes.vlines(points["density"], 100 * points["low"], 100 * points["high"], color=look["color"], linewidth=1)
+            value, low, high = (measure.factor * points[name] for name in (measure.column, measure.low, measure.high))
+            axes.plot(points["density"], value, linestyle="", **look)
+            axes.vlines(points["density"], low, high, color=look["color"], linewidth=1)
             labelled.setdefault(label)
         axes.set_title(format_length(length), loc="left", fontsize=11)
-        _density_axis(axes)
-    _score_axis(panels[0], rows)
+        _density_axis(axes, rows)
+    measure.axis(panels[0], rows)
     looks = {label: look for label, _, look in method_lines(rows[rows["method"] != "dense"])}
     handles = [panels[0].plot([], [], linestyle="", label=label, **looks[label])[0] for label in labelled]
-    handles.append(panels[0].plot([], [], color=COLOURS["dense"], linewidth=1.3, label="dense, 95 %")[0])
+    if measure is not DIVERGENCE:
+        handles.append(panels[0].plot([], [], color=COLOURS["dense"], linewidth=1.3, label="dense, 95 %")[0])
     figure.legend(handles=handles, loc="outside right upper", fontsize=9.5)
-    columns = ["seq_len", "label", "density", "recall", "n", "score", "low", "high"]
-    return Plot(name, "Score against density", figure, rows[columns])
+    columns = ["seq_len", "label", "density", "recall", "n", "kl", "kl_low", "kl_high", "score", "low", "high"]
+    return Plot(name, title, figure, rows[columns])
 
 
 def _score_axis(axes: Axes, rows: pd.DataFrame) -> None:
@@ -106,9 +133,19 @@ def _score_axis(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_ylim(bottom - margin, 100 + margin)
 
 
-def _density_axis(axes: Axes) -> None:
+def _divergence_axis(axes: Axes, rows: pd.DataFrame) -> None:
+    if (rows["kl"] > 0).any():
+        axes.set_yscale("log")
+    axes.set_ylabel("nats")
+
+
+AGREEMENT = Measure("score", "Score", "low", "high", 100.0, _score_axis)
+DIVERGENCE = Measure("kl", "KL to dense attention", "kl_low", "kl_high", 1.0, _divergence_axis)
+
+
+def _density_axis(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("kept share of block pairs")
+    axes.set_xlabel(density_heading(rows))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
 
 
@@ -132,7 +169,7 @@ def _tasks(rows: pd.DataFrame, name: str, caption: str) -> Plot:
             axes.set_xlabel("")
             axes.tick_params(axis="x", labelsize=8)
         else:
-            _density_axis(axes)
+            _density_axis(axes, rows)
         axes.set_title(task, loc="left", fontsize=10)
     _score_axis(panels[0], rows)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -10,6 +10,7 @@ from fp_bench.reports.accuracy.plots import accuracy_plots
 from fp_bench.reports.accuracy.tables import (
     SETTING,
     accuracy_tables,
+    answered,
     by_task,
     failures,
     points,
@@ -25,8 +26,11 @@ from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
 Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
-dense attention is paired by sample: its interval is Bonett and Price's, that of a score by Wilson's formula,
-both 95 %. Density and recall are of the prefill, mean over layers and heads, recall on sampled query rows.\
+dense attention is paired by sample: its interval is Bonett and Price's, that of a score by Wilson's formula, both 95 %.
+Tables are over the samples that every method answered. KL is from dense attention's next-token distributions; its
+interval, and that of the agreement, take blocks of positions and samples for what varies, not positions. Density and
+recall are of the prefill, mean over heads and all layers, recall of the sparse calls on sampled query rows; recall does
+not see rounding.\
 """
 
 
@@ -47,7 +51,7 @@ def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter
         draw=partial(accuracy_plots, records, machine),
         failures=failures(records),
         note=METHOD_NOTE,
-        circumstances=list(_circumstances(samples(records))),
+        circumstances=list(_circumstances(samples(records), len(answered(records)))),
         data={"accuracy": totals, "tasks": by_task(records)},
     )
 
@@ -60,7 +64,7 @@ def _headlines(totals: pd.DataFrame) -> Iterator[str]:
             f"At {format_length(int(row['seq_len']))}, `{row['label']}` scores {points(row['score'])} on "
             f"{setting_title(row)}: {signed(row['difference'])} points to dense attention (95 %: "
             f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
-            f"keeping {row['density']:.1%} of the block pairs."
+            f"keeping {row['density']:.1%} of the {row['density_of'] or 'block pairs'}."
         )
 
 
@@ -88,7 +92,7 @@ def _weighted(averages: Mapping[int, float]) -> str:
     return f" (wAvg inc {points(inc)}, dec {points(dec)})"
 
 
-def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
+def _circumstances(rows: pd.DataFrame, common: int) -> Iterator[str]:
     ok = rows[rows["status"] == "ok"]
     if len(ok):
         yield (
@@ -102,9 +106,11 @@ def _circumstances(rows: pd.DataFrame) -> Iterator[str]:
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
     for _, setting in ok.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
         tasks, length = setting["task"].nunique(), format_length(int(setting["seq_len"].iloc[0]))
-        for label, answered in setting.groupby("label", sort=False)["task"].nunique().items():
-            if answered < tasks:
-                yield f"At {length}, {label} has answers in {answered} of {tasks} tasks, and no average."
+        for label, some in setting.groupby("label", sort=False)["task"].nunique().items():
+            if some < tasks:
+                yield f"At {length}, {label} has answers in {some} of {tasks} tasks, and no average."
+    if apart := len(ok) - common:
+        yield f"{apart} answers are in no table: not every method answered their samples."
     failed = len(rows) - len(ok)
     if failed:
         yield f"{failed} answers could not be had; they count for no average."

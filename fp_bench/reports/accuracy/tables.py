@@ -1,13 +1,16 @@
 """Tables of accuracy records: scores by length, task and method, paired with dense attention's on the same samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import newest, remembered
+from fp_bench.reports.clusters import Floats, divergence_interval, share_interval
+from fp_bench.reports.latency.tables import density_heading
 from fp_bench.reports.scores import changed_answers, paired_interval, wilson
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
@@ -31,7 +34,11 @@ FOUND = (
     "kl",
     "nll",
     "nll_difference",
+    "kl_by_part",
+    "agreement_by_part",
     "density",
+    "density_of",
+    "density_sparse",
     "recall",
     "depth",
     "groups",
@@ -57,11 +64,31 @@ def _options(params: Mapping[str, Any]) -> str:
 
 
 @remembered
+def answered(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
+    """Return the rows of `samples` that every method of their setting and length answered: those of tables.
+
+    A method that has no answer in a task which others answered keeps nothing from them.
+    """
+    scored = samples(records).query("status == 'ok'")
+    if scored.empty:
+        return scored
+    keys = [*SETTING, "seq_len"]
+    by_length = scored.groupby(keys, sort=False, dropna=False)
+    tasks = by_length["task"].transform("nunique")
+    whole = scored.groupby([*keys, "label"], sort=False, dropna=False)["task"].transform("nunique") == tasks
+    methods = scored["label"].where(whole).groupby([scored[key] for key in keys], sort=False, dropna=False)
+    labels = scored["label"].where(whole)
+    per_sample = labels.groupby([scored[key] for key in (*keys, "sample_id")], sort=False, dropna=False)
+    return scored[per_sample.transform("nunique") == methods.transform("nunique")]
+
+
+@remembered
 def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
-    scored = samples(records).query("status == 'ok'")
+    scored = answered(records)
     keys = [*SETTING, "seq_len", "method", "label", "task_number", "task"]
     means = {name: (name, "mean") for name in ("score", "kl", "nll", "nll_difference", "density", "recall")}
+    means |= {"density_of": ("density_of", "first")}
     table = scored.groupby(keys, sort=False, dropna=False).agg(n=("score", "size"), **means).reset_index()
     return _dense_first(table)
 
@@ -84,7 +111,7 @@ def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
     A sample is in each of its groups; there may be none.
     """
-    scored = samples(records).query("status == 'ok' and groups.notna()")
+    scored = answered(records).query("groups.notna()")
     each = scored.rename(columns={"groups": "group"}).explode("group").sort_values("group", kind="stable")
     keys = [*SETTING, "seq_len", "method", "label", "group"]
     means = {name: (name, "mean") for name in ("score", "density")}
@@ -97,21 +124,24 @@ def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a setting, length and method: the average over tasks and its difference to dense attention.
 
-    ``score`` is the mean of the tasks' means, ``low`` to ``high`` its 95 % interval by Wilson's formula over all
-    samples. ``difference`` is over the samples that dense attention has answered too (``paired`` of them), with an
-    interval by `paired_interval`; ``changed`` of them differ. A method that has no answer in a task which others
+    All are over the samples that every method answered (`answered`). ``score`` is the mean of the tasks' means, ``low``
+    to ``high`` its 95 % interval by Wilson's formula over all samples; where positions of texts are scored, by
+    `clusters`, as that of ``kl``. ``difference`` is to dense attention (``paired`` samples), with an interval by
+    `paired_interval`; ``changed`` of them differ. A method that has no answer in a task which others
     answered at that length has no row: its average would be of other tasks.
     """
-    scored = samples(records).query("status == 'ok'")
+    scored = answered(records)
+    whole = samples(records).query("status == 'ok'").groupby([*SETTING, "seq_len"], sort=False, dropna=False)["task"]
+    tasks = whole.nunique().to_dict()
     rows = []
-    for _, setting in scored.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
+    for key, setting in scored.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
         dense = setting[setting["method"] == "dense"].drop_duplicates("sample_id").set_index("sample_id")["score"]
         for label, mine in setting.groupby("label", sort=False):
-            if mine["task"].nunique() == setting["task"].nunique():
+            if mine["task"].nunique() == tasks[key]:
                 rows.append(_summary_row(str(label), mine, dense))
     columns = [*SETTING, "seq_len", "method", "label", "tasks", "n", "score", "low", "high", "difference"]
-    columns += ["difference_low", "difference_high", "paired", "changed", "kl", "nll", "nll_difference"]
-    columns += ["density", "recall", "fallback"]
+    columns += ["difference_low", "difference_high", "paired", "changed", "kl", "kl_low", "kl_high"]
+    columns += ["nll", "nll_difference", "density", "density_of", "density_sparse", "recall", "fallback"]
     return _dense_first(pd.DataFrame(rows, columns=columns))
 
 
@@ -121,9 +151,13 @@ def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, 
     score = float(tasks["score"].mean().mean())
     row = {name: first[name] for name in (*SETTING, "seq_len", "method")}
     row |= {"label": label, "tasks": len(tasks), "n": len(mine), "score": score}
-    row["low"], row["high"] = wilson(score, len(mine))
-    for name in ("kl", "nll", "nll_difference", "density", "recall"):
+    row["low"], row["high"] = wilson(score, len(mine)) if mine["kl"].isna().all() else (None, None)
+    if mine["kl_by_part"].notna().all():
+        row["kl_low"], row["kl_high"] = divergence_interval(blocks(mine["kl_by_part"]))
+        row["low"], row["high"] = share_interval(blocks(mine["agreement_by_part"]))
+    for name in ("kl", "nll", "nll_difference", "density", "density_sparse", "recall"):
         row[name] = tasks[name].mean().mean()
+    row["density_of"] = first["density_of"] if mine["density_of"].notna().all() else None
     row["fallback"] = bool(mine["fallback"].any())
     if first["method"] != "dense":
         by_sample = mine.set_index("sample_id")
@@ -137,6 +171,12 @@ def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, 
         if changes:
             row["difference"], row["difference_low"], row["difference_high"] = paired_interval(list(changes.values()))
     return row
+
+
+def blocks(column: pd.Series) -> Floats:
+    """Return means over blocks of positions as ``[samples, blocks]``; texts too short for all have fewer."""
+    fewest = min(map(len, column))
+    return np.array([values[:fewest] for values in column], dtype=float)
 
 
 def _dense_first(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,7 +195,7 @@ def accuracy_tables(records: Sequence[AccuracyRecord]) -> list[Table]:
     totals, tasks, groups = summary(records), by_task(records), by_group(records)
     tables = []
     for setting, rows in totals.groupby([*SETTING], sort=False, dropna=False):
-        tables.append(_summary_table(rows))
+        tables.append(summary_table(rows))
         tables += [_part_table(part, "group") for _, part in of_setting(groups, setting).groupby("seq_len", sort=False)]
         mine = of_setting(tasks, setting)
         if mine["task"].nunique() > 1:
@@ -179,25 +219,34 @@ def setting_title(row: pd.Series) -> str:
     return ", ".join([suite, *more, f"model {row['model']}", str(row["dtype"]), f"seed {row['seed']}"])
 
 
-def _summary_table(rows: pd.DataFrame) -> Table:
-    compares = rows["kl"].notna().any()
-    headings = ["length", "method", "samples", "agreement" if compares else "score", "95 %"]
-    headings += ["KL, nats", "NLL, nats", "vs dense"] if compares else ["vs dense", "95 %", "changed"]
+def summary_table(rows: pd.DataFrame) -> Table:
+    """Return the averages of one setting; of distributions that are compared, KL comes first."""
+    compares, of_sparse = rows["kl"].notna().any(), rows["density_sparse"].notna().any()
+    headings = ["length", "method", "samples", *(["KL, nats", "95 %"] if compares else [])]
+    headings += ["agreement", "95 %", "NLL, nats", "vs dense"] if compares else ["score", "95 %", "vs dense", "95 %"]
+    headings += [] if compares else ["changed"]
     shown = []
     for _, row in rows.iterrows():
-        cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"]), points(row["score"])]
-        cells.append(f"{points(row['low'])} to {points(row['high'])}")
+        cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"])]
+        score = [points(row["score"]), _between(row["low"], row["high"], points)]
         if compares:
-            cells += [_number(row["kl"], ".3g"), _number(row["nll"], ".4f"), _number(row["nll_difference"], "+.4f")]
+            cells += [_number(row["kl"], ".3g"), _between(row["kl_low"], row["kl_high"], lambda end: f"{end:.3g}")]
+            cells += [*score, _number(row["nll"], ".4f"), _number(row["nll_difference"], "+.4f")]
         elif pd.isna(row["difference"]):
-            cells += ["", "", ""]
+            cells += [*score, "", "", ""]
         else:
-            ends = (signed(row["difference_low"]), signed(row["difference_high"]))
             changed = changed_answers(int(row["changed"]), int(row["paired"]))
-            cells += [signed(row["difference"]), " to ".join(ends), changed]
-        shown.append([*cells, _share(row["density"]), _share(row["recall"])])
+            ends = _between(row["difference_low"], row["difference_high"], signed)
+            cells += [*score, signed(row["difference"]), ends, changed]
+        sparse = [_share(row["density_sparse"])] if of_sparse else []
+        shown.append([*cells, _share(row["density"]), *sparse, _share(row["recall"])])
     what = "next-token agreement with dense attention" if compares else f"average of {rows['tasks'].max()} task(s)"
-    return Table(f"{setting_title(rows.iloc[0])}: {what}", [*headings, "density", "recall"], shown, numbers=2)
+    headings += [density_heading(rows), *(["density of sparse layers"] if of_sparse else []), "recall"]
+    return Table(f"{setting_title(rows.iloc[0])}: {what}", headings, shown, numbers=2)
+
+
+def _between(low: float, high: float, write: Callable[[float], str]) -> str:
+    return "" if pd.isna(low) else f"{write(low)} to {write(high)}"
 
 
 def _part_table(rows: pd.DataFrame, what: str) -> Table:

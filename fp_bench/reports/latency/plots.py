@@ -17,6 +17,7 @@ from fp_bench.reports.drawing import (
     STYLE,
     Plot,
     label_ends,
+    left_out,
     length_axis,
     method_lines,
     new_figure,
@@ -46,31 +47,35 @@ def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
             plots.append(_latency(rows, f"latency{suffix}", caption))
             if rows.loc[rows["method"] != "dense", [*SPEEDUPS]].notna().any(axis=None):
                 plots.append(_speedup(rows, f"speedup{suffix}", caption))
-            kept = rows[rows["recall"].notna()]
-            if (kept["method"] != "dense").any():
+            if rows.loc[rows["method"] != "dense", "recall"].notna().any():
                 what = "Share of the dense attention mass that is kept; upper left is better"
-                plots.append(pareto(kept, "recall", what, f"recall{suffix}", caption))
+                plots.append(pareto(rows, "recall", what, f"recall{suffix}", caption))
             if rows["select_ms"].notna().any():
                 plots.append(_stages(rows, f"stages{suffix}", caption))
     return plots
 
 
 def settings(records: Sequence[LatencyRecord], machine: str) -> Iterator[tuple[pd.DataFrame, str, str]]:
-    """Yield the measured rows of each setting, the suffix of its files' names, and its caption."""
+    """Yield the rows of each setting where anything was measured, the suffix of its files' names, and its caption.
+
+    Cells that failed are among them, without numbers: a line does not run through them.
+    """
     table = comparison(records)
-    groups = [rows for _, rows in table[table["status"] == "ok"].groupby([*SETTING], sort=False)]
+    groups = [rows for _, rows in table.groupby([*SETTING], sort=False) if (rows["status"] == "ok").any()]
     for number, rows in enumerate(groups, 1):
         yield rows, f"-{number}" if len(groups) > 1 else "", f"{setting_title(rows.iloc[0])} · {machine}"
 
 
 def _latency(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     what = "Time to first token" if is_prefill(rows) else "Latency of one attention call"
-    figure, (axes,) = new_figure(what, caption, panels=1)
+    figure, (axes,) = new_figure(what, caption + left_out(rows, "ms"), panels=1)
     ends = []
     for label, line, look in method_lines(rows):
+        if line["ms"].isna().all():
+            continue
         axes.plot(line["seq_len"], line["ms"], **look)
         axes.vlines(line["seq_len"], line["low_ms"], line["high_ms"], color=look["color"], linewidth=1)
-        ends.append((label, float(line["ms"].iloc[-1]), look["color"]))
+        ends.append((label, float(line["ms"].dropna().iloc[-1]), look["color"]))
     axes.set_yscale("log")
     few_decades = rows["ms"].max() < 100 * rows["ms"].min()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
@@ -92,14 +97,17 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         "speedup_attention": "of the attention alone, selecting and attending",
     }
     panels = {column: title for column, title in panels.items() if sparse[column].notna().any()}
+    caption += left_out(sparse, *panels)
     figure, all_axes = new_figure("Speed-up of sparse over dense attention", caption, panels=len(panels))
     ends: dict[Axes, list[tuple[str, float, str]]] = {}
     for axes, (column, title) in zip(all_axes, panels.items(), strict=True):
         ends[axes] = [("dense", 1.0, COLOURS["dense"])]
         axes.axhline(1, color=COLOURS["dense"], linewidth=1.3)
-        for label, line, look in method_lines(sparse[sparse[column].notna()]):
+        for label, line, look in method_lines(sparse):
+            if line[column].isna().all():
+                continue
             axes.plot(line["seq_len"], line[column], **look)
-            ends[axes].append((label, float(line[column].iloc[-1]), look["color"]))
+            ends[axes].append((label, float(line[column].dropna().iloc[-1]), look["color"]))
             if column == "speedup_dense" and not is_prefill(rows):
                 axes.plot(line["seq_len"], 1 / line["density"], color=look["color"], linewidth=1.3, dashes=(4, 3))
         axes.set_title(title, **PANEL_TITLE)
@@ -130,6 +138,7 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     wide, high = max(1.45, 0.42 * len(lines) + 0.75), 2.5
     size = (max(7.0, across * wide + 0.4), down * high + 1.3)
     note = "milliseconds of one attention call; every length has its own scale"
+    caption += left_out(rows[rows["method"] != "dense"], "select_ms")
     figure = titled_figure("Where the time goes", caption, size, below=0.35, above=0.65, note=note, gap=0.08)
     panels = panel_grid(figure, len(lengths), across, sharey=False)
     for axes, length in zip(panels, lengths, strict=True):

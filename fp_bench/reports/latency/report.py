@@ -15,17 +15,20 @@ from fp_bench.sizes import format_length
 METHOD_NOTE = """\
 Every output was compared with the float32 definition on sampled query rows before any timing; a cell that failed has
 a reason and no time. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds'
-medians. Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept
-blocks cover, the error is the norm of the difference to exact dense attention over its norm. The share of ideal is the
-speed-up over the fastest dense kernel times the density.\
+medians, the spread of rounds how much longer the slowest took than the fastest. Density is the computed share of the
+causal query-key pairs; in records of older code that of block pairs, for methods that keep blocks. Recall is the share
+of dense attention mass that the selection covers: it does not see rounding (FP8), which is in the error alone, the norm
+of the difference to exact dense attention over its norm. The share of ideal is the speed-up over the fastest dense
+kernel times the density.\
 """
 PREFILL_NOTE = """\
 Time to first token: from token ids to the first new token on the host, by the wall clock, with a KV cache as decoding
 needs it; the token ids are on the device, with vLLM on the host, and its scheduling is in the time. Attention is what
 the method's calls take within such a prefill, selecting and attending, of all layers together, from one prefill a round
 of its own. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds' medians.
-Density is the kept share of the causal block pairs, recall the share of dense attention mass that the kept blocks
-cover.\
+Density is the computed share of the causal query-key pairs, mean over all layers, those that ran dense too, and beside
+it of those that ran sparse; in records of older code of block pairs and of sparse layers alone. Recall is the share of
+dense attention mass that the selection covers; it does not see rounding.\
 """
 
 
@@ -70,7 +73,7 @@ def headlines(table: pd.DataFrame) -> list[str]:
             f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {best['ms']:.4g} ms on {best['input']} "
             f"inputs: {best['speedup_dense']:.2f}x the speed of the fastest dense kernel ({best['dense']}, "
             f"{best['dense_ms']:.4g} ms){fa2}, {best['ideal_share']:.0%} of the ideal. It keeps {best['density']:.1%} "
-            f"of the block pairs, which hold {best['recall']:.1%} of the attention mass."
+            f"of the {_pairs(best)}, which hold {best['recall']:.1%} of the attention mass."
         )
     return lines
 
@@ -79,8 +82,13 @@ def _prefill_headline(best: pd.Series) -> str:
     return (
         f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {best['ms']:.4g} ms: "
         f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {best['dense_ms']:.4g} ms), "
-        f"{best['speedup_attention']:.2f}x in the attention alone. It keeps {best['density']:.1%} of the block pairs."
+        f"{best['speedup_attention']:.2f}x in the attention alone. It keeps {best['density']:.1%} of the "
+        f"{_pairs(best)}."
     )
+
+
+def _pairs(row: pd.Series) -> str:
+    return "block pairs" if pd.isna(row["density_of"]) else str(row["density_of"])
 
 
 def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:

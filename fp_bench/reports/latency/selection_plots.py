@@ -25,6 +25,7 @@ from fp_bench.reports.drawing import (
     STYLE,
     Plot,
     label_ends,
+    left_out,
     length_axis,
     method_colour,
     method_lines,
@@ -53,9 +54,11 @@ def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path
     plots = []
     with matplotlib.rc_context(STYLE):
         for rows, suffix, caption in settings(records, machine):
-            sparse = rows[(rows["method"] != "dense") & ~rows["fallback"].astype(bool)]
+            every = rows[rows["method"] != "dense"]
+            sparse = every[(every["status"] == "ok") & ~every["fallback"].astype(bool)]
             if sparse.empty:
                 continue
+            caption += left_out(every.assign(shown=sparse["ms"]), "shown")
             plots.append(_by_length(sparse, f"density{suffix}", caption))
             mine = _of_setting(records, rows.iloc[0])
             longest = [record for record in mine if record.seq_len == sparse["seq_len"].max()]
@@ -77,7 +80,7 @@ def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[Latenc
 
 
 def _by_length(sparse: pd.DataFrame, name: str, caption: str) -> Plot:
-    figure, (axes,) = new_figure("Share of the causal block pairs that is kept", caption, panels=1)
+    figure, (axes,) = new_figure("Share of causal attention that is computed", caption, panels=1)
     ends = []
     for number, (label, line, look) in enumerate(method_lines(sparse)):
         axes.plot(line["seq_len"], line["density"], **look, zorder=2 - number / 100)  # the same keep the first on top
@@ -163,6 +166,8 @@ def _head_maps(
     by_label: Mapping[str, Sequence[LatencyRecord]], layers: bool, name: str, title: str, caption: str
 ) -> Plot:
     shown = dict(list(by_label.items())[:MOST_MAPPED])
+    if missing := list(by_label)[MOST_MAPPED:]:
+        caption += f" · not shown: {', '.join(missing)}"
     tallest = max(map(len, shown.values()))
     across = min(2, len(shown))
     down = -(-len(shown) // across)

@@ -20,8 +20,19 @@ BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
 """Implementations of FlashAttention-2, the papers' baseline."""
 PER_CELL = ("cell_key", *SETTING, "seq_len", "layer", "method", "label", "asked_backend")
-FIRST = ("status", "reason", "backend", "fallback", "timer", "cache", "env", "command")
-MEANS = ("select_ms", "attend_ms", "attention_ms", "density", "recall", "rel_err", "kernel_err", "tflops")
+OF_MODEL = ("density_of", "sparse_layers", "model_layers")
+FIRST = ("status", "reason", "backend", "fallback", "timer", "cache", "env", "command", *OF_MODEL)
+MEANS = (
+    "select_ms",
+    "attend_ms",
+    "attention_ms",
+    "density",
+    "density_sparse",
+    "recall",
+    "rel_err",
+    "kernel_err",
+    "tflops",
+)
 
 
 @remembered
@@ -42,7 +53,7 @@ def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     table[numbers] = table[numbers].mask(table["status"] != "ok")
     table = table.astype({"rounds": "Int64", "launches": "Int64", "peak_bytes": "Int64"})
     columns = [*PER_CELL, "status", "reason", "backend", "fallback", "rounds", "launches", "ms", "low_ms", "high_ms"]
-    columns += [*MEANS, "peak_bytes", "timer", "cache", "env", "command"]
+    columns += [*MEANS, *OF_MODEL, "peak_bytes", "timer", "cache", "env", "command"]
     return table[columns]
 
 
@@ -53,7 +64,7 @@ def _asked(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
     failed = next((record for record in rounds if record.status != "ok"), None)
     if failed:
         return row | {"status": failed.status, "reason": failed.reason}
-    return row | {"status": "ok"} | {name: getattr(first, name) for name in ("backend", "timer", "cache")}
+    return row | {"status": "ok"} | {name: getattr(first, name) for name in ("backend", "timer", "cache", *OF_MODEL)}
 
 
 def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
@@ -97,6 +108,12 @@ def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     table["ideal_share"] = (table["speedup_dense"] * table["density"]).where(whole_call)
     table["speedup_attention"] = table["dense_attention_ms"] / table["attention_ms"].where(honest.notna())
     table["attention_share"] = table["attention_ms"] / table["ms"]
+    table["spread"] = (table["high_ms"] / table["low_ms"] - 1).where(table["rounds"] > 1)
+    ran = table["sparse_layers"].notna()
+    table["ran_sparse"] = [
+        f"{row['sparse_layers']:.0f} of {row['model_layers']:.0f}" if known else None
+        for known, (_, row) in zip(ran, table.iterrows(), strict=True)
+    ]
     # Rounds are shuffled, so the order of the records says nothing: dense first, then by name.
     table["_sparse"] = table["method"] != "dense"
     return table.sort_values([*COMPARABLE, "_sparse", "label"], ignore_index=True).drop(columns="_sparse")
@@ -145,19 +162,29 @@ def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
     return show
 
 
+def density_heading(rows: pd.DataFrame) -> str:
+    """Return what a column of densities is a share of; older records mixed block pairs and query-key pairs."""
+    of = rows.loc[rows["density"].notna(), "density_of"]
+    return f"density of {of.iloc[0]}" if len(of) and of.notna().all() else "density (of blocks or pairs)"
+
+
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "ms": ("total ms", _number(4)),
+    "spread": ("spread of rounds", lambda share: f"{share:.1%}"),
     "attention_ms": ("attention ms", _number(4)),
     "attention_share": ("attention's share", lambda share: f"{share:.0%}"),
     "select_ms": ("select ms", _number(3)),
     "attend_ms": ("attend ms", _number(4)),
     "density": ("density", lambda share: f"{share:.1%}"),
+    "density_sparse": ("density of sparse layers", lambda share: f"{share:.1%}"),
+    "ran_sparse": ("sparse layers", str),
     "recall": ("recall", lambda share: f"{share:.2%}"),
     "rel_err": ("error vs dense", lambda error: f"{error:.3g}"),
     "speedup_fa2": ("vs FA2", _number(3, "x")),
     "speedup_dense": ("vs fastest dense", _number(3, "x")),
     "speedup_attention": ("its attention", _number(3, "x")),
     "ideal_share": ("share of ideal", lambda share: f"{share:.0%}"),
+    "peak_bytes": ("peak MiB", lambda size: f"{size / 2**20:.0f}"),
 }
 """Column of `comparison` -> its heading and how a number is written."""
 
@@ -184,6 +211,7 @@ def _table(group: pd.DataFrame) -> Table:
     # A column that no row fills (no FlashAttention-2 on a CPU) only takes space.
     shown = [name for name in COLUMNS if group[name].notna().any()]
     names = {name: heading for name, (heading, _) in COLUMNS.items()}
+    names["density"] = density_heading(group)
     if is_prefill(group):
         names |= {"ms": "TTFT ms"}
     headings = ["length", "method", "kernel", *(names[name] for name in shown)]

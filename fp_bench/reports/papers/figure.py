@@ -28,6 +28,8 @@ class Close(_Data):
     method: str
     over: str | None = None
     """Both are divided by this method's value at the same length."""
+    lens: Lengths | None = None
+    """None is every length that is published."""
 
 
 class Bound(_Data):
@@ -61,17 +63,9 @@ class Grows(_Data):
     method: str
     lens: Lengths
 
-    def is_kept(self, before: float, after: float) -> bool:
-        """Return whether one step is as stated."""
-        return after > before
-
 
 class Falls(Grows):
     """It falls from each length to the next."""
-
-    def is_kept(self, before: float, after: float) -> bool:
-        """Return whether one step is as stated."""
-        return after < before
 
 
 Form = Close | Bound | Order | Grows | Falls
@@ -131,6 +125,8 @@ class PaperFigure(_Data):
     published: dict[str, dict[str, ByLength]] = {}
     """Quantity -> method -> length -> value."""
     statements: list[Statement] = []
+    other_inputs: list[str] = []
+    """Methods that choose by the inputs, which here are not their paper's: nothing of them can be compared."""
     unmeasured: str | None = None
     """Why nothing of it can be compared."""
 

@@ -1,16 +1,19 @@
 """The statements of a figure, judged on measured values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
-from fp_bench.reports.papers.figure import Bound, Close, Form, Grows, Order, PaperFigure, Statement
+from fp_bench.reports.papers.figure import Bound, Close, Falls, Form, Grows, Order, PaperFigure, Statement
 from fp_bench.reports.papers.measured import Measured, MissingError
-from fp_bench.reports.papers.quantities import GAINS, kind_of
+from fp_bench.reports.papers.quantities import GAINS, SPEEDUPS, kind_of
 from fp_bench.reports.papers.tolerance import tolerance
 from fp_bench.sizes import format_lengths
+
+FIXED = ("dense", "minference", "streaming")
+"""Methods that keep as much whatever the inputs are."""
 
 
 class Judgement(StrEnum):
@@ -19,6 +22,8 @@ class Judgement(StrEnum):
     REPRODUCED = "reproduced"
     EXCEEDED = "exceeded"
     NOT_REPRODUCED = "not reproduced"
+    UNDECIDED = "within the noise"
+    NOT_COMPARABLE = "not comparable"
     NOT_MEASURED = "not measured"
 
 
@@ -27,14 +32,16 @@ class Finding(NamedTuple):
 
     Args:
         statement: as its figure has it.
-        verdict: on the first run that measured all of it.
+        verdict: on the first run that measured most of it.
+        form: what was judged: the statement's, at the lengths that could be.
         source: that run; None where there is none.
-        reason: why it was not measured.
+        reason: why the other lengths, or all of them, could not be judged.
         elsewhere: the verdicts on other machines.
     """
 
     statement: Statement
     verdict: Judgement
+    form: Form
     source: Measured | None = None
     reason: str = ""
     elsewhere: Mapping[str, Judgement] = MappingProxyType({})
@@ -54,7 +61,7 @@ class Point(NamedTuple):
 
 
 def judge(figure: PaperFigure, measured: Sequence[Measured]) -> list[Finding]:
-    """Return the finding of every statement of a figure, on the first of ``measured`` that has all of it."""
+    """Return the finding of every statement of a figure, on the first of ``measured`` that has most of it."""
     candidates = [values for values in measured if values.fits(figure.setting)]
     return [_judge(figure, statement, candidates) for statement in figure.statements]
 
@@ -76,7 +83,8 @@ def lengths(figure: PaperFigure, form: Form) -> list[int]:
     if not isinstance(form, Close):
         return form.lens
     published = figure.published[form.quantity]
-    return sorted(set(published[form.method]) & set(published[form.over or form.method]))
+    both = set(published[form.method]) & set(published[form.over or form.method])
+    return sorted(both if form.lens is None else both & set(form.lens))
 
 
 def published_values(figure: PaperFigure, form: Close) -> list[float]:
@@ -94,75 +102,166 @@ def our_values(figure: PaperFigure, form: Close, source: Measured) -> list[float
 
 
 def _judge(figure: PaperFigure, statement: Statement, candidates: Sequence[Measured]) -> Finding:
-    needed = points(figure, statement.form)
-    by_machine: dict[str, Measured] = {}
+    form = statement.form
+    if not candidates:
+        wanted = ", ".join(f"{name} {value}" for name, value in figure.setting.items())
+        return Finding(statement, Judgement.NOT_MEASURED, form, reason=f"no records with {wanted}")
+    by_machine: dict[str, tuple[Measured, list[_Gap]]] = {}
     for candidate in candidates:
-        if not _gaps(needed, candidate):
-            by_machine.setdefault(candidate.machine, candidate)
-    if not by_machine:
-        reason = _reason(figure, needed, candidates)
-        return Finding(statement, Judgement.NOT_MEASURED, reason=reason)
-    verdicts = {machine: _verdict(figure, statement.form, source) for machine, source in by_machine.items()}
-    first = next(iter(by_machine))
-    verdict = verdicts.pop(first)
-    return Finding(statement, verdict, by_machine[first], elsewhere=verdicts)
+        gaps = _gaps(figure, form, candidate)
+        known = by_machine.get(candidate.machine)
+        if known is None or _lost(gaps) < _lost(known[1]):
+            by_machine[candidate.machine] = candidate, gaps
+    # The run that has most of it decides, of equal ones the first.
+    best = min(by_machine, key=lambda machine: _lost(by_machine[machine][1]))
+    found = {machine: _on(figure, statement, *one) for machine, one in by_machine.items()}
+    first = found.pop(best)
+    judged = {machine: other.verdict for machine, other in found.items() if other.source}
+    return first._replace(elsewhere=judged)
+
+
+def _on(figure: PaperFigure, statement: Statement, source: Measured, gaps: "Sequence[_Gap]") -> Finding:
+    """Judge a statement on one run, at the lengths that it has."""
+    form, lost = statement.form, {gap.length for gap in gaps}
+    left = [length for length in lengths(figure, form) if length not in lost]
+    if len(left) < (2 if isinstance(form, Grows) else 1):
+        missing = any(gap.missing for gap in gaps) or not gaps
+        verdict = Judgement.NOT_MEASURED if missing else Judgement.NOT_COMPARABLE
+        return Finding(statement, verdict, form, reason=_said(gaps))
+    judged = form.model_copy(update={"lens": left})
+    return Finding(statement, _verdict(figure, judged, source), judged, source, _said(gaps))
 
 
 def _verdict(figure: PaperFigure, form: Form, source: Measured) -> Judgement:
     if isinstance(form, Close):
-        return _near(form.quantity, published_values(figure, form), our_values(figure, form, source))
-    return Judgement.REPRODUCED if all(holds_at(form, source).values()) else Judgement.NOT_REPRODUCED
+        return _near(figure, form, source)
+    held = holds_at(form, source).values()
+    if all(held):
+        return Judgement.REPRODUCED
+    return Judgement.NOT_REPRODUCED if False in held else Judgement.UNDECIDED
 
 
-def _near(quantity: str, theirs: Sequence[float], ours: Sequence[float]) -> Judgement:
-    allowed = tolerance(kind_of(quantity))
-    limits = [allowed.limits(value) for value in theirs]
-    if any(value < low for value, (low, _) in zip(ours, limits, strict=True)):
+def _near(figure: PaperFigure, form: Close, source: Measured) -> Judgement:
+    allowed = tolerance(kind_of(form.quantity))
+    ends = zip(our_values(figure, form, source), _our_intervals(figure, form, source), strict=True)
+    below, above, unsure = False, False, False
+    for (value, (low, high)), published in zip(ends, published_values(figure, form), strict=True):
+        least, most = allowed.limits(published)
+        below |= high < least
+        above |= low > most
+        unsure |= not least <= value <= most and low <= most and high >= least
+    if below:
         return Judgement.NOT_REPRODUCED
-    if any(value > high for value, (_, high) in zip(ours, limits, strict=True)):
-        return Judgement.EXCEEDED if quantity in GAINS else Judgement.NOT_REPRODUCED
-    return Judgement.REPRODUCED
+    if above:
+        return Judgement.EXCEEDED if form.quantity in GAINS else Judgement.NOT_REPRODUCED
+    return Judgement.UNDECIDED if unsure else Judgement.REPRODUCED
 
 
-def holds_at(form: Bound | Order | Grows, source: Measured) -> dict[int, bool]:
-    """Return at which lengths a claim holds; a trend holds at a length when the step to it does."""
+def _our_intervals(figure: PaperFigure, form: Close, source: Measured) -> list[tuple[float, float]]:
+    """Return the ends of `our_values`."""
+    found = []
+    for length in lengths(figure, form):
+        low, high = source.interval(form.quantity, form.method, length)
+        over = source.interval(form.quantity, form.over, length) if form.over else (1.0, 1.0)
+        found.append((low / over[1], high / over[0]))
+    return found
+
+
+def holds_at(form: Bound | Order | Grows, source: Measured) -> dict[int, bool | None]:
+    """Return at which lengths a claim holds; a trend holds at a length when the step to it does.
+
+    None is where it does not by so little that measuring again may say otherwise.
+    """
+
+    def value(method: str, length: int) -> _Value:
+        ends = source.interval(form.quantity, method, length)
+        return _Value(source.value(form.quantity, method, length), *ends)
+
     match form:
         case Bound():
-            return {n: _within(form, source.value(form.quantity, form.method, n)) for n in form.lens}
+            return {n: _within(form, value(form.method, n)) for n in form.lens}
         case Order():
-            rows = {n: [source.value(form.quantity, method, n) for method in form.methods] for n in form.lens}
-            return {n: _rises(row) for n, row in rows.items()}
+            rows = {n: [value(method, n) for method in form.methods] for n in form.lens}
+            return {n: _all(_less(one, other) for one, other in pairwise(row)) for n, row in rows.items()}
         case _:
-            values = [source.value(form.quantity, form.method, n) for n in form.lens]
-            steps = [form.is_kept(one, other) for one, other in pairwise(values)]
+            values = [value(form.method, n) for n in form.lens]
+            falls = isinstance(form, Falls)
+            steps = [_less(*((other, one) if falls else (one, other))) for one, other in pairwise(values)]
             return dict(zip(form.lens[1:], steps, strict=True))
 
 
-def _within(bound: Bound, value: float) -> bool:
-    return (bound.above is None or value > bound.above) and (bound.below is None or value < bound.below)
+class _Value(NamedTuple):
+    """A measured value and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
-def _rises(values: Sequence[float]) -> bool:
-    return all(one < other for one, other in pairwise(values))
+def _less(one: _Value, other: _Value) -> bool | None:
+    return True if one.value < other.value else None if one.low < other.high else False
 
 
-def _gaps(needed: Sequence[Point], candidate: Measured) -> list[tuple[Point, str]]:
-    """Return the values that a run lacks, and why."""
+def _within(bound: Bound, found: _Value) -> bool | None:
+    end = bound.above if bound.above is not None else bound.below or 0.0
+    there = _Value(end, end, end)
+    return _less(there, found) if bound.above is not None else _less(found, there)
+
+
+def _all(held: Iterable[bool | None]) -> bool | None:
+    found = list(held)
+    return False if False in found else None if None in found else True
+
+
+class _Gap(NamedTuple):
+    """A length at which a statement cannot be judged on a run, and why."""
+
+    method: str
+    length: int
+    why: str
+    missing: bool
+    """Whether a value is missing; else there is one that says nothing beside the paper's."""
+
+
+def _lost(gaps: Sequence[_Gap]) -> int:
+    return len({gap.length for gap in gaps})
+
+
+def _gaps(figure: PaperFigure, form: Form, candidate: Measured) -> list[_Gap]:
     gaps = []
-    for point in needed:
+    for point in points(figure, form):
         try:
             candidate.value(*point)
         except MissingError as missing:
-            gaps.append((point, str(missing)))
+            gaps.append(_Gap(point.method, point.length, str(missing), missing=True))
+            continue
+        if why := _incomparable(figure, form, point, candidate):
+            gaps.append(_Gap(point.method, point.length, why, missing=False))
     return gaps
 
 
-def _reason(figure: PaperFigure, needed: Sequence[Point], candidates: Sequence[Measured]) -> str:
-    """Say what the run that has most of a statement lacks."""
-    if not candidates:
-        return f"no records with {', '.join(f'{name} {value}' for name, value in figure.setting.items())}"
-    gaps = min((_gaps(needed, candidate) for candidate in candidates), key=len)
+def _incomparable(figure: PaperFigure, form: Form, point: Point, candidate: Measured) -> str:
+    """Say why a value says nothing beside the paper's; empty where it does.
+
+    A method whose inputs were not its paper's keeps other blocks. A speed-up is compared at equal density, of methods
+    that choose by the inputs.
+    """
+    name = point.method.partition(":")[0]
+    if name in figure.other_inputs:
+        return "its inputs are not its paper's"
+    if not isinstance(form, Close) or form.quantity not in SPEEDUPS or name in FIXED:
+        return ""
+    theirs = figure.published.get("density", {}).get(point.method, {}).get(point.length)
+    if theirs is None:
+        return "the paper gives no density at which to compare"
+    density = candidate.value("density", point.method, point.length)
+    low, high = tolerance("density").limits(theirs)
+    return "" if low <= density <= high else f"it keeps {density:.1%}, in the paper {theirs:.1%}"
+
+
+def _said(gaps: Sequence[_Gap]) -> str:
+    """Say which lengths could not be judged and why."""
     at: dict[tuple[str, str], list[int]] = {}
-    for point, why in gaps:
-        at.setdefault((point.method, why), []).append(point.length)
+    for gap in gaps:
+        at.setdefault((gap.method, gap.why), []).append(gap.length)
     return "; ".join(f"{method} at {format_lengths(found)}: {why}" for (method, why), found in at.items())

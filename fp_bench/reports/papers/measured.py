@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import exp, hypot, log, pi, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pandas as pd
 from fp_bench.records.store import Run, read_run, run_folders
 from fp_bench.reports.accuracy import tables as accuracy_tables
 from fp_bench.reports.latency import tables as latency_tables
-from fp_bench.reports.papers.quantities import ACCURACY, LATENCY, Made
+from fp_bench.reports.papers.quantities import ACCURACY, LATENCY, TIMES, Made
+from fp_bench.reports.scores import NORMAL_QUANTILE
+from fp_bench.reports.verdict import Rule
 
 
 class MissingError(LookupError):
@@ -61,6 +64,25 @@ class Measured:
         if value is None or pd.isna(value):
             raise MissingError(f"its records have no {quantity}")
         return float(value)
+
+    def interval(self, quantity: str, method: str, length: int) -> tuple[float, float]:
+        """Return the ends between which a measured value would lie again, at 95 %.
+
+        Of a time or a ratio of times they follow from the spread of the rounds and from that of launches. The range of
+        n rounds is about the root of n of their standard deviations, for 3 to 12 of them.
+
+        Raises:
+            MissingError: as `value`.
+        """
+        value, row = self.value(quantity, method, length), self._rows[method, length]
+        if quantity in ACCURACY:
+            return 100 * float(row["difference_low"]), 100 * float(row["difference_high"])
+        if quantity == "density":
+            return value, value
+        of_rounds = sqrt(pi / 2) * log(row["high_ms"] / row["low_ms"]) / int(row["rounds"])
+        sides = 1 if quantity in TIMES else 2
+        factor = exp(NORMAL_QUANTILE * sqrt(sides) * hypot(of_rounds, Rule().restart))
+        return value / factor, value * factor
 
 
 def read_measured(folders: Sequence[Path]) -> list[Measured]:

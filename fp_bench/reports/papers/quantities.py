@@ -27,6 +27,9 @@ LATENCY: Mapping[str, Made] = {
 """Made of `latency_tables.comparison`; times in milliseconds, densities as shares."""
 ACCURACY: Mapping[str, Made] = {"score_change": lambda table: 100 * table["difference"].astype(float)}
 """Made of `accuracy_tables.summary`, in points."""
+TIMES = ("ms", "select_ms", "attend_ms")
+SPEEDUPS = ("speedup_fa2", "speedup_dense")
+"""Which grow as less is kept."""
 GAINS = ("speedup_fa2", "speedup_dense", "fa2_share", "dense_gain")
 """More than published is better."""
 SHARES = ("density", "select_share")

@@ -29,19 +29,27 @@ def theirs(figure: PaperFigure, form: Form) -> str:
 
 
 def ours(figure: PaperFigure, finding: Finding) -> str:
-    """Return the measured values, or why there are none."""
-    form, source = finding.statement.form, finding.source
+    """Return the measured values, and why others are missing."""
+    form, source = finding.form, finding.source
     if source is None:
         return finding.reason
     match form:
         case Close():
-            return listed(figure, form, our_values(figure, form, source))
+            return listed(figure, form, our_values(figure, form, source)) + _left_out(finding)
         case Order():
             shown = [_row(form, source, length) for length in form.lens]
         case _:
             shown = [_value(form, source, length) for length in form.lens]
-    broken = [length for length, holds in holds_at(form, source).items() if not holds]
-    return ", ".join(shown) + (f"; not at {format_lengths(broken)}" if broken else "")
+    held = holds_at(form, source)
+    broken = [length for length, holds in held.items() if holds is False]
+    unsure = [length for length, holds in held.items() if holds is None]
+    said = f"; not at {format_lengths(broken)}" if broken else ""
+    said += f"; within the noise at {format_lengths(unsure)}" if unsure else ""
+    return ", ".join(shown) + said + _left_out(finding)
+
+
+def _left_out(finding: Finding) -> str:
+    return f"; not judged: {finding.reason}" if finding.reason else ""
 
 
 def where(finding: Finding) -> str:

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.jobs.accuracy import worker as accuracy_worker
 from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
 from fp_bench.jobs.accuracy.plan import make_plan
-from fp_bench.jobs.request import AccuracyRequest
+from fp_bench.jobs.request import AccuracyRequest, read_command
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.reports.accuracy.tables import summary
@@ -130,13 +131,45 @@ def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
 
 
 def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods):
-    methods = [Spec("crashes"), Spec("hangs"), Spec("dense")]
-    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct(timeout=10))
-    found = {record.label: (record.status, record.reason or "") for record in records}
-    assert found["dense"][0] == "ok"
-    assert found["crashes"][0] == "error"
-    assert "SIGSEGV" in found["crashes"][1]
-    assert found["hangs"][0] == "timeout"
+    one = request(samples=1, tasks=["fact"])
+    records_of(tmp_path, one.pinned(methods=[Spec("hangs")]), Conduct(timeout=0.5))
+    records = records_of(tmp_path, one.pinned(methods=[Spec("crashes"), Spec("dense")]), Conduct())
+    assert {record.label: (record.status, record.reason) for record in records} == {
+        "hangs": (
+            "timeout",
+            "answering: no answer within 0.5 s; the worker process was ended; --timeout sets the limit",
+        ),
+        "crashes": ("error", "answering: the worker process was killed by SIGSEGV"),
+        "dense": ("ok", None),
+    }
+
+
+def test_what_a_plugin_does_to_its_process_touches_no_other(tmp_path, hostile_methods):
+    methods = [Spec("patches"), Spec("dense")]
+    records = records_of(tmp_path, request(methods=methods, samples=1, tasks=["fact"]), Conduct())
+    assert {record.label: record.score for record in records}["dense"] == 1.0
+    asked = request(methods=methods[:1], samples=1, suites=[Spec("fidelity")], tasks=None)
+    (compared,) = (record for record in records_of(tmp_path, asked, Conduct()) if record.suite == "fidelity")
+    assert compared.kl > 0.1
+
+
+def test_a_model_that_does_not_load_is_loaded_once(tmp_path, monkeypatch):
+    folder = save_model(tmp_path / "model")
+    plan = make_plan(request(model=str(folder), samples=3))
+    (folder / "model.safetensors").unlink()
+    loads = []
+    load = accuracy_worker.load_model
+    monkeypatch.setattr(accuracy_worker, "load_model", lambda *args, **more: loads.append(1) or load(*args, **more))
+    with RecordStore(tmp_path / "run") as store:
+        records = list(run(plan, store, HERE))
+    assert (len(records), len(loads)) == (12, 1)
+    (reason,) = {record.reason for record in records}
+    assert "no file named model.safetensors" in reason
+
+
+def test_an_answer_that_is_no_number_is_incorrect(tmp_path, odd_methods):
+    (record,) = records_of(tmp_path, request(methods=[Spec("nan")], samples=1, tasks=["fact"]))
+    assert (record.status, record.reason) == ("incorrect", "the logits are not all finite")
 
 
 def test_a_spent_budget_leaves_whole_samples(tmp_path):
@@ -201,8 +234,10 @@ def test_the_verb_end_to_end(tmp_path):
     report = (tmp_path / "report.md").read_text()
     assert "plots/pareto.png" in report
     (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
-    for part in ("--suite probe", "--tasks multivalue,fact", "--lens 300", "--samples 1"):
-        assert part in again
+    asked = read_command(again)
+    assert isinstance(asked, AccuracyRequest)
+    assert (asked.suites, asked.lens, asked.samples, asked.model) == ([Spec("probe")], [300], 1, "embedded")
+    assert asked.tasks == ["multivalue", "fact"]
     rows = json.loads(fpbench(*words, "--json").stdout)
     assert [row["score"] for row in rows] == [1.0, 1.0]
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fp_bench.cli.options import known
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
 from fp_bench.jobs.latency.job import Conduct, count_pending, run
 from fp_bench.jobs.latency.plan import Heads, make_plan
 from fp_bench.jobs.request import LatencyRequest
-from fp_bench.methods.registry import Spec
+from fp_bench.methods.registry import Spec, methods
 from fp_bench.records.kept_maps import map_path, read_maps
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.reports.latency.tables import cells
@@ -24,7 +25,12 @@ SMALL = LatencyRequest(lens=[256], heads=Heads(2, 1, 64), dtype="fp32", rounds=2
 
 
 def request(methods, **changed):
-    return SMALL.pinned(methods=[Spec.parse(name) for name in methods.split(",")], **changed)
+    return changed_request(methods=[Spec.parse(name) for name in methods.split(",")], **changed)
+
+
+def changed_request(**changed):
+    """Ask as `SMALL` does but for some fields, which are checked as those of a user are."""
+    return LatencyRequest.parse(dict(SMALL) | changed)
 
 
 def quick_plan(asked):
@@ -75,7 +81,7 @@ def test_times_of_two_machines_never_share_a_folder(tmp_path):
 def test_what_a_prefill_would_not_heed_is_refused(changed, named):
     heads = SMALL.heads if named == "--shape" else None
     with pytest.raises(UsageError, match=f"^{named}: of single attention calls"):
-        make_plan(request("dense", model="embedded", heads=heads, **changed))
+        request("dense", model="embedded", heads=heads, **changed)
 
 
 def test_every_cell_is_measured_in_every_round(odd_methods, tmp_path):
@@ -103,6 +109,33 @@ def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(odd_methods, tmp_path)
         "dense": ("unavailable", None),
     }
     assert [record.method for record in found if record.status == "ok"] == ["window", "window"]
+
+
+def test_whatever_a_plugin_is_or_says_is_its_own_row(hostile_methods, tmp_path, capsys):
+    with pytest.warns(UserWarning, match="'quits' cannot be loaded"):
+        asked = quick_plan(request("quits,no_method,bad_params,unsayable,no_backend,no_numbers,copycat,window"))
+    with RecordStore(tmp_path) as store:
+        found = list(run(asked, store, HERE))
+    said = {record.label: (record.status, record.reason) for record in found}
+    assert said.pop("window") == ("ok", None)
+    assert said.pop("quits") == ("unavailable", "method 'quits' cannot be loaded: SystemExit: 0")
+    assert said.pop("no_method")[0] == "unavailable"
+    assert said.pop("bad_params") == (
+        "unavailable",
+        "method 'bad_params' cannot be built: KeyError: 'no parameters today'",
+    )
+    assert said.pop("unsayable") == ("error", "UnsayableError: UnsayableError")
+    assert "which calls itself 'dense'" in said.pop("copycat")[1]
+    assert {status for status, _ in said.values()} <= {"error", "incorrect"}
+    assert said.keys() == {"no_backend", "no_numbers"}
+    assert "noise" not in capsys.readouterr().out
+
+
+def test_a_plugin_that_a_built_in_name_hides_is_named(hostile_methods):
+    with pytest.warns(
+        UserWarning, match="plug-in hostile_methods:Unsayable is left out: method 'flashprefill' is fp_bench's"
+    ):
+        known(None, methods)
 
 
 def test_inputs_that_cannot_be_made_fail_their_cells_alone(tmp_path):
@@ -147,7 +180,7 @@ def test_a_failed_cell_is_tried_again_only_when_asked(odd_methods, tmp_path, mon
 def test_past_the_budget_nothing_is_started(odd_methods, tmp_path, monkeypatch):
     plan = quick_plan(request("window,dense", lens=[128, 256]))
     ticking = itertools.count()
-    monkeypatch.setattr("fp_bench.jobs.latency.job.monotonic", lambda: next(ticking))
+    monkeypatch.setattr("fp_bench.jobs.schedule.monotonic", lambda: next(ticking))
     with RecordStore(tmp_path) as store:
         assert list(run(plan, store, replace(HERE, budget=0.5))) == []
         assert count_pending(plan, store) == 8
@@ -174,18 +207,21 @@ def test_inputs_that_do_not_fit_beside_each_other_are_made_anew(odd_methods, tmp
 
 
 def test_whatever_a_method_does_the_rest_is_measured(fatal_methods, odd_methods, tmp_path):
-    asked = request("crashes,hangs,hangs_later,exits,raises,dense", rounds=2)
-    found = records_of(asked, tmp_path, Conduct(timeout=3))
+    found = records_of(request("crashes,exits,raises,dense", rounds=2), tmp_path, Conduct())
     said = {r.method: (r.status, r.reason) for r in found if r.status != "ok"}
-    hung = "no answer within 3 s; the worker process was ended; --timeout sets the limit"
     assert said == {
         "crashes": ("error", "checking: the worker process was killed by SIGSEGV"),
-        "hangs": ("timeout", f"checking: {hung}"),
-        "hangs_later": ("timeout", f"timing: {hung}"),
         "exits": ("error", "checking: the worker process exited with 7"),
         "raises": ("error", "KeyError: 'a bug\\nover two lines'"),
     }
     assert [(r.method, r.round) for r in found if r.status == "ok"] == [("dense", 0), ("dense", 1)]
+
+
+@pytest.mark.parametrize(("method", "timeout", "step"), [("hangs", 0.5, "checking"), ("hangs_later", 4, "timing")])
+def test_a_hang_is_a_timeout(fatal_methods, tmp_path, method, timeout, step):
+    (record,) = records_of(request(method), tmp_path, Conduct(timeout=timeout))
+    hung = f"{step}: no answer within {timeout:g} s; the worker process was ended; --timeout sets the limit"
+    assert (record.status, record.reason) == ("timeout", hung)
 
 
 def test_a_lost_worker_is_replaced(fatal_methods, tmp_path):
@@ -279,7 +315,7 @@ def test_the_same_method_asked_twice_is_one(odd_methods):
 )
 def test_bad_requests_are_refused_before_anything_runs(changed, says):
     with pytest.raises(UsageError, match=says):
-        make_plan(replace(SMALL, **changed))
+        make_plan(changed_request(**changed))
 
 
 @pytest.mark.parametrize("text", ["", "32", "32/8", "0/1/64", "a/b/c", "3/2/64", "-2/1/64", "2/1/64/1"])

@@ -62,7 +62,7 @@ def test_recall_is_the_share_of_dense_mass_and_the_error_is_against_dense(odd_me
     block = torch.arange(300) // 128
     mass = (weights * (block[:, None] == block)).sum(-1)[0, :, sample_rows(300, 0)]
     assert found.recall_by_head == pytest.approx(mass.mean(-1).tolist(), rel=1e-5)
-    assert found.density == pytest.approx(3 / 6)
+    assert found.density == pytest.approx((2 * 128 * 129 + 44 * 45) / (300 * 301))
     assert found.kernel_err < 1e-5 < found.rel_err
 
 

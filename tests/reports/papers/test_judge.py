@@ -11,11 +11,15 @@ K = 1024
 
 
 def figure(**form):
-    """A figure of one statement; a speed-up of 2 at 4K and of 4 at 8K is published."""
+    """A figure of one statement; a speed-up of 2 at 4K and of 4 at 8K is published, where half is kept."""
+    kept = {"4k": 0.5, "8k": 0.5}
     return PaperFigure(
         name="f", title="t", paper="p", place="here", theirs="a GPU", setting={"input": "structured"}, axis="y",
         quantity="speedup_fa2",
-        published={"speedup_fa2": {"flashprefill": {"4k": 2.0, "8k": 4.0}, "xattention": {"4k": 1.0, "8k": 1.0}}},
+        published={
+            "speedup_fa2": {"flashprefill": {"4k": 2.0, "8k": 4.0}, "xattention": {"4k": 1.0, "8k": 1.0}},
+            "density": {"flashprefill": kept, "xattention": kept},
+        },
         statements=[{"says": "so", **form}],
     )  # fmt: skip
 
@@ -68,7 +72,7 @@ def test_a_value_that_is_no_gain_cannot_be_exceeded(tmp_path):
     ("speedups", "form", "holds"),
     [
         ((1.5, 3.0), {"grows": {"lens": "4k,8k"}}, True),
-        ((1.5, 1.5), {"grows": {"lens": "4k,8k"}}, False),
+        ((1.5, 1.4), {"grows": {"lens": "4k,8k"}}, False),
         ((3.0, 1.5), {"falls": {"lens": "4k,8k"}}, True),
         ((1.5, 3.0), {"falls": {"lens": "4k,8k"}}, False),
         ((1.5, 3.0), {"bound": {"lens": "4k,8k", "above": 1}}, True),
@@ -103,7 +107,10 @@ def test_a_ratio_of_methods_is_of_both_sides(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
     absent = run(tmp_path / "absent", 2.0, lengths=(4 * K,))
     (finding,) = judge(figure(**CLOSE), read_measured([absent]))
-    assert (finding.verdict, finding.reason) == (Judgement.NOT_MEASURED, "flashprefill at 8K: no record")
+    assert (finding.verdict, finding.reason) == (Judgement.REPRODUCED, "flashprefill at 8K: no record")
+    assert ours(figure(**CLOSE), finding) == "4K 2.0x; not judged: flashprefill at 8K: no record"
+    (finding,) = judge(figure(grows=CLOSE["close"] | {"lens": "4k,8k"}), read_measured([absent]))
+    assert finding.verdict is Judgement.NOT_MEASURED  # of one length there is no trend
     broken = run(tmp_path / "broken", 2.0, lengths=(4 * K,), extra=[failed(seq_len=8 * K)])
     (finding,) = judge(figure(**CLOSE), read_measured([broken]))
     assert finding.reason == "flashprefill at 8K: oom: too large"
@@ -143,3 +150,39 @@ def test_agreeing_with_what_was_calibrated_counts_for_nothing(tmp_path):
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"holds no records\.jsonl"):
         read_measured([tmp_path])
+
+
+def test_a_claim_that_breaks_within_the_noise_is_not_failed(tmp_path):
+    records = [
+        timed(ms, round=n, seq_len=4 * K, select_ms=0.048 * ms) for n, ms in enumerate((1.0, 1.02, 1.05, 0.97, 1.0))
+    ]
+    for above, expected in (
+        (0.048, Judgement.UNDECIDED),
+        (0.05, Judgement.UNDECIDED),
+        (0.06, Judgement.NOT_REPRODUCED),
+    ):
+        claim = figure(bound={"quantity": "select_share", "method": "flashprefill", "lens": "4k", "above": above})
+        (finding,) = judge(claim, read_measured([write(tmp_path / str(above), records)]))
+        assert finding.verdict is expected
+    claim = figure(bound={"quantity": "select_share", "method": "flashprefill", "lens": "4k", "above": 0.05})
+    (finding,) = judge(claim, read_measured([tmp_path / "0.05"]))
+    assert ours(claim, finding).endswith("; within the noise at 4K")
+
+
+def test_a_speed_up_is_judged_at_equal_density_or_not_at_all(tmp_path):
+    sparser = run(tmp_path / "sparser", 20.0, 40.0, density=0.02)
+    (finding,) = judge(figure(**CLOSE), read_measured([sparser]))
+    assert finding.verdict is Judgement.NOT_COMPARABLE
+    assert finding.reason == "flashprefill at 4K, 8K: it keeps 2.0%, in the paper 50.0%"
+    unknown = figure(**CLOSE)
+    unknown = unknown.model_copy(update={"published": {"speedup_fa2": unknown.published["speedup_fa2"]}})
+    (finding,) = judge(unknown, read_measured([run(tmp_path / "unknown", 2.0, 4.0)]))
+    assert (finding.verdict, "gives no density" in finding.reason) == (Judgement.NOT_COMPARABLE, True)
+
+
+def test_a_method_on_other_inputs_is_not_comparable(tmp_path):
+    claim = figure(**CLOSE).model_copy(update={"other_inputs": ["flashprefill"]})
+    (finding,) = judge(claim, read_measured([run(tmp_path / "run", 1.0, 1.0)]))
+    assert finding.verdict is Judgement.NOT_COMPARABLE
+    assert finding.reason == "flashprefill at 4K, 8K: its inputs are not its paper's"
+    assert finding.source is None

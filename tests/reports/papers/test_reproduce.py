@@ -19,7 +19,8 @@ def records(tmp_path):
     published = dict(zip(LENGTHS, (1.71, 2, 4, 8, 12, 20, 27.78), strict=True))
     fa2 = [dense(10.0, "fa2", seq_len=length, **QWEN) for length in LENGTHS]
     return write(
-        tmp_path / "run", fa2 + [timed(10 / gain, seq_len=length, **QWEN) for length, gain in published.items()]
+        tmp_path / "run",
+        fa2 + [timed(10 / gain, seq_len=length, density=0.704, **QWEN) for length, gain in published.items()],
     )
 
 

@@ -1,0 +1,111 @@
+"""The workers of an accuracy run at one place: one for the methods of this package, and one for each other method."""
+
+from collections.abc import Mapping, Sequence
+
+from fp_bench.jobs.accuracy.plan import Item, Plan
+from fp_bench.jobs.accuracy.worker import Answered, Examinee, Setup, Stripe
+from fp_bench.jobs.accuracy.worker_engine import EngineExaminee
+from fp_bench.jobs.candidate import Candidate
+from fp_bench.jobs.failures import Failure
+from fp_bench.jobs.isolation import LOAD_SECONDS
+from fp_bench.jobs.machine import Machine
+from fp_bench.jobs.schedule import Conduct
+from fp_bench.jobs.workers import Workers
+
+ANSWER_SECONDS = 600.0
+"""An answer may take this long when nothing else was asked for."""
+OURS = "methods of fp_bench"
+
+
+class Examinees(Workers):
+    """Has samples answered.
+
+    A model for each method would rarely fit, and loading it for each turn would take longer than the answers. So the
+    methods of this package, which change nothing but what they are asked to, share a process and its model; what a
+    plug-in does to its process touches no other's answers.
+
+    Args:
+        plan: the run.
+        machine: the device of this place.
+        conduct: of the run.
+        stripes: numbers of the samples that will be asked for here, and maybe others.
+        threads: that each may use; None is what torch takes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        machine: Machine,
+        conduct: Conduct,
+        stripes: Mapping[Stripe, Sequence[int]],
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(isolate=conduct.isolate)
+        self._plan = plan
+        self._machine = machine
+        self._conduct = conduct
+        self._stripes = stripes
+        self._threads = threads
+        self._methods: dict[str, dict[str, Candidate]] = {}
+        """Of each worker, by label."""
+        for candidate in plan.candidates:
+            if candidate.method is not None:
+                self._methods.setdefault(self._worker_of(candidate), {})[candidate.method.label] = candidate
+
+    def made(self, name: str) -> tuple[type[Examinee], Setup]:
+        """Return the examinee for some methods, and what it has to know."""
+        asked = self._plan.request
+        return EngineExaminee if asked.engine == "vllm" else Examinee, Setup(
+            model=asked.model,
+            dtype=asked.dtype,
+            chat=asked.chat,
+            dense_layers=asked.dense_layers,
+            suites=asked.suites,
+            methods={label: candidate.spec for label, candidate in self._methods.get(name, {}).items()},
+            backend=asked.backend,
+            seed=asked.seed,
+            device=str(self._machine.device),
+            spread=asked.spread,
+            threads=self._threads,
+            code_version=self._plan.code_version,
+            engine=asked.engine,
+            longest=max(asked.lens),
+            share=1 / len(self._methods),
+            stripes=self._stripes,
+        )
+
+    def make_room(self, name: str) -> bool:
+        """End the others, and with them their models."""
+        others = [other for other, _ in self.posts() if other != name]
+        for other in others:
+            self.end(other)
+        return bool(others)
+
+    def answer(self, item: Item) -> Answered | Failure:
+        """Answer an item."""
+        name = self._worker_of(item.candidate)
+        found = self._answer(name, item)
+        if isinstance(found, Failure) and found.status == "oom" and self.make_room(name):
+            found = self._answer(name, item)
+        return found
+
+    def _answer(self, name: str, item: Item) -> Answered | Failure:
+        # Loading is no part of an answer, and may well take longer than one.
+        if failed := self.load(name, LOAD_SECONDS):
+            return failed
+        limit = self._conduct.timeout or ANSWER_SECONDS
+        expected = None
+        if item.compared and name != OURS:  # a plug-in may have changed what dense attention is in its process
+            if failed := self.load(OURS, LOAD_SECONDS):
+                return failed
+            expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, limit=limit)
+            if isinstance(expected, Failure):
+                return expected
+        found: Answered | Failure = self.step(
+            name, "answering", "answer", item.stripe, item.number, item.label, expected, limit=limit
+        )
+        return found
+
+    def _worker_of(self, candidate: Candidate) -> str:
+        ours = not self._conduct.isolate or type(candidate.method).__module__.startswith("fp_bench.")
+        return OURS if ours else str(candidate.fields()["label"])

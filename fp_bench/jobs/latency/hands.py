@@ -1,0 +1,121 @@
+"""The workers of a latency run at one place: one a method, one at work at a time."""
+
+import os
+from typing import Any
+
+import torch
+
+from fp_bench.jobs.failures import Failure
+from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
+from fp_bench.jobs.latency.measure import Timing
+from fp_bench.jobs.latency.noise import Watch
+from fp_bench.jobs.latency.plan import Cell, Group, Plan
+from fp_bench.jobs.latency.ttft import ModelHand, PrefillFound, PrefillTiming
+from fp_bench.jobs.latency.ttft_engine import EngineHand
+from fp_bench.jobs.latency.worker import Found, Hand, Setup
+from fp_bench.jobs.schedule import Conduct
+from fp_bench.jobs.workers import Workers
+
+RELEASE_SECONDS = 60.0
+
+
+class Hands(Workers):
+    """Has cells checked and timed, each method in its own process.
+
+    The processes stay for the whole run, so that what a method compiled or tuned is paid once. Each holds the inputs of
+    its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
+
+    Args:
+        plan: the run, for the device of this place.
+        conduct: of the run.
+        threads: that each may use; None is what torch takes.
+    """
+
+    def __init__(self, plan: Plan, conduct: Conduct, threads: int | None = None) -> None:
+        super().__init__(isolate=conduct.isolate)
+        self._plan = plan
+        self._timeout = conduct.timeout
+        self._threads = threads
+        self._specs = {cell.label: cell.candidate.spec for group in plan.groups for cell in group.cells}
+
+    def made(self, name: str) -> tuple[type[Hand | ModelHand | EngineHand], Setup]:
+        """Return the hand of a method's label, and what it has to know."""
+        asked = self._plan.request
+        hand = (EngineHand if asked.engine == "vllm" else ModelHand) if asked.model else Hand
+        return hand, Setup(
+            self._specs[name],
+            asked.backend,
+            asked.inputs,
+            asked.dtype,
+            asked.seed,
+            str(self._plan.machine.device),
+            self._plan.code_version,
+            threads=self._threads,
+            model=asked.model or "",
+            engine=asked.engine,
+            longest=max(asked.lens),
+            share=1 / len(self._specs),
+        )
+
+    def make_room(self, name: str) -> bool:
+        """Have the others give back their inputs and models."""
+        if self._plan.machine.gpu is None or not any(post.holds for label, post in self.posts() if label != name):
+            return False
+        self.release(everything=True)
+        return True
+
+    def check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
+        """Run a cell once and compare its output; afterwards it can be timed."""
+        found = self._check(cell, group)
+        if isinstance(found, Failure) and found.status == "oom" and self.make_room(cell.label):
+            found = self._check(cell, group)
+        if not group.keep_inputs and not group.effort.checked_call_counts:
+            self.release()
+        return found
+
+    def measure(self, cell: Cell, group: Group) -> tuple[Timing | PrefillTiming, dict[str, Any]] | Failure:
+        """Time one round of a cell; return it with what was seen of the machine meanwhile."""
+        label = cell.label
+        if self.post(label).holds != cell.key:
+            again = self._check(cell, group)
+            if isinstance(again, Failure):
+                return again
+        watch = Watch(self._plan.machine.gpu, self._our_processes())
+        limit = self._timeout or group.step_limit
+        timing = self.step(label, "timing", "measure", group.effort, limit=limit, tick=watch.tick)
+        if isinstance(timing, Failure):
+            return timing
+        seen = watch.fields() | {"launch": self.post(label).launch}
+        if not group.keep_inputs:
+            self.release()
+        return timing, seen
+
+    def release(self, *, everything: bool = False) -> None:
+        """Have all workers give back the memory of their inputs; with ``everything``, of their models too."""
+        for label, post in self.posts():
+            if post.holds is None:
+                continue
+            post.holds = None
+            try:
+                post.worker.call("release", everything, timeout=self._timeout or RELEASE_SECONDS)
+            except RuntimeError:
+                self.end(label)
+
+    def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
+        label = cell.label
+        # Imports and models are no step of a cell, and may well take longer than one.
+        if failed := self.load(label, LOAD_SECONDS if self._plan.request.model else START_SECONDS):
+            return failed
+        self.post(label).holds = cell.key
+        limit = self._timeout or group.step_limit
+        found: Found | PrefillFound | Failure = self.step(
+            label, "checking", "check", group.shape, group.layer, limit=limit
+        )
+        if isinstance(found, Failure):
+            self.forget(label)
+        return found
+
+    def _our_processes(self) -> set[int]:
+        """Return the processes of this run that the GPU's driver may list."""
+        workers = {post.worker.pid for _, post in self.posts() if post.loaded}
+        return workers | ({os.getpid()} if torch.cuda.is_initialized() else set())  # type: ignore[no-untyped-call]

@@ -1,0 +1,34 @@
+"""Imported by the server of worker processes, before all else, and by nothing else: it ends when its owner has.
+
+Each worker inherits what Python's fork server takes for a sign that it is still needed. So the server looks every
+second whether the process that started it is there, also while it imports, which takes seconds. Its end kills its
+workers.
+"""
+
+import os
+import shutil
+import signal
+import sys
+from types import TracebackType
+from typing import Any
+
+from fp_bench.jobs.server import OWNER
+
+_owner, _, _folder = os.environ.pop(OWNER).partition(" ")
+
+
+def _look(*_: Any) -> None:
+    if os.getppid() != int(_owner):
+        shutil.rmtree(_folder, ignore_errors=True)
+        os._exit(0)
+
+
+def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # An owner that ends while it starts a worker breaks their connection: no news.
+    if not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _say
+signal.signal(signal.SIGALRM, _look)
+signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)

@@ -1,0 +1,149 @@
+"""The worker processes of a run at one place: started when needed, replaced when lost, none after the end."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import uuid4
+
+from fp_bench.jobs.failures import Answer, Failure
+from fp_bench.jobs.isolation import LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+
+
+class StoppedError(RuntimeError):
+    """The run has ended: no worker is started any more."""
+
+
+@dataclass
+class Post:
+    """A worker and what it has."""
+
+    worker: Worker
+    loaded: bool = False
+    """Whether it has imported its method, and so uses the device."""
+    holds: str | None = None
+    """Key of the cell whose inputs it holds."""
+    launch: str = field(default_factory=lambda: uuid4().hex[:8])
+    """Names this process in records, where ids of processes come again."""
+
+
+class Workers(ABC):
+    """Workers by name, each with an object of its own that has a method ``load``.
+
+    Args:
+        isolate: False works in this process, where nothing is isolated and no timeout is kept.
+    """
+
+    def __init__(self, *, isolate: bool = True) -> None:
+        self._make: Callable[..., Worker] = WorkerProcess if isolate else LocalWorker
+        self._posts: dict[str, Post] = {}
+        self._refused: dict[str, Failure] = {}
+        """Why the object of a name does not load."""
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @abstractmethod
+    def made(self, name: str) -> tuple[Callable[..., Any], Any]:
+        """Return what makes the object of a worker, and its argument."""
+
+    @abstractmethod
+    def make_room(self, name: str) -> bool:
+        """Have the others give back what may be the memory that a worker lacks; return whether they held any."""
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing, from any thread; none is started afterwards."""
+        with self._lock:
+            self._closed = True
+            left = list(self._posts.values())
+            self._posts.clear()
+        for post in left:
+            post.worker.close()
+
+    def start(self, names: Iterable[str]) -> None:
+        """Start the workers that are not there, all at once: importing torch takes seconds."""
+        for name in names:
+            self.post(name)
+
+    def post(self, name: str) -> Post:
+        """Return a worker; one that was lost while it had nothing to do is replaced.
+
+        Raises:
+            StoppedError: after `close`.
+        """
+        with self._lock:
+            if self._closed:
+                raise StoppedError
+            found = self._posts.get(name)
+        if found is not None:
+            if found.worker.is_alive:
+                return found
+            self.end(name)
+        started = Post(self._make(*self.made(name)))
+        with self._lock:
+            if not self._closed:
+                self._posts[name] = started
+                return started
+        started.worker.close()
+        raise StoppedError
+
+    def posts(self) -> list[tuple[str, Post]]:
+        """Return the workers that are there."""
+        with self._lock:
+            return list(self._posts.items())
+
+    def forget(self, name: str) -> None:
+        """Take note that a worker, if it is still there, holds nothing."""
+        with self._lock:
+            if name in self._posts:
+                self._posts[name].holds = None
+
+    def end(self, name: str) -> None:
+        """End a worker."""
+        with self._lock:
+            post = self._posts.pop(name, None)
+        if post is not None:
+            post.worker.close()
+
+    def load(self, name: str, limit: float) -> Failure | None:
+        """Have the object of a worker load what it needs; what does not load is not tried again in this run."""
+        if name in self._refused:
+            return self._refused[name]
+        found = self.step(name, "loading", "load", limit=limit)
+        if isinstance(found, Failure) and found.status == "oom" and self.make_room(name):
+            found = self.step(name, "loading", "load", limit=limit)
+        if isinstance(found, Failure):
+            self._refused[name] = found
+            return found
+        self.post(name).loaded = True
+        return None
+
+    def step(
+        self, name: str, doing: str, call: str, *args: Any, limit: float, tick: Callable[[], None] | None = None
+    ) -> Any:
+        """Call a method of a worker's object; return its value or how it failed.
+
+        Args:
+            name: of the worker.
+            doing: what the step is called in a reason.
+            call: the method, which returns an `Answer`.
+            *args: its arguments.
+            limit: seconds that it may take.
+            tick: as in `Worker.call`.
+
+        Raises:
+            StoppedError: after `close`.
+        """
+        try:
+            answer = cast("Answer[Any]", self.post(name).worker.call(call, *args, timeout=limit, tick=tick))
+        except (WorkerHungError, WorkerLostError) as error:
+            self.end(name)
+            if self._closed:
+                raise StoppedError from None
+            if isinstance(error, WorkerLostError):
+                return Failure("oom" if error.starved else "error", f"{doing}: {error}")
+            advice = "" if call == "load" else "; --timeout sets the limit"
+            return Failure("timeout", f"{doing}: {error}{advice}")
+        if not answer.fit:
+            self.end(name)
+        return answer.value

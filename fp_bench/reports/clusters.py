@@ -1,0 +1,69 @@
+"""Intervals of means over positions of texts, where neighbours depend on one another.
+
+The positions of a sample are cut into blocks long enough that blocks next to one another say different things; samples
+may differ as a whole, too. The variance of the mean is that between samples, and at least what blocks alone would give:
+few samples may lie together by chance. Wilson's interval over positions would take neighbours for independent.
+"""
+
+from math import exp, inf, sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fp_bench.reports.scores import wilson
+
+Floats = NDArray[np.float64]
+
+
+class ClusteredMean(NamedTuple):
+    """A mean over the blocks of samples."""
+
+    mean: float
+    error: float
+    """Its standard error; NaN where one block is all there is."""
+    half: float
+    """Of its 95 % interval, in the units of the mean."""
+
+
+def clustered_mean(values: Floats) -> ClusteredMean:
+    """Return the mean of blocks and its error.
+
+    Args:
+        values: ``[samples, blocks]``.
+    """
+    samples, blocks = values.shape
+    found = []
+    if samples > 1:
+        found.append((values.mean(axis=1).var(ddof=1) / samples, samples - 1))
+    if blocks > 1:
+        found.append((values.var(axis=1, ddof=1).mean() / values.size, samples * (blocks - 1)))
+    mean = float(values.mean())
+    if not found:
+        return ClusteredMean(mean, float("nan"), inf)
+    variance, freedom = max(found)
+    return ClusteredMean(mean, sqrt(variance), float(stats.t.ppf(0.975, freedom)) * sqrt(variance))
+
+
+def divergence_interval(values: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of a mean divergence, symmetric in its log: it is above 0 and its tail is long."""
+    found = clustered_mean(values)
+    if found.mean <= 0 or np.isinf(found.half):
+        return 0.0, 0.0 if found.half == 0 else inf
+    factor = exp(min(found.half / found.mean, 700.0))
+    return found.mean / factor, found.mean * factor
+
+
+def share_interval(values: Floats) -> tuple[float, float]:
+    """Return the 95 % interval of a share: Wilson's, of as many independent positions as the error speaks for.
+
+    Where all blocks are alike, a block counts as one.
+    """
+    found = clustered_mean(values)
+    spread = found.mean * (1 - found.mean)
+    if np.isnan(found.error):
+        return 0.0, 1.0
+    if found.error == 0 or spread == 0:
+        return wilson(found.mean, values.size)
+    return wilson(found.mean, spread / found.error**2, quantile=found.half / found.error)
