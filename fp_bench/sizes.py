@@ -1,6 +1,7 @@
 """Lengths as people write them (``4k``, ``8192``, ``4k-256k``), shares (``3%``) and times (``10m``)."""
 
 import re
+import warnings
 from collections.abc import Sequence
 
 from fp_bench.errors import UsageError
@@ -30,6 +31,8 @@ def parse_length(text: str) -> int:
 def parse_lengths(text: str) -> list[int]:
     """Return the ascending lengths of ``4k,16k``, ``4k-256k`` (doubling) or both mixed, each once.
 
+    Warns of a range whose end is not among them.
+
     Raises:
         UsageError: a part that is no length, or a range that does not ascend.
     """
@@ -42,9 +45,15 @@ def parse_lengths(text: str) -> list[int]:
         high = parse_length(last) if dash else low
         if high < low:
             raise UsageError(f"range {part!r} descends; write the smaller length first")
-        while low <= high:
-            lengths.add(low)
-            low *= 2
+        found = [low]
+        while 2 * found[-1] <= high:
+            found.append(2 * found[-1])
+        lengths.update(found)
+        if found[-1] < high:
+            measured = ", ".join(map(format_length, found))
+            warnings.warn(
+                f"range {part.strip()} is {measured}: lengths double, so {last.strip()} is not measured", stacklevel=2
+            )
     return sorted(lengths)
 
 

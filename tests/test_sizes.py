@@ -20,6 +20,7 @@ def test_lists_are_ascending_without_doubles(asked):
     assert parse_lengths(",".join(map(str, asked))) == sorted(set(asked))
 
 
+@pytest.mark.filterwarnings("ignore:range .* is not measured")
 @given(low=lengths, doublings=st.integers(0, 10))
 def test_a_range_doubles_up_to_its_end(low, doublings):
     high = min(low * 2**doublings, MAX_LENGTH - 1)

@@ -39,7 +39,8 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
         plan = places[0].run(make_plan, request, places[0].machine)
         dtype = parse_dtype(request.dtype)
         seconds = places[0].run(prefill_seconds, request.model, plan.prompts, places[0].machine, dtype)
-        show_accuracy_plan(plan, seconds, len(places))
+        if how.dry_run or not how.quiet:
+            show_accuracy_plan(plan, seconds, len(places))
         if how.dry_run:
             return
         records = record(
@@ -48,7 +49,8 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
             lambda store: len(pending_items(plan, store, conduct)),
             {item.key for item in plan.items},
             how.budget,
+            how.quiet,
         )
     if records:
-        show_report(folder, how.as_json, only="accuracy")
+        show_report(folder, how.as_json, only="accuracy", wide=how.wide, write=how.report)
     raise typer.Exit(exit_code(records, named=request.methods is not None))

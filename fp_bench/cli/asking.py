@@ -48,6 +48,9 @@ class Conducting(Options):
     )
     dry_run: bool = Field(False, description="Print the plan and stop.")
     as_json: bool = Field(False, alias="json", description="Print the result as JSON on stdout.")
+    quiet: bool = Field(False, description="Say nothing of the plan and of progress; results and errors remain.")
+    report: bool = Field(True, description="Write tables, plots and the HTML page when done; takes seconds.")
+    wide: bool = Field(False, description="One line a row, however wide the tables become.")
 
     @model_validator(mode="after")
     def _one_folder(self) -> Self:
@@ -55,6 +58,21 @@ class Conducting(Options):
             raise UsageError(f"--resume goes on with the newest run, and --out names {self.out}; give one")
         return self
 
+
+SHORT = {
+    "--lens": "-l",
+    "--methods": "-m",
+    "--model": "-M",
+    "--suite": "-s",
+    "--tasks": "-t",
+    "--samples": "-n",
+    "--rounds": "-r",
+    "--inputs": "-i",
+    "--out": "-o",
+    "--wide": "-w",
+    "--quiet": "-q",
+}
+"""Options that people type often -> their one letter."""
 
 R = TypeVar("R", bound=Request)
 
@@ -81,8 +99,9 @@ def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
     for name, field in options.model_fields.items():
         kind = _kind(field)
         option = f"--{option_name(name, field)}"
-        names = f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option
-        about = typer.Option(names, help=field.description, metavar=_metavar(field))
+        names = [f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option]
+        names += [SHORT[option]] if option in SHORT else []
+        about = typer.Option(*names, help=field.description, metavar=_metavar(field))
         taken = kind | None if field.default is None else kind
         annotation = Annotated[taken, about]  # type: ignore[valid-type]  # made here, not written down
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)

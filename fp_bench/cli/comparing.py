@@ -1,27 +1,41 @@
-"""``fpbench compare``: a run judged against another."""
+"""``fpbench compare``: runs judged against another, or methods of one run."""
 
+import itertools
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fp_bench.cli.front import EXIT_FAILED, EXIT_INCONCLUSIVE, EXIT_REGRESSED, app
-from fp_bench.cli.options import read_runs
+from fp_bench.cli.options import Wide, read_runs
 from fp_bench.errors import UnavailableError, UsageError, did_you_mean
+from fp_bench.methods.registry import split_unquoted
 from fp_bench.sizes import parse_share
 
 if TYPE_CHECKING:
+    from fp_bench.records.store import Run
     from fp_bench.reports.compare import Comparison
+
+GRAVITY = (EXIT_REGRESSED, EXIT_FAILED, EXIT_INCONCLUSIVE)
+"""Exit codes of one comparison, the gravest first: of several, the gravest counts."""
 
 
 @app.command()
 def compare(
-    base: Annotated[Path, typer.Argument(help="The run folder to compare with.")],
-    new: Annotated[Path, typer.Argument(help="The run folder that is judged.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="The run to compare with, then those that are judged; or one run, with --base.")
+    ],
+    base: Annotated[
+        str | None, typer.Option("--base", "-b", help="The method to compare with, e.g. dense; default: each its own.")
+    ] = None,
+    new: Annotated[
+        str | None, typer.Option("--new", help="Methods that are judged against --base, e.g. flashprefill:alpha=0.12.")
+    ] = None,
     min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
-    alpha: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
+    fdr: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
     max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
     allow: Annotated[
         str | None,
@@ -31,52 +45,70 @@ def compare(
         bool | None, typer.Option(help="Whether rounds of the two alternated; default: the times of the records tell.")
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="rich, md, csv, json, or customSmallerIsBetter: of NEW.")
+        str, typer.Option("--format", help="rich, md, csv, json, junit, or customSmallerIsBetter: of what is judged.")
     ] = "rich",
+    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
     ci: Annotated[str | None, typer.Option(help="github: annotations, and the summary of the job.")] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 5 where a cell is inconclusive or removed.")
     ] = False,
+    wide: Wide = False,
 ) -> None:
-    """Judge a run against another: regressed, improved, unchanged, or not known yet."""
+    """Judge runs against a first one, or methods against another: regressed, improved, unchanged, or not known yet."""
     effect = parse_share(min_effect, "--min-effect")
-    for option, value, high in (("--alpha", alpha, 0.5), ("--max-drop", max_drop, 100.0)):
+    for option, value, high in (("--fdr", fdr, 0.5), ("--max-drop", max_drop, 100.0)):
         if not 0 < value < high:
             raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
     if ci not in (None, "github"):
         raise UsageError(f"--ci {ci!r} is unknown; known: github")
-    from fp_bench.cli.terminal import show_comparison
+    if len(runs) == 1 and not (base and new):
+        raise UsageError(f"{runs[0]} alone: give a second run, or --base METHOD and --new METHOD of this one")
+    from fp_bench.cli.terminal import show_comparisons
     from fp_bench.reports.compare import compare as compare_runs
-    from fp_bench.reports.compare_text import FORMATS
+    from fp_bench.reports.compare_forms import FORMATS
     from fp_bench.reports.escape import printable
     from fp_bench.reports.verdict import Rule
 
+    form = "json" if as_json else form
     if form not in ("rich", *FORMATS):
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
     allowed = [name.strip() for name in allow.split(",")] if allow else []
-    rule = Rule(effect, alpha, max_drop / 100)
-    one, other = read_runs([base, new])
-    found = compare_runs(one, other, rule, allow=allowed, paired=paired)
+    rule = Rule(effect, fdr, max_drop / 100)
+    found = [compare_runs(*sides, rule, allow=allowed, paired=paired) for sides in _sides(read_runs(runs), base, new)]
     if form == "rich":
-        show_comparison(found)
+        show_comparisons(found, wide)
     else:
         print(printable(FORMATS[form](found).rstrip("\n")))
     if ci:
         _tell_github(found)
-    raise typer.Exit(_verdict_code(found, strict))
+    codes = [_verdict_code(each, strict) for each in found]
+    raise typer.Exit(next((code for code in GRAVITY if code in codes), 0))
 
 
-def _tell_github(found: "Comparison") -> None:
+def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tuple[Run, Run]]":
+    """Yield what is compared with what: every run, and every method in it, that is judged."""
+    from fp_bench.reports.one_method import methods_as_runs
+
+    first, *others = runs
+    for other in others or [first]:
+        if not (base or new):
+            yield first, other
+            continue
+        for method in split_unquoted(new or base or "", ","):
+            yield methods_as_runs(first, base or method, other, method)
+
+
+def _tell_github(found: "Sequence[Comparison]") -> None:
     """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
     from fp_bench.reports.compare_text import annotations, markdown
     from fp_bench.reports.escape import printable
 
-    for line in annotations(found):
+    for line in itertools.chain.from_iterable(map(annotations, found)):
         print(printable(line), file=sys.stderr)
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         try:
             with Path(path).open("a") as file:
-                file.write(printable(markdown(found)) + "\n")
+                file.write(printable("\n\n".join(map(markdown, found))) + "\n")
         except OSError as error:
             raise UnavailableError(f"GITHUB_STEP_SUMMARY {path} cannot be written: {error.strerror}") from None
 

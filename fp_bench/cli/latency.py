@@ -24,7 +24,8 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, engine=request.engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)
-        show_plan(plan)
+        if how.dry_run or not how.quiet:
+            show_plan(plan)
         if how.dry_run:
             return
         records = record(
@@ -33,7 +34,8 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
             lambda store: count_pending(plan, store, conduct),
             {cell.key for group in plan.groups for cell in group.cells},
             how.budget,
+            how.quiet,
         )
     if records:
-        show_report(folder, how.as_json, only="latency")
+        show_report(folder, how.as_json, only="latency", wide=how.wide, write=how.report)
     raise typer.Exit(exit_code(records, named=request.methods is not None))

@@ -5,29 +5,34 @@ from typing import Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import within
+from fp_bench.cli.options import Wide, known, within
 from fp_bench.cli.recording import exit_code
+from fp_bench.methods.registry import Spec
 from fp_bench.methods.registry import methods as registered
 
 
 @app.command()
-def methods(name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None) -> None:
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None, wide: Wide = False
+) -> None:
     """List the methods, one line each, or show one in full: rule, parameters, presets, backends, limits."""
     if name is not None:
         registered.check(name)
     from fp_bench.cli.listings.methods import method_table, method_tables
     from fp_bench.cli.terminal import show_tables
 
-    show_tables(method_tables(name) if name is not None else [method_table()])
+    show_tables(method_tables(name) if name is not None else [method_table()], wide)
 
 
 @app.command()
-def suites(name: Annotated[str | None, typer.Argument(help="Show this suite in full.")] = None) -> None:
+def suites(
+    name: Annotated[str | None, typer.Argument(help="Show this suite in full.")] = None, wide: Wide = False
+) -> None:
     """List the suites and what each needs, one line each, or show one in full: tasks and parameters."""
     from fp_bench.cli.listings.suites import suite_table, suite_tables
     from fp_bench.cli.terminal import show_tables
 
-    show_tables(suite_tables(name) if name is not None else [suite_table()])
+    show_tables(suite_tables(name) if name is not None else [suite_table()], wide)
 
 
 @app.command()
@@ -36,15 +41,31 @@ def doctor(
         bool, typer.Option("--aa", help="Measure how much rounds differ here, and what regression can be told from it.")
     ] = False,
     rounds: Annotated[int, typer.Option(callback=within(6, 1000), help="Of --aa.")] = 10,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-M", help="Say which layers of this model would run sparse, and why not the others."),
+    ] = None,
+    chosen: Annotated[
+        str | None, typer.Option("--methods", "-m", help="For --model: these methods; default: all that are here.")
+    ] = None,
+    wide: Wide = False,
 ) -> None:
-    """Say what this machine is and which methods, kernels and dense implementations run on it, and why not."""
+    """Say what this machine is and what runs on it, or which layers of a model would run sparse, and why not."""
+    if model is not None:
+        specs = Spec.parse_all(chosen) if chosen else None
+        known(specs, registered)
+        from fp_bench.cli.listings.layers import layer_tables
+        from fp_bench.cli.terminal import show_tables
+
+        show_tables(layer_tables(model, specs), wide)
+        return
     if aa:
         _measure_noise(rounds)
         return
     from fp_bench.cli.listings.machine import machine_table, runnable_table, tested_table
     from fp_bench.cli.terminal import show_tables
 
-    show_tables([machine_table(), tested_table(), runnable_table()])
+    show_tables([machine_table(), tested_table(), runnable_table()], wide)
 
 
 def _measure_noise(rounds: int) -> None:

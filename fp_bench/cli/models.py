@@ -12,8 +12,10 @@ from fp_bench.jobs.request import CHANGES, ROPE, with_model_changes
 from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
-Lens = Annotated[str, typer.Option(help="Lengths in tokens, as for latency; all of them count.")]
-Model = Annotated[str, typer.Option(help="embedded, a folder, a GGUF file, or a Hugging Face causal model.")]
+Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as for latency; all of them count.")]
+Model = Annotated[
+    str, typer.Option("--model", "-M", help="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
+]
 Rope = Annotated[str | None, typer.Option(help=ROPE)]
 Changes = Annotated[str | None, typer.Option("--model-config", help=CHANGES)]
 Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")]
@@ -30,7 +32,9 @@ def capture(
     model_changes: Changes = None,
     text: Text = None,
     layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder to write, for --inputs captured:FOLDER.")] = Path("runs/captured"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, for --inputs captured:FOLDER.")] = Path(
+        "runs/captured"
+    ),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,
@@ -73,7 +77,9 @@ def calibrate(
     rope: Rope = None,
     model_changes: Changes = None,
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="For xattention: the file to write.")] = Path("runs/taus.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="For xattention: the file to write.")] = Path(
+        "runs/taus.json"
+    ),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,
@@ -114,7 +120,7 @@ def search_heads(
     rope: Rope = None,
     model_changes: Changes = None,
     text: Text = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("runs/patterns.json"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("runs/patterns.json"),
     device: Device = None,
     dtype: Dtype = "bf16",
     seed: Seed = 0,

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from fp_bench.methods.registry import Registry, Spec
 
 if TYPE_CHECKING:
     from fp_bench.records.store import Run
+
+
+Wide = Annotated[bool, typer.Option("--wide", "-w", help="One line a row, however wide the tables become.")]
 
 
 def within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:

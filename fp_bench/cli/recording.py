@@ -52,6 +52,7 @@ def record(
     count_pending: Callable[["RecordStore"], int],
     keys: set[str],
     budget: float | None,
+    quiet: bool = False,
 ) -> list["Record"]:
     """Run a job into a run folder and return all its records of these cells.
 
@@ -61,6 +62,7 @@ def record(
         count_pending: how many records that is.
         keys: the cells of the plan.
         budget: seconds that the run was given, if any.
+        quiet: whether to say nothing of progress.
     """
     from fp_bench.cli.terminal import duration, say, show_progress
     from fp_bench.records.store import RecordStore, latest
@@ -73,7 +75,7 @@ def record(
             say(f"note: nothing left to measure: {folder} holds all of it")
         try:
             with _ended_by_signals():
-                for _ in show_progress(run(store), pending):
+                for _ in show_progress(run(store), pending, quiet):
                     pass
         except KeyboardInterrupt as end:
             ended = end if isinstance(end, TerminatedError) else None

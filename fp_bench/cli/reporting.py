@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import read_runs
+from fp_bench.cli.options import Wide, read_runs
 from fp_bench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,14 +25,17 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
+            "--out",
+            "-o",
             help="Write there alone: the page where it ends in .html, else a folder of page, report.md, tables, plots. "
-            "Default: the run itself; of several, the page runs/report-DATE.html."
+            "Default: the run itself; of several, the page runs/report-DATE.html.",
         ),
     ] = None,
     form: Annotated[
         str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
     ] = "rich",
     as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+    wide: Wide = False,
 ) -> None:
     """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
     forms = ("rich", "json", "customSmallerIsBetter")
@@ -46,36 +49,33 @@ def report(
 
         print(smaller_is_better(read))
         return
-    from fp_bench.cli.terminal import say
-    from fp_bench.reports.html import write_html
-    from fp_bench.reports.report import Part, write_markdown
+    from fp_bench.reports.report import Part
 
     parts = [Part(run) for run in read]
-    show_parts(parts, as_json or form == "json")
-    page = out
-    if page is None or page.suffix not in PAGES:
-        if len(parts) == 1:
-            say(f"report: {write_markdown(parts[0], page)}")
-        page = (page or runs[0]) / "report.html" if page or len(runs) == 1 else _page_of_several()
-    say(f"report: {write_html(parts, page)}")
+    show_parts(parts, as_json or form == "json", wide=wide)
+    write_reports(parts, out)
 
 
-def _page_of_several() -> Path:
-    return Path("runs") / f"report-{date.today():%Y-%m-%d}.html"
+def show_report(folder: Path, as_json: bool, only: str, wide: bool = False, write: bool = True) -> None:
+    """Show the tables of one kind of a run's records and, unless told not to, write its report.
 
-
-def show_report(folder: Path, as_json: bool, only: str | None = None) -> None:
-    """Show the tables of a run folder, or of one kind of its records, and write its report."""
-    from fp_bench.cli.terminal import say
+    Args:
+        folder: the run folder.
+        as_json: on stdout, instead of tables.
+        only: the kind of records.
+        wide: as for `show_tables`.
+        write: whether to write tables, plots, ``report.md`` and the page, which takes seconds.
+    """
     from fp_bench.records.store import read_run
-    from fp_bench.reports.report import Part, write_markdown
+    from fp_bench.reports.report import Part
 
     part = Part(read_run(folder))
-    show_parts([part], as_json, only)
-    say(f"report: {write_markdown(part)}")
+    show_parts([part], as_json, only, wide)
+    if write:
+        write_reports([part], None)
 
 
-def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) -> None:
+def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, wide: bool = False) -> None:
     """Show the tables of runs, or of one kind of their records."""
     from fp_bench.cli.terminal import show_tables
 
@@ -86,13 +86,36 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None) 
         print(json.dumps(rows, indent=1))
     else:
         for _, chapter in chosen:
-            show_tables([*chapter.tables, chapter.failures])
+            show_tables([*chapter.tables, chapter.failures], wide)
+
+
+def write_reports(parts: "Sequence[Part]", out: Path | None) -> None:
+    """Write one HTML page of runs, of one run also tables, plots and report.md; say where, as the last line.
+
+    Args:
+        parts: the runs.
+        out: the page alone where it ends in .html, else a folder; None: the run's own, or the page of several.
+    """
+    from fp_bench.cli.terminal import say
+    from fp_bench.reports.html import write_html
+    from fp_bench.reports.report import write_markdown
+
+    page = out
+    if page is None or page.suffix not in PAGES:
+        if len(parts) == 1:
+            write_markdown(parts[0], page)
+        page = (page or parts[0].run.folder) / "report.html" if page or len(parts) == 1 else _page_of_several()
+    say(f"report: {write_html(parts, page)}")
+
+
+def _page_of_several() -> Path:
+    return Path("runs") / f"report-{date.today():%Y-%m-%d}.html"
 
 
 @app.command()
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; it must hold no records yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must hold no records yet.")],
 ) -> None:
     """Join run folders into one, each round once."""
     from fp_bench.cli.terminal import say

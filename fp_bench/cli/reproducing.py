@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp_bench.cli.front import EXIT_FAILED, EXIT_NOTHING, app
+from fp_bench.cli.options import Wide
 from fp_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def reproduce(
         ),
     ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Measure first, by the commands of the figure.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder for the page, its plots, and records of --measure.")] = Path(
-        "runs/reproduce"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the page, its plots, and records of --measure.")
+    ] = Path("runs/reproduce"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON on stdout.")] = False,
+    wide: Wide = False,
 ) -> None:
     """Make figures and tables of the papers again: ours over theirs, and which of their statements hold here."""
     from fp_bench.cli.terminal import say, show_tables
@@ -41,7 +43,7 @@ def reproduce(
     from fp_bench.reports.papers.page import Again, list_table, overview_table, rows, write_page
 
     if listing:
-        show_tables([list_table(figures)])
+        show_tables([list_table(figures)], wide)
         return
     from fp_bench.reports.papers.judge import Judgement
     from fp_bench.reports.papers.measured import read_measured
@@ -55,7 +57,7 @@ def reproduce(
     if as_json:
         print(json.dumps(rows(made), indent=1))
     else:
-        show_tables([made[0].table() if figure else overview_table(made)])
+        show_tables([made[0].table() if figure else overview_table(made)], wide)
         if figure and made[0].figure.unmeasured:
             say(f"{figure} is not compared: {made[0].figure.unmeasured}")
     say(f"page: {page}")

@@ -60,19 +60,20 @@ def samples(
 
 def _show(answers: "Answers", prompts: "Prompts", full: bool) -> None:
     from fp_bench.reports.accuracy.samples import answer_lines, shortened
+    from fp_bench.reports.escape import printable
 
     first = answers.first
     name = f"{first.suite}@{first.variant}" if first.variant else first.suite
-    print(f"== {name} {first.task} at {format_length(first.seq_len)}: {first.sample_id}, seed {first.seed}")
+    lines = [f"== {name} {first.task} at {format_length(first.seq_len)}: {first.sample_id}, seed {first.seed}"]
     text, why_not = _prompt(first, prompts)
     if text is None:
-        print(f"prompt: not made again: {why_not}")
+        lines.append(f"prompt: not made again: {why_not}")
     else:
         template = "; the model read it in its chat template" if first.templated else ""
-        print(f"prompt ({first.prompt_tokens or 'unknown'} tokens{template}):")
-        print(text if full else shortened(text, KEEP))
-    print(f"expected: {', '.join(map(repr, answers.expected)) or 'the distributions of dense attention'}")
-    print("\n".join(answer_lines(answers)) + "\n")
+        lines.append(f"prompt ({first.prompt_tokens or 'unknown'} tokens{template}):")
+        lines.append(text if full else shortened(text, KEEP))
+    lines.append(f"expected: {', '.join(map(repr, answers.expected)) or 'the distributions of dense attention'}")
+    print(printable("\n".join([*lines, *answer_lines(answers)])) + "\n")
 
 
 def _prompt(record: "AccuracyRecord", prompts: "Prompts") -> tuple[str | None, str]:

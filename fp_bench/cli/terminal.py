@@ -8,7 +8,17 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.reports.escape import one_line
@@ -22,8 +32,11 @@ if TYPE_CHECKING:
 
 QUIET_SECONDS = 2.0
 """Between two lines of progress where there is no terminal."""
+LONG_SECONDS = 60.0
+"""After which a line is due, whatever was told before."""
 PLAIN_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe."""
+"""Columns of a table that goes to a file or a pipe, where COLUMNS does not say."""
+UNLIMITED = 100_000
 
 
 def say(line: str) -> None:
@@ -104,32 +117,82 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def show_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """Pass records on, with a bar and an estimate on a terminal, and elsewhere a line now and then."""
+def show_progress(records: Iterable[Record], total: int, quiet: bool = False) -> Iterator[Record]:
+    """Pass records on: one live bar with rate and time left on a terminal, elsewhere a line now and then.
+
+    Args:
+        records: as they are measured.
+        total: how many there will be.
+        quiet: say nothing of progress.
+    """
+    if quiet:
+        yield from records
+        return
     console = _people()
     if not console.is_terminal:
         yield from _progress_lines(records, total)
         return
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.description}", markup=False), console=console, transient=True) as bar:
+    what = TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True))
+    columns = (BarColumn(20), MofNCompleteColumn(), _Rate(), TimeRemainingColumn(elapsed_when_finished=True), what)
+    told: set[object] = set()
+    with Progress(*columns, console=console, transient=True, expand=True, speed_estimate_period=600) as bar:
         task = bar.add_task("starting", total=total)
         for record in records:
-            bar.update(task, advance=1, description=one_line(record_line(record))[:80])
-            if record.status != "ok":
-                bar.console.print(one_line(record_line(record)), soft_wrap=True, markup=False)
+            line = one_line(record_line(record))
+            bar.update(task, advance=1, description=line)
+            if record.status != "ok" and _first(told, _cell(record), record.reason):
+                bar.console.print(line, soft_wrap=True, markup=False)
             yield record
 
 
+class _Rate(ProgressColumn):
+    """How many records a second, or how many seconds each takes."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate of the last minutes."""
+        return Text(rate(task.speed), style="progress.data.speed")
+
+
+def rate(speed: float | None) -> str:
+    """Return ``12.5/s``, or ``8.0 s each`` where a second is not enough.
+
+    Args:
+        speed: records a second; None or 0 where it is not known yet.
+    """
+    if not speed:
+        return ""
+    return f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+
+
 def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """Say every failure, and every `QUIET_SECONDS` where the run is and how long the rest may take."""
+    """Say where the run is and how long the rest may take: a line a cell at most, and a failure once a cell.
+
+    Two lines are `QUIET_SECONDS` apart or more; a cell that takes minutes is told of again every `LONG_SECONDS`.
+    """
     started = said = monotonic()
+    told: set[object] = set()
     for done, record in enumerate(records, 1):
         now = monotonic()
-        if record.status != "ok" or done == total or now - said > QUIET_SECONDS:
+        failed = record.status != "ok" and _first(told, _cell(record), record.reason)
+        news = now - said > QUIET_SECONDS and _first(told, _cell(record))
+        if failed or news or done == total or now - said > LONG_SECONDS:
             left = (now - started) / done * (total - done)
             say(f"{done}/{total} {record_line(record)}{f'; about {duration(left)} left' if done < total else ''}")
             said = now
         yield record
+
+
+def _cell(record: Record) -> tuple[object, ...]:
+    """Return what the rounds or samples of one cell have in common."""
+    part = record.task if isinstance(record, AccuracyRecord) else record.cell_key
+    return record.label, record.seq_len, part
+
+
+def _first(told: set[object], *what: object) -> bool:
+    """Tell whether this was not told yet, and note that it now is."""
+    new = what not in told
+    told.add(what)
+    return new
 
 
 def record_line(record: Record) -> str:
@@ -148,21 +211,32 @@ def record_line(record: Record) -> str:
     return f"{where} round {record.round}: {record.median_ms:.4g} ms, {kept}"
 
 
-def show_tables(tables: Sequence[Table]) -> None:
-    """Print tables on stdout; one that is too wide for the terminal is wrapped by it, never cut."""
+def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
+    """Print tables on stdout; columns that do not fit go below, and nothing is ever cut.
+
+    Args:
+        tables: those without rows are left out.
+        wide: one line a row, however long.
+    """
     console = _Console(highlight=False)
-    width = console.width if console.is_terminal else PLAIN_WIDTH
+    known = console.is_terminal or "COLUMNS" in os.environ
+    width = UNLIMITED if wide else console.width if known else PLAIN_WIDTH
     for table in tables:
-        if table.rows:
-            console.width = max(width, table.narrowest)
-            console.print(table.rich())
+        for block in table.blocks(width) if table.rows else ():
+            console.width = max(width, block.narrowest)
+            console.print(block.rich())
 
 
-def show_comparison(comparison: "Comparison") -> None:
-    """Print what changed between two runs, the gravest first, and the verdicts counted."""
-    from fp_bench.reports.compare_text import summary, tables
+def show_comparisons(comparisons: "Sequence[Comparison]", wide: bool = False) -> None:
+    """Print what changed, the gravest first, and the verdicts counted; of several comparisons an overview last."""
+    from fp_bench.reports.compare_text import overview, summary, tables, title
 
-    show_tables(tables(comparison))
     console = _Console(highlight=False)
-    for line in summary(comparison):
-        console.print(one_line(line), soft_wrap=True, markup=False)
+    for comparison in comparisons:
+        if len(comparisons) > 1:
+            console.print(one_line(f"== {title(comparison)}"), soft_wrap=True, markup=False)
+        show_tables(tables(comparison), wide)
+        for line in summary(comparison):
+            console.print(one_line(line), soft_wrap=True, markup=False)
+    if len(comparisons) > 1:
+        show_tables([overview(comparisons)], wide)

@@ -10,6 +10,9 @@ from fp_bench.methods.base import Method
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.record import Record, cell_key
 
+FLASHPREFILL_EMBEDDED = Spec("flashprefill", {"preset": "embedded"})
+"""FlashPrefill wherever the embedded model is measured and no method is named: with the alpha calibrated to it."""
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -30,6 +30,8 @@ from fp_bench.models.masks import (
 
 RECALL_ROWS = 16
 """Query rows of a layer on which recall is measured."""
+OWN_SELECTION = "the model's own selection"
+"""Why a layer that selects keys itself is left to dense attention."""
 ROWS = 256
 """Queries that attention with a soft cap or sinks computes at a time, to bound its memory."""
 
@@ -131,10 +133,10 @@ class SparsePrefill:
         elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
             attention_mask = None
         attention_mask, selects = _with_own_selection(module, query, key, attention_mask, options)
-        call = _Call(module, query, key, value, attention_mask, options)
+        call = Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
         call.packed = self._packed(call)
-        reason = "the model's own selection" if selects else call.not_plain_causal()
+        reason = OWN_SELECTION if selects else call.not_plain_causal()
         if reason is None:
             try:
                 return self._by_method(call, calls), None
@@ -143,7 +145,7 @@ class SparsePrefill:
         calls.went_dense(reason, call.q_len, call.kv_len)
         return call.dense(), None
 
-    def _by_method(self, call: "_Call", calls: LayerCalls) -> Tensor:
+    def _by_method(self, call: "Call", calls: LayerCalls) -> Tensor:
         """Compute a plain causal call by the method, or by dense attention in the first layers, and count it.
 
         Raises:
@@ -176,7 +178,7 @@ class SparsePrefill:
             self._plain_mask = (mask, is_plain_causal(mask))
         return self._plain_mask[1]
 
-    def _packed(self, call: "_Call") -> Tensor | None:
+    def _packed(self, call: "Call") -> Tensor | None:
         """Return the packed queries' positions ``[rows, q_len]``; None where each row is one sequence.
 
         Raises:
@@ -208,7 +210,7 @@ def selection_recall(call: AttentionCall, index: Selection) -> Tensor:
 
 
 @dataclass
-class _Call:
+class Call:
     """One attention call in transformers' terms."""
 
     module: Any
@@ -321,8 +323,8 @@ class _Call:
         return out.transpose(1, 2).contiguous()
 
 
-def _capped(call: _Call, mask: Tensor | None) -> Tensor:
-    """Attention with a soft cap or sinks, a few rows at a time; else as ``_Call.dense``."""
+def _capped(call: Call, mask: Tensor | None) -> Tensor:
+    """Attention with a soft cap or sinks, a few rows at a time; else as ``Call.dense``."""
     if mask is None and call.causal:
         mask = visible(call.q_len, call.kv_len, device=call.query.device)
     if mask is not None:

@@ -42,9 +42,11 @@ def _found(spec: ModelSpec) -> dict[str, Any]:
     """Return where transformers finds a model.
 
     Raises:
-        UnavailableError: a GGUF file that cannot be read.
+        UnavailableError: a folder that is not there, or a GGUF file that cannot be read.
     """
     if (file := spec.gguf) is None:
+        if spec.names_a_folder and not Path(spec.source).is_dir():
+            raise UnavailableError(f"model folder {spec.source} does not exist")
         return {"pretrained_model_name_or_path": embedded.path() if spec.source == EMBEDDED else spec.source}
     check_gguf(file)
     return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
@@ -116,6 +118,31 @@ def load_model(
     if spec.gguf is not None:
         _forget_quantisation(model)
     return (model if spread else model.to(device)).eval(), tokenizer
+
+
+def model_without_weights(name: str) -> Any:
+    """Return a model that has shapes and no data, on torch's meta device, in bfloat16.
+
+    Raises:
+        UsageError: a change to its configuration that it does not take.
+        UnavailableError: the configuration cannot be found, or transformers has no causal language model of it.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = _whole_config(name)
+    text = config.get_text_config()
+    # Scaled rotary positions read how long a prompt is; no shape depends on them.
+    if isinstance(rope := getattr(text, "rope_parameters", None), dict) and "rope_type" in rope:
+        text.rope_parameters = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+        text.rope_parameters["rope_type"] = "default"
+    with _or_unavailable(name), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16, attn_implementation=_taken_attention(config, "sdpa")
+        )
+    # Experts one by one would ask which tokens are theirs.
+    if hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("batched_mm")
+    return model.eval()
 
 
 def _forget_quantisation(model: Any) -> None:

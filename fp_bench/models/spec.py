@@ -45,6 +45,11 @@ class ModelSpec:
         return Path(self.source) if self.source.endswith(".gguf") else None
 
     @property
+    def names_a_folder(self) -> bool:
+        """Whether the source is written as a path: a repository is NAME or OWNER/NAME."""
+        return self.source.startswith(("/", ".", "~")) or self.source.count("/") > 1
+
+    @property
     def query(self) -> str:
         """The changes as they stand in a name and in a record, ``?`` before them; empty without any."""
         return "?" + "&".join(f"{key}={value}" for key, value in self.changes) if self.changes else ""

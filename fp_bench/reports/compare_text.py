@@ -1,7 +1,7 @@
 """What a comparison says: tables, Markdown, CSV, JSON, GitHub's annotations, and github-action-benchmark's JSON."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
@@ -168,22 +168,32 @@ def headline(comparison: Comparison) -> str:
     return "fpbench compare: no change"
 
 
-def csv(comparison: Comparison) -> str:
+def csv(comparisons: Sequence[Comparison]) -> str:
     """Return every row as CSV, latency first."""
+    table = pd.concat([_all_rows(comparison) for comparison in comparisons], ignore_index=True)
+    return escape.csv(table)
+
+
+def _all_rows(comparison: Comparison) -> pd.DataFrame:
     parts = [("latency", comparison.latency), ("accuracy", comparison.accuracy)]
     rows = [part.assign(kind=kind).dropna(axis="columns", how="all") for kind, part in parts if len(part)]
     sides = {name: getattr(comparison, name) for name in ("base", "new")}
     named = {name: str(run.folder) for name, run in sides.items()}
     named |= {f"{name}_code": code_of(run) for name, run in sides.items()}
     table = pd.concat(rows, ignore_index=True).assign(**named)
-    return escape.csv(table[["kind", *table.columns.drop("kind")]])
+    return table[["kind", *table.columns.drop("kind")]]
 
 
-def as_json(comparison: Comparison) -> str:
-    """Return every row and the counts as JSON; what is not known is null."""
+def as_json(comparisons: Sequence[Comparison]) -> str:
+    """Return every row and the counts as JSON, a list where there are several; what is not known is null."""
+    found = [_facts(comparison) for comparison in comparisons]
+    return json.dumps(found if len(found) > 1 else found[0], indent=1)
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
     mean, cells = geometric_mean(comparison.latency)
     rule = comparison.rule
-    found = {
+    return {
         "base": str(comparison.base.folder),
         "new": str(comparison.new.folder),
         "base_code": code_of(comparison.base),
@@ -196,14 +206,13 @@ def as_json(comparison: Comparison) -> str:
         "latency": json.loads(comparison.latency.to_json(orient="records", double_precision=15)),
         "accuracy": json.loads(comparison.accuracy.to_json(orient="records", double_precision=15)),
     }
-    return json.dumps(found, indent=1)
 
 
 def annotations(comparison: Comparison) -> Iterator[str]:
     """Yield GitHub's workflow commands: an error for each regression and new failure, a warning where undecided."""
     kinds = {Verdict.REGRESSED: "error", Verdict.NEW_FAILURE: "error", Verdict.INCONCLUSIVE: "warning"}
     told = dict.fromkeys(("error", "warning"), 0)
-    for rows, describe in ((comparison.latency, _time_line), (comparison.accuracy, _score_line)):
+    for rows, describe in ((comparison.latency, describe_time), (comparison.accuracy, describe_score)):
         for verdict, kind in kinds.items():
             for _, row in rows[rows["verdict"] == verdict.value].iterrows():
                 told[kind] += 1
@@ -211,7 +220,8 @@ def annotations(comparison: Comparison) -> Iterator[str]:
                     yield f"::{kind} title=fpbench {verdict}::{_escaped(describe(row))}"
 
 
-def _time_line(row: pd.Series) -> str:
+def describe_time(row: pd.Series) -> str:
+    """Return one cell and how its time changed, in a line."""
     where = f"{row['label']} at {format_length(int(row['seq_len']))}"
     if pd.isna(row["ratio"]):
         return f"{where}: {row['note']}"
@@ -219,7 +229,8 @@ def _time_line(row: pd.Series) -> str:
     return f"{where}: {row['base_ms']:.4g} to {row['new_ms']:.4g} ms, ratio {row['ratio']:.3f} ({interval})"
 
 
-def _score_line(row: pd.Series) -> str:
+def describe_score(row: pd.Series) -> str:
+    """Return one row of scores and how it changed, in a line."""
     where = f"{row['label']} on {row['task']} at {format_length(int(row['seq_len']))}"
     return f"{where}: {row['note']}" if pd.isna(row["difference"]) else f"{where}: {signed(row['difference'])} points"
 
@@ -280,10 +291,19 @@ def _row(name: str, values: Sequence[float], where: str) -> dict[str, Any]:
     }
 
 
-FORMATS: Mapping[str, Callable[[Comparison], str]] = {
-    "md": markdown,
-    "csv": csv,
-    "json": as_json,
-    "customSmallerIsBetter": lambda comparison: smaller_is_better([comparison.new]),
-}
-"""Forms for machines and pages; ``rich``, for people at a terminal, is the command line's own."""
+def overview(comparisons: Sequence[Comparison]) -> Table:
+    """Return one row a comparison: its verdicts counted, and the geometric mean of its ratios."""
+    shown = [verdict for verdict in Verdict if any(comparison.count(verdict) for comparison in comparisons)]
+    rows = []
+    for comparison in comparisons:
+        mean, cells = geometric_mean(comparison.latency)
+        counts = [str(comparison.count(verdict)) for verdict in shown]
+        rows.append([title(comparison), *counts, f"{mean:.3f}" if cells else ""])
+    return Table("Comparisons", ["new against base", *map(str, shown), "mean ratio"], rows, numbers=1)
+
+
+def title(comparison: Comparison) -> str:
+    """Return what is compared with what: methods of one run, or run folders."""
+    base, new = comparison.base.folder, comparison.new.folder
+    labels = {record.label for record in comparison.new.records}
+    return next(iter(labels)) if base == new and len(labels) == 1 else f"{new} against {base}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -40,8 +41,8 @@ COLOURS = {
     "trianglemix": "#c9a227",
 }
 """A method has the same colour in every plot."""
-OTHER_COLOURS = ("#0e8fa8", "#b5489b", "#7f8f1f", "#c0563b")
-"""For methods of plug-ins, in the order of their names."""
+OTHER_COLOURS = ("#c0563b", "#2f5d8a", "#5b8c5a", "#8a5a83", "#6b7a00", "#00796b", "#ad1457")
+"""For methods of plug-ins, by their names alone, so that a plot with fewer methods has the same colours."""
 VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5), ("v", 0.1), ("P", 0.6))
 """Marker and share of white of the first, second, ... variant of one method."""
 PANEL_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9.5, "color": MUTED}
@@ -154,17 +155,22 @@ def panel_grid(figure: Figure, panels: int, across: int, *, sharey: bool = True)
     return grid[:panels]
 
 
+def method_colour(method: str) -> str:
+    """Return a method's colour, which depends on its name alone."""
+    return COLOURS.get(method) or OTHER_COLOURS[crc32(method.encode()) % len(OTHER_COLOURS)]
+
+
 def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Return label, rows by length and look of each method's line; the look depends on names alone."""
-    others = sorted(set(rows["method"]) - set(COLOURS))
+    """Return label, rows by length and look of each method's line, dense first, then by label as in tables."""
     lines = []
-    for method, of_method in rows.groupby("method", sort=False):
-        colour = COLOURS.get(str(method)) or OTHER_COLOURS[others.index(method) % len(OTHER_COLOURS)]
-        for number, label in enumerate(sorted(set(of_method["label"]))):
-            marker, white = VARIANTS[number % len(VARIANTS)]
-            shade = to_hex(np.array(to_rgb(colour)) * (1 - white) + white)
-            line = of_method[of_method["label"] == label].sort_values("seq_len")
-            lines.append((str(label), line, {"color": shade, "marker": marker, "markeredgecolor": "white"}))
+    numbers: dict[str, int] = {}
+    methods = dict(zip(rows["label"], rows["method"], strict=True))
+    for label in sorted(methods, key=lambda label: (methods[label] != "dense", label)):
+        number = numbers[methods[label]] = numbers.get(methods[label], -1) + 1
+        marker, white = VARIANTS[number % len(VARIANTS)]
+        shade = to_hex(np.array(to_rgb(method_colour(methods[label]))) * (1 - white) + white)
+        line = rows[rows["label"] == label].sort_values("seq_len")
+        lines.append((str(label), line, {"color": shade, "marker": marker, "markeredgecolor": "white"}))
     return lines
 
 

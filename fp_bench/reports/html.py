@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from fp_bench.reports.answer import answer
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.drawing import Plot
 from fp_bench.reports.joint import headline_tables, pareto_plots
@@ -49,9 +50,11 @@ def render(parts: Sequence[Part]) -> str:
     return environment.from_string((templates / "report.html.jinja").read_text()).render(
         title=f"Sparse-prefill attention: {' and '.join(kinds)}",
         machines=list(dict.fromkeys(run.machine for run in runs)),
+        answer=answer(runs),
+        findings=[line for part in parts for chapter in part.chapters for line in chapter.headlines],
         headline=headline_tables(runs),
         pareto=[_figure(plot) for plot in pareto_plots(runs)],
-        runs=[_section(part, number) for number, part in enumerate(parts, 1)],
+        runs=[_section(part) for part in parts],
         style=Markup((templates / "report.css").read_text()),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -81,7 +84,6 @@ class ChapterView:
 class Section:
     """One run on the page."""
 
-    anchor: str
     name: str
     machine: str
     when: str
@@ -91,11 +93,10 @@ class Section:
     environment: Table
 
 
-def _section(part: Part, number: int) -> Section:
+def _section(part: Part) -> Section:
     run = part.run
     times = sorted(record.time for record in run.records if record.time)
     return Section(
-        anchor=f"run-{number}",
         name=run.folder.resolve().name,
         machine=run.machine,
         when=" to ".join(dict.fromkeys((times[0][:16], times[-1][:16]))).replace("T", " ") + " UTC" if times else "",

@@ -64,7 +64,7 @@ def headline_tables(runs: Sequence[Run]) -> list[Table]:
     tables = [_headline_table(rows, run.machine, scores) for run, rows in timed]
     if not tables:
         return []
-    joined = {title for _, rows in timed for title in _joined(rows, scores)}
+    joined = {title for _, rows in timed for title in joined_scores(rows, scores)}
     apart = [accuracy_tables.summary_table(of) for title, of in scores.items() if title not in joined]
     said = "; not in one row with times, which are of other inputs"
     return tables + [replace(table, title=table.title + said) for table in apart]
@@ -76,7 +76,7 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     names = [name for name in names if sparse[name].notna().any()]
     heads = [density_heading(sparse) if name == "density" else COLUMNS[name][0] for name in names]
     heads[0] = "TTFT ms" if is_prefill(rows) else "ms"
-    joined = _joined(rows, scores)
+    joined = joined_scores(rows, scores)
     lines = []
     for _, row in sparse.iterrows():
         cells = ["" if pd.isna(row[name]) else COLUMNS[name][1](row[name]) for name in names]
@@ -92,7 +92,7 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
     return Table(title, headings, lines, numbers=2)
 
 
-def _joined(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def joined_scores(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """Return the settings of scores that a sparse configuration of ``rows`` was scored in at a length it was timed at.
 
     Times of inputs that are of no model, or of another model, say nothing beside them.
@@ -138,7 +138,7 @@ def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
                 if (rows["method"] == "dense").all():
                     continue
                 caption = f"{latency_tables.setting_title(rows.iloc[0])} · {run.machine}"
-                for title, of in _joined(rows, scores).items():
+                for title, of in joined_scores(rows, scores).items():
                     quality = _qualities(of)[0]
                     columns = ["method_hash", "seq_len", quality]
                     both = rows.merge(of[columns].drop_duplicates(columns[:2]), on=columns[:2], how="left")

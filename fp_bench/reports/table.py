@@ -1,7 +1,7 @@
 """A table of text, shown on a terminal, in Markdown or in LaTeX."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import Any
 
@@ -10,6 +10,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fp_bench.reports.escape import latex, markdown, printable
+
+READABLE = 28
+"""Terminal columns below which a column of sentences is not squeezed."""
+GAP = 2
+"""Spaces between two columns."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +36,63 @@ class Table:
     def rich(self) -> RichTable:
         """Return the table for a terminal."""
         look: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "collapse_padding": True}
-        table = RichTable(title=Text(printable(self.title)), title_justify="left", title_style="bold", **look)
+        title = Text(printable(self.title)) if self.title else None
+        table = RichTable(title=title, title_justify="left", title_style="bold", **look)
         for number, (column, width) in enumerate(zip(self.columns, self._longest_words(), strict=True)):
             # rich would rather cut a word than wrap a heading, so columns of single words get theirs wrapped here.
-            single = not any(" " in row[number] for row in self.rows)
+            single = self._single(number)
             heading = Text(printable("\n".join(wrap(column, width)) if single else column))
             table.add_column(heading, justify="right" if number >= self.numbers else "left", no_wrap=single)
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         return table
 
+    def blocks(self, width: int) -> list["Table"]:
+        """Return the table as tables of a terminal's width: columns without room go below, without empty columns.
+
+        Each repeats the leading columns that tell its rows apart. One that is still too wide has a single column more.
+        """
+        table = self._without_empty_columns()
+        needed = table._readable_widths()
+        keys = table._keys()
+        blocks, room = [list(range(keys))], width - sum(needed[:keys])
+        for number in range(keys, len(needed)):
+            if needed[number] > room and len(blocks[-1]) > keys:
+                blocks.append(list(range(keys)))
+                room = width - sum(needed[:keys])
+            blocks[-1].append(number)
+            room -= needed[number]
+        first, *more = (table._only(numbers) for numbers in blocks)
+        return [first, *(replace(block, title="") for block in more)]
+
     @property
     def narrowest(self) -> int:
         """Terminal columns it needs when cells break between words only: a number cut off is another number."""
-        return sum(width + 2 for width in self._longest_words())
+        return sum(width + GAP for width in self._longest_words())
+
+    def _without_empty_columns(self) -> "Table":
+        filled = [number for number in range(len(self.columns)) if any(row[number] for row in self.rows)]
+        return self._only(filled) if filled else self
+
+    def _only(self, numbers: Sequence[int]) -> "Table":
+        """Return the table with some of its columns."""
+        rows = [[row[number] for number in numbers] for row in self.rows]
+        words = sum(number < self.numbers for number in numbers)
+        return Table(self.title, [self.columns[number] for number in numbers], rows, words)
+
+    def _keys(self) -> int:
+        """Return how many leading columns tell all rows apart; 1 where none do."""
+        found = (n for n in range(1, len(self.columns)) if len({tuple(row[:n]) for row in self.rows}) == len(self.rows))
+        return next(found, 1)
+
+    def _single(self, number: int) -> bool:
+        return not any(" " in row[number] for row in self.rows)
+
+    def _readable_widths(self) -> list[int]:
+        """Return what each column needs with its gap: single words whole, sentences in lines that can be read."""
+        longest = (max((len(row[number]) for row in self.rows), default=0) for number in range(len(self.columns)))
+        words = self._longest_words()
+        return [max(word, min(READABLE, cell)) + GAP for word, cell in zip(words, longest, strict=True)]
 
     def _longest_words(self) -> list[int]:
         cells = zip(self.columns, *self.rows, strict=True)

@@ -44,6 +44,8 @@ def test_latency_end_to_end(tmp_path):
     assert "No GPU here" in done.stderr
     assert "flashprefill" in done.stdout
     assert (tmp_path / "report.md").is_file()
+    assert done.stderr.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
+    assert "data:image/png;base64,iVBOR" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "plots" / "latency.pdf").stat().st_size > 1000
     records = read_records(tmp_path).records
     again = fpbench(*TINY, "--out", tmp_path)
@@ -58,6 +60,19 @@ def test_json_is_all_that_stdout_gets(tmp_path):
     both = json.loads(fpbench("report", tmp_path, tmp_path, "--json", "--out", tmp_path / "both.html").stdout)
     assert both == [*rows, *rows]
     assert {row["run"] for row in both} == {tmp_path.name}
+
+
+def test_quiet_leaves_results_and_where_they_are(tmp_path):
+    done = fpbench(*TINY, "--out", tmp_path, "--quiet")
+    assert done.exit_code == 0
+    assert done.stderr.splitlines() == [f"report: {tmp_path / 'report.html'}"]
+    assert "flashprefill" in done.stdout
+    assert "plan: " in fpbench(*TINY, "--out", tmp_path, "-q", "--dry-run").stderr
+
+
+def test_no_report_leaves_the_page_to_later(tmp_path):
+    assert fpbench(*TINY, "--out", tmp_path, "--no-report").exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["env.json", "maps", "records.jsonl"]
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):

@@ -219,7 +219,7 @@ EXITS = [
     (answers([1.0] * 40), answers([0.0] * 40), ("--max-drop", "0"), 2),
     (rounds(STEADY), rounds(STEADY), ("--min-effect", "three"), 2),
     (rounds(STEADY), rounds(STEADY), ("--min-effect", "0"), 2),
-    (rounds(STEADY), rounds(STEADY), ("--alpha", "2"), 2),
+    (rounds(STEADY), rounds(STEADY), ("--fdr", "2"), 2),
     (rounds(STEADY), rounds(STEADY), ("--allow", "weather"), 2),
     (rounds(STEADY), rounds(STEADY), ("--ci", "gitlab"), 2),
     (rounds(STEADY), rounds(STEADY), ("--format", "xml"), 2),

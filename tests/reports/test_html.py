@@ -4,11 +4,15 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from fp_bench.cli import app
+from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.store import read_run
+from fp_bench.reports.answer import answer
+from fp_bench.reports.drawing import COLOURS, method_lines
 from fp_bench.reports.html import render
 from fp_bench.reports.joint import headline_tables, pareto_plots
 from fp_bench.reports.report import Part
@@ -87,6 +91,7 @@ def test_the_same_records_make_the_same_page(tmp_path):
 def test_one_run_gets_its_page_beside_its_other_reports(tmp_path):
     done = fpbench("report", write(tmp_path, [dense(), timed()]))
     assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines()[-1] == f"report: {tmp_path / 'report.html'}"
     assert (tmp_path / "report.md").is_file()
     assert Page((tmp_path / "report.html").read_text()).seen.count("table") >= 3
 
@@ -94,6 +99,82 @@ def test_one_run_gets_its_page_beside_its_other_reports(tmp_path):
 def test_failed_cells_have_their_reasons_and_no_sparse_method_is_no_problem(tmp_path):
     page = Page(render([Part(read_run(write(tmp_path, [dense(), failed(reason="needs 1 PiB")])))]))
     assert "needs 1 PiB" in page.texts
+
+
+def test_the_answer_comes_first_then_plots_tables_and_how_it_was_measured(published):
+    text = published.read_text()
+    places = [text.index(f'<section id="{name}">') for name in ("answer", "plots", "tables", "measured")]
+    assert places == sorted(places)
+    assert text.index("Which method:") < places[1]
+    assert 'href="#tables"' in text
+    assert text.count('type="search"') >= 3
+
+
+def test_three_sentences_say_which_method_how_fast_and_at_what_quality(published):
+    runs = [read_run(PUBLISHED / name) for name in ("latency-32-8-128", "probe")]
+    which, fast, quality = answer(runs)
+    assert which.startswith("Which method: `flashprefill` is the fastest of the 2 sparse methods timed, at 256K")
+    assert "38.92 ms, 26.7" in fast
+    assert "3.3% of the causal block pairs, which hold 89.2% of the attention mass" in quality
+    assert "no answers of the model that these inputs are of were scored" in quality
+    which, fast, quality = answer(runs[1:])
+    assert "`flashprefill:alpha=0.33`" in which
+    assert "not timed" in fast
+    assert "points to dense attention (95 %:" in quality
+
+
+def test_a_method_below_dense_attention_is_not_the_answer(tmp_path):
+    fast = {"label": "flashprefill:alpha=9", "method_hash": "fast"}
+    of = {"input": "prompt:embedded"}
+    times = read_run(write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of), timed(1.0, **fast, **of)]))
+    exact = {"method": "dense", "label": "dense", "method_hash": "d"}
+    right, wrong = answers([1.0] * 40), answers([0.0] * 40, **fast)
+    both = read_run(write(tmp_path / "scores", answers([1.0] * 40, **exact) + right + wrong))
+    which, speed, _ = answer([times, both])
+    assert "`flashprefill` is the only one of the 2 sparse methods timed and scored that is not significantly" in which
+    assert "takes 2 ms, 4.00x" in speed
+    bad = read_run(write(tmp_path / "bad", answers([1.0] * 40, **exact) + answers([0.0] * 40) + wrong))
+    which, *_, quality = answer([times, bad])
+    assert "`flashprefill:alpha=9` is the fastest of the 2 sparse methods timed and scored, but all of them" in which
+    assert "-100.0 points" in quality
+
+
+def test_the_answer_is_of_a_length_at_which_quality_is_known(tmp_path):
+    both = [{"input": "prompt:embedded", "seq_len": length} for length in (4096, 8192)]
+    times = [record for of in both for record in (dense(8.0, **of), timed(of["seq_len"] / 4096, **of))]
+    exact = {"method": "dense", "label": "dense", "method_hash": "d"}
+    scores = read_run(write(tmp_path / "scores", answers([1.0] * 9, **exact) + answers([1.0] * 9)))
+    which, speed, quality = answer([read_run(write(tmp_path / "times", times)), scores])
+    assert "the one sparse method timed and scored, at 4K" in which
+    assert "takes 1 ms" in speed
+    assert "it scores 100.0 on probe" in quality
+
+
+def test_of_a_text_kl_is_said_and_the_closest_is_named(tmp_path):
+    near, far = answers([0.9] * 4, kl=0.01), answers([0.5] * 4, kl=0.4, label="far", method_hash="f", density=0.1)
+    which, _, quality = answer([read_run(write(tmp_path / "text", near + far))])
+    assert "`flashprefill` is the closest to dense attention of the 2 sparse methods scored" in which
+    assert "a KL of 0.01 nats" in quality
+
+
+def test_nothing_sparse_is_said_so(tmp_path):
+    assert answer([read_run(write(tmp_path / "a", [dense()]))]) == [
+        "No sparse method was measured beside dense attention."
+    ]
+    (line,) = answer([read_run(write(tmp_path / "b", [dense(), timed(fallback=True)]))])
+    assert "fell back" in line
+
+
+def test_a_colour_depends_on_the_name_of_a_method_alone():
+    rows = pd.DataFrame({"method": ["zeta", "alpha", "dense"], "label": ["zeta", "alpha", "dense"], "seq_len": 1})
+    looks = {label: look for label, _, look in method_lines(rows)}
+    assert list(looks) == ["dense", "alpha", "zeta"]
+    assert {label: look for label, _, look in method_lines(rows[:1])} == {"zeta": looks["zeta"]}
+
+
+def test_every_method_of_ours_has_a_colour_of_its_own():
+    assert set(BUILTIN_METHODS) <= set(COLOURS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
 
 
 def test_accuracy_is_joined_by_the_hash_of_the_method(tmp_path):
@@ -173,15 +254,19 @@ def test_a_browser_opens_it_without_complaint_and_sorts_its_tables(published, tm
     done = in_chromium(published, "--host-resolver-rules=MAP * ~NOTFOUND")
     assert "CONSOLE" not in done.stderr
     clicked = tmp_path / "clicked.html"
-    click = "<script>document.querySelectorAll('th button')[2].click()</script></body>"
+    click = "<script>document.querySelectorAll('th button')[2].click();"
+    click += "const field = document.querySelector('input'); field.value = '64k triton';"
+    click += "field.dispatchEvent(new Event('input'))</script></body>"
     # Its own policy would refuse the script of this test, as it should.
     clicked.write_text(published.read_text().replace("Content-Security-Policy", "x-policy").replace("</body>", click))
     first_table = in_chromium(clicked).stdout.split("</table>")[0]
     assert 'aria-sort="ascending"' in first_table
-    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in first_table.split("<tr>")]
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.split("<tr[^>]*>", first_table)]
     times = [float(cells[2]) for cells in rows if cells]
     assert len(times) == 14
     assert times == sorted(times)
+    assert first_table.count("<tr hidden") == 13
+    assert "1 of 14 rows" in first_table
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium here")

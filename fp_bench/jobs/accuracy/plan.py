@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.jobs.accuracy.worker import Answered, Stripe
-from fp_bench.jobs.candidate import Asked, Candidate
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.request import AccuracyRequest
@@ -26,7 +26,7 @@ RIVALS = (Spec("flexprefill"), Spec("xattention"), Spec("minference"), Spec("str
 METHODS = (Spec("dense"), Spec("flashprefill"), Spec("flashprefill", {"alpha": "0.3"}), *RIVALS)
 METHODS_EMBEDDED = (
     Spec("dense"),
-    Spec("flashprefill", {"preset": "embedded"}),
+    FLASHPREFILL_EMBEDDED,
     Spec("flashprefill", {"alpha": "0.6"}),
     *RIVALS,
 )

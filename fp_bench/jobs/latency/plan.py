@@ -7,16 +7,17 @@ from typing import Any, ClassVar
 import torch
 
 from fp_bench.errors import UsageError
+from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
-from fp_bench.jobs.candidate import Asked, Candidate
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.request import Heads, LatencyRequest
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
-from fp_bench.models.load import model_config, model_label
+from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
 from fp_bench.records.record import LatencyRecord
@@ -151,7 +152,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     check_engine(request.engine, request.dtype)
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
-    specs = request.methods or _default_methods(request, machine)
+    specs = request.methods or _default_methods(request, machine, subject.model)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     version = code_version()
     per_flop = _seconds_per_flop(machine, subject.heads, dtype)
@@ -166,10 +167,12 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     return Plan(request, machine, subject.name, groups, version)
 
 
-def _default_methods(request: LatencyRequest, machine: Machine) -> Sequence[Spec]:
-    if request.engine != "hf":
-        return CPU_METHODS  # an engine's dense attention is its own: there is no other to ask for
-    return GPU_METHODS if machine.gpu else CPU_METHODS
+def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
+    # An engine's dense attention is its own: there is no other to ask for.
+    specs = GPU_METHODS if machine.gpu and request.engine == "hf" else CPU_METHODS
+    if model != EMBEDDED:
+        return specs
+    return [FLASHPREFILL_EMBEDDED if spec == Spec("flashprefill") else spec for spec in specs]
 
 
 class _Calls:
@@ -182,6 +185,7 @@ class _Calls:
         self._machine = machine
         source = open_inputs(request.inputs)
         self.name = source.name
+        self.model = source.manifest.model if isinstance(source, Captured) else None
         self.heads = request.heads or _default_heads(machine, max(request.lens))
         heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
         self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
@@ -200,6 +204,7 @@ class _Prefills:
     def __init__(self, request: LatencyRequest) -> None:
         assert request.model is not None
         self._request = request
+        self.model = request.model
         config = model_config(request.model)
         self.name = f"prompt:{model_label(request.model, request.engine)}"
         heads = config.num_attention_heads

@@ -18,7 +18,6 @@ from fp_bench.records.kept_maps import KeptMap, map_path, read_maps
 from fp_bench.records.record import LatencyRecord
 from fp_bench.records.store import newest
 from fp_bench.reports.drawing import (
-    COLOURS,
     GRID,
     INK,
     MUTED,
@@ -28,6 +27,7 @@ from fp_bench.reports.drawing import (
     label_ends,
     left_out,
     length_axis,
+    method_colour,
     method_lines,
     new_figure,
     panel_grid,
@@ -185,7 +185,7 @@ def _head_maps(
             rows += [
                 where | {"head": head, "density": share} for head, share in enumerate(record.density_by_head or ())
             ]
-        colour = COLOURS.get(label.partition(":")[0], INK)
+        colour = method_colour(label.partition(":")[0])
         shades = LinearSegmentedColormap.from_list("kept", ["white", colour])
         image = axes.imshow(shares, cmap=shades, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
         figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0), pad=0.02)
@@ -242,7 +242,7 @@ def _kept_blocks(mapped: Sequence[tuple[LatencyRecord, list[KeptMap]]], name: st
 
 def draw_map(axes: Axes, share: Any, label: str) -> None:
     """Draw one map: white where nothing is kept, the method's colour where everything is, grey above the diagonal."""
-    colour = COLOURS.get(label.partition(":")[0], INK)
+    colour = method_colour(label.partition(":")[0])
     shades = LinearSegmentedColormap.from_list("kept", ["white", colour]).with_extremes(bad=GRID)
     future = np.triu(np.ones(share.shape, dtype=bool), 1)
     # The square root, so that a single kept block in a cell of many is seen.

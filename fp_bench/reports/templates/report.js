@@ -19,3 +19,16 @@ for (const button of document.querySelectorAll("th button")) {
     body.append(...keyed.map(([, row]) => row));
   });
 }
+// Rows that lack one of the words of a filter are hidden, and those left are counted.
+for (const input of document.querySelectorAll(".filter input")) {
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const rows = [...input.closest(".table").querySelectorAll("tbody tr")];
+    for (const row of rows) {
+      const text = [...row.cells].map((cell) => cell.textContent.toLowerCase()).join(" ");
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+    const left = rows.filter((row) => !row.hidden).length;
+    input.closest(".filter").querySelector("output").textContent = words.length ? `${left} of ${rows.length} rows` : "";
+  });
+}

@@ -1,0 +1,116 @@
+"""The answer of a report in three sentences: which method, how fast, at what quality."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from fp_bench.records.store import Run
+from fp_bench.reports.accuracy.tables import points, setting_title, signed
+from fp_bench.reports.joint import accuracies, joined_scores, settings
+from fp_bench.reports.latency.tables import is_prefill
+from fp_bench.reports.latency.tables import setting_title as timed_title
+from fp_bench.sizes import format_length
+
+
+def answer(runs: Sequence[Run]) -> list[str]:
+    """Return three sentences, of the longest prompts at which methods were both timed and scored, else timed or scored.
+
+    Of methods whose scores are known, those count that are not significantly below dense attention (the interval of
+    the paired difference reaches 0); of these the fastest is named, or the sparsest where nothing was timed. Where no
+    method is left, the sentences say so and are about the fastest of those scored.
+    """
+    scores = accuracies(runs)
+    timed = [rows for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
+    if timed:
+        return _of_times(max(timed, key=lambda rows: int(rows["seq_len"].max())), scores)
+    if scores:
+        return _of_scores(max(scores.values(), key=lambda rows: int(rows["seq_len"].max())))
+    return ["No sparse method was measured beside dense attention."]
+
+
+def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
+    sparse = rows[(rows["method"] != "dense") & rows["speedup_dense"].notna()]
+    if sparse.empty:
+        return ["No sparse method ran beside dense attention: they fell back to it, or there is no dense time."]
+    joined = joined_scores(rows, scores)
+    found = {length: _scored(sparse, joined, length) for length in sorted(set(sparse["seq_len"]))}
+    longest = max((length for length, of in found.items() if of), default=max(found))
+    here, scored = sparse[sparse["seq_len"] == longest], found[longest]
+    # Of a text there are no answers that could be right or wrong: KL is told, and decides nothing.
+    tested = any(pd.isna(row["kl"]) for row in scored.values())
+    kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]] if tested else here[:0]
+    known = here[here["method_hash"].isin(scored)] if scored else here
+    best = (kept if len(kept) else known).sort_values("ms").iloc[0]
+    length, score = format_length(int(longest)), scored.get(best["method_hash"])
+    among = _among("fastest", "timed and scored" if scored else "timed", len(known), len(kept) if tested else None)
+    what = "a first token" if is_prefill(rows) else "one attention call"
+    over = "with dense attention" if is_prefill(rows) else "of the fastest dense kernel"
+    return [
+        f"Which method: `{best['label']}` is {among}, at {length} ({timed_title(best)}).",
+        f"How fast: {what} takes {best['ms']:.4g} ms, {best['speedup_dense']:.2f}x the speed {over} "
+        f"({best['dense']}, {best['dense_ms']:.4g} ms).",
+        f"At what quality: it computes {best['density']:.1%} of the causal block pairs{_mass(best)}; "
+        f"{_quality(score)}.",
+    ]
+
+
+def _of_scores(rows: pd.DataFrame) -> list[str]:
+    sparse = rows[(rows["method"] != "dense") & (rows["difference"].notna() | rows["kl"].notna())]
+    if sparse.empty:
+        return ["No sparse method was scored beside dense attention."]
+    here = sparse[sparse["seq_len"] == sparse["seq_len"].max()]
+    tested = bool(here["kl"].isna().any())
+    kept = here[[_keeps(row) for _, row in here.iterrows()]] if tested else here[:0]
+    best = (kept if len(kept) else here).sort_values("density" if tested else "kl").iloc[0]
+    length = format_length(int(best["seq_len"]))
+    word = "sparsest" if tested else "closest to dense attention"
+    among = _among(word, "scored", len(here), len(kept) if tested else None)
+    return [
+        f"Which method: `{best['label']}` is {among}, at {length} ({setting_title(best)}).",
+        f"How fast: not timed in these runs; it computes {best['density']:.1%} of the causal block pairs, so attention "
+        f"can be at most {1 / best['density']:.3g} times as fast as the same kernel run densely.",
+        f"At what quality: {_quality(best)}.",
+    ]
+
+
+def _among(best: str, how: str, methods: int, kept: int | None) -> str:
+    """Say among which methods one is the best; ``kept`` of them are not below dense attention, None where unknown."""
+    if methods == 1:
+        return f"the one sparse method {how}" + (", and scores below dense attention" if kept == 0 else "")
+    if kept == 0:
+        return f"the {best} of the {methods} sparse methods {how}, but all of them score below dense attention"
+    if kept is None:
+        return f"the {best} of the {methods} sparse methods {how}"
+    if kept == 1:
+        return f"the only one of the {methods} sparse methods {how} that is not significantly below dense attention"
+    return f"the {best} of the {kept} (of {methods} {how}) that are not significantly below dense attention"
+
+
+def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) -> dict[str, pd.Series]:
+    """Return, by the hash of a timed method, its scores at a length in the first setting, those of answers first."""
+    timed = set(sparse.loc[sparse["seq_len"] == length, "method_hash"])
+    found: dict[str, pd.Series] = {}
+    for of in sorted(scores.values(), key=lambda of: bool(of["kl"].notna().all())):
+        for _, row in of[(of["seq_len"] == length) & of["method_hash"].isin(timed)].iterrows():
+            found.setdefault(str(row["method_hash"]), row)
+    return found
+
+
+def _keeps(score: pd.Series | None) -> bool:
+    return score is not None and pd.notna(score["difference_high"]) and bool(score["difference_high"] >= 0)
+
+
+def _mass(row: pd.Series) -> str:
+    return f", which hold {row['recall']:.1%} of the attention mass" if pd.notna(row["recall"]) else ""
+
+
+def _quality(score: pd.Series | None) -> str:
+    if score is None:
+        return "no answers of the model that these inputs are of were scored"
+    if pd.notna(score["kl"]):
+        return f"its next-token distributions have a KL of {score['kl']:.3g} nats to dense attention's"
+    change = ""
+    if pd.notna(score["difference"]):
+        interval = f"{signed(score['difference_low'])} to {signed(score['difference_high'])}"
+        change = f", {signed(score['difference'])} points to dense attention (95 %: {interval})"
+    return f"it scores {points(score['score'])} on {setting_title(score)}{change}"

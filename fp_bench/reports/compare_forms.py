@@ -1,0 +1,16 @@
+"""The forms that comparisons are written in for machines and pages."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from fp_bench.reports.compare import Comparison
+from fp_bench.reports.compare_text import as_json, csv, markdown, smaller_is_better
+from fp_bench.reports.junit import junit
+
+FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {
+    "md": lambda comparisons: "\n\n".join(map(markdown, comparisons)),
+    "csv": csv,
+    "json": as_json,
+    "junit": junit,
+    "customSmallerIsBetter": lambda comparisons: smaller_is_better([comparison.new for comparison in comparisons]),
+}
+"""``rich``, for people at a terminal, is the command line's own."""
