@@ -5,8 +5,9 @@ checked the layout, picked and compiled the kernels and packed their numbers. A 
 one workspace, writes addresses, and launches three times.
 """
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,11 +18,13 @@ from fp_bench.kernels.attention import implementation
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
-from fp_bench.kernels.launch import Box, CachedKernel, Tma, current_stream, tensor_map
+from fp_bench.kernels.launch import Box, CachedKernel, current_stream, tensor_map
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid, check_layout, check_scale, empty_outputs, head_dim_problem
 
 PLANS = 128
 """Plans that are kept; the oldest goes first."""
+ADDRESSES = 64
+"""Of a tensor whose maps of TMA a plan keeps."""
 ALIGNED = 256
 """Bytes between the parts of a workspace: multiples of it."""
 
@@ -57,18 +60,20 @@ class Step:
         programs, tensors, *rest = arguments
         self._launch = kernel.prepare(device, programs, tensors, *rest)
         maps = iter(self._launch.maps)
-        self._slots: list[tuple[int, tuple[torch.Size, tuple[int, ...], Tma] | None]] = []
+        self._slots: list[tuple[int, Callable[[int], bytes] | None]] = []
         for tensor in tensors:
             base = tensor.base if isinstance(tensor, Box) else tensor
             number = next(i for i, other in enumerate(known) if other is base)
-            how = (base.shape, base.stride(), next(maps)) if isinstance(tensor, Box) else None
-            self._slots.append((number, how))
+            encode = None
+            if isinstance(tensor, Box):
+                # A cache of its own spares hashing sizes and strides, which are a plan's to know.
+                how = {"shape": base.shape, "strides": base.stride(), "tma": next(maps)}
+                encode = functools.lru_cache(maxsize=ADDRESSES)(functools.partial(tensor_map, **how))
+            self._slots.append((number, encode))
 
     def __call__(self, stream: int, at: Sequence[int]) -> None:
         """Launch on the tensors at these addresses."""
-        self._launch(
-            stream, *[at[number] if how is None else tensor_map(at[number], *how) for number, how in self._slots]
-        )
+        self._launch(stream, *[encode(at[number]) if encode else at[number] for number, encode in self._slots])
 
 
 class Plan:
