@@ -31,7 +31,8 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
     assert first.exit_code == 0, first.output
     assert "fastest" in first.output or "tie" in first.output
     written = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
-    assert written["model"] == "embedded" and "dense" in written["methods"]["384"]
+    assert written["model"] == "embedded"
+    assert "dense" in written["methods"]["384"]
     assert any(label.startswith("streaming") for label in written["methods"]["384"])
     assert (tmp_path / "tuned.png").exists()
     before = len(read_records(tmp_path).records)
@@ -51,7 +52,8 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
 )
 def test_bad_words_are_one_line(words, said, tmp_path):
     result = invoke([*words.split(), "--out", str(tmp_path / "run")])
-    assert result.exit_code in (2, 3) and said in result.output
+    assert result.exit_code in (2, 3)
+    assert said in result.output
     assert len(result.output.strip().splitlines()) == 1
 
 
@@ -59,7 +61,8 @@ def test_a_text_that_is_too_short_says_how_long_it_has_to_be(tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("The road is long. " * 50)
     result = invoke(["tune", "--lens", "768", "--text", str(text), "--out", str(tmp_path / "run")])
-    assert result.exit_code == 2 and "give a longer text" in result.output
+    assert result.exit_code == 2
+    assert "give a longer text" in result.output
 
 
 def test_times_that_cannot_be_told_apart_are_ties():
