@@ -16,6 +16,7 @@ import pytest
 from fp_bench.jobs.isolation import WorkerProcess
 from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.places import Here
+from fp_bench.jobs.server import TOLD
 from fp_bench.records.reading import read_records
 from tests.jobs.test_places import each_job, run, undisturbed  # noqa: F401  fixtures
 from tests.jobs.trivial import Trivial
@@ -172,6 +173,14 @@ def test_nothing_of_the_working_directory_runs(tmp_path):
     said = running.communicate()[1]
     assert not list(tmp_path.glob("*.ran"))
     assert running.returncode == 0, said
+
+
+def test_workers_have_the_environment_of_the_run():
+    worker = WorkerProcess(Trivial)
+    there = worker.call("environment")
+    worker.close()
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH", TOLD):
+        assert there.get(name) == os.environ.get(name)
 
 
 def test_where_names_of_temporary_files_are_long_workers_start(tmp_path):
