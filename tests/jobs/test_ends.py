@@ -88,7 +88,7 @@ def test_ctrl_c_at_ten_moments_with_two_places(name, tmp_path):
     longest, interrupted = time.monotonic() - began, 0
     for number in range(10):
         running = start(*asked.words, "--out", folder, module="tests.jobs.two_places")
-        while running.poll() is None and not folder.exists():  # the plan is made
+        while running.poll() is None and not children(running.pid):  # the plan is made
             time.sleep(0.005)
         time.sleep(draw.uniform(0, longest / 4))
         below = children(running.pid)
