@@ -18,6 +18,7 @@ from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.places import Here
 from fp_bench.jobs.server import TOLD
 from fp_bench.records.reading import read_records
+from tests.cli.test_cli import fpbench
 from tests.jobs.test_places import each_job, run, undisturbed  # noqa: F401  fixtures
 from tests.jobs.trivial import Trivial
 from tests.soak.kill_resume import accuracy_run, children, identities, is_alive, latency_run, lines
@@ -108,6 +109,15 @@ def test_ctrl_c_at_ten_moments_with_two_places(name, tmp_path):
     assert last.returncode == 0, said
     assert identities(folder) == identities(tmp_path / "whole")
     print(f"{name}: {interrupted} of 10 interrupted")
+
+
+def test_ctrl_c_while_the_plan_is_made_is_one_line(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fp_bench.jobs.latency.plan.make_plan", interrupted)
+    done = fpbench("latency", "--out", tmp_path)
+    assert (done.exit_code, done.stderr) == (130, "fpbench: interrupted\n")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
