@@ -178,7 +178,6 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
         "dtype": request.dtype,
         "dense_layers": request.dense_layers,
         "seed": request.seed,
-        "code_version": code_version(),
     }
 
 

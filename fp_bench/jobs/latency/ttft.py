@@ -135,9 +135,9 @@ class ModelHand:
     def _load(self) -> None:
         setup = self._setup
         if self._method is None:
-            check_code(setup.code_version)
             use_device(self._device, setup.threads)
             self._method = create_method(setup.spec, setup.backend)
+            check_code(setup.code_version, type(self._method))
         if self._model is None:
             from transformers.utils.logging import disable_progress_bar
 
