@@ -19,7 +19,6 @@ from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_mi
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
-from fp_bench.records.environment import code_version
 from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
 
@@ -154,13 +153,12 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
-    version = code_version()
     per_flop = _seconds_per_flop(machine, subject.heads, dtype)
     torch.cuda.empty_cache()  # workers measure, in processes of their own
     groups = []
     for shape in subject.shapes:
         for layer in subject.layers:
-            cells = [Cell(c, _asked(request, subject, c, shape, layer, version)) for c in candidates.values()]
+            cells = [Cell(c, _asked(request, subject, c, shape, layer)) for c in candidates.values()]
             seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
@@ -275,7 +273,7 @@ def _effort(request: LatencyRequest, dense_seconds: float, machine: Machine) -> 
 
 
 def _asked(
-    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
+    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()
@@ -297,6 +295,5 @@ def _asked(
         "engine": request.engine if request.model else "operator",
         "layer": layer,
         "seed": request.seed,
-        "code_version": version,
         "command": one.command,
     }
