@@ -162,7 +162,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
             seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
-    return Plan(request, machine, subject.name, groups, version)
+    return Plan(request, machine, subject.name, groups, code_version())
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
