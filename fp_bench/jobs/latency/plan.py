@@ -19,6 +19,7 @@ from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_mi
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
+from fp_bench.records.environment import code_version
 from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
 
