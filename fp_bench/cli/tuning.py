@@ -2,11 +2,11 @@
 
 import typer
 
+from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli.asking import Conducting, measuring
 from fp_bench.cli.devices import open_places
 from fp_bench.cli.options import known
 from fp_bench.cli.recording import record, run_folder
-from fp_bench.jobs.request import TuneRequest
 from fp_bench.methods.registry import methods as known_methods
 
 
