@@ -3,9 +3,8 @@
 import typer
 
 from fp_bench.cli.asking import Conducting, measuring
-from fp_bench.cli.devices import open_places
 from fp_bench.cli.options import known
-from fp_bench.cli.recording import exit_code, record, run_folder
+from fp_bench.cli.recording import exit_code, open_places, record, run_folder
 from fp_bench.cli.reporting import show_report
 from fp_bench.errors import UsageError
 from fp_bench.jobs.request import AccuracyRequest

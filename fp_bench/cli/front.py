@@ -25,7 +25,7 @@ UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 VERBS = (
-    "latency", "accuracy", "report", "samples", "compare", "reproduce", "merge", "capture", "calibrate",
+    "latency", "accuracy", "tune", "report", "samples", "compare", "reproduce", "merge", "capture", "calibrate",
     "search-heads", "methods", "suites", "doctor",
 )  # fmt: skip
 """The verbs in the order of --help."""

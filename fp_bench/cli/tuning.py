@@ -1,12 +1,13 @@
 """``fpbench tune``."""
 
+import json
+
 import typer
 
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli.asking import Conducting, measuring
-from fp_bench.cli.devices import open_places
 from fp_bench.cli.options import known
-from fp_bench.cli.recording import record, run_folder
+from fp_bench.cli.recording import open_places, record, run_folder
 from fp_bench.methods.registry import methods as known_methods
 
 
@@ -26,7 +27,11 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     with open_places(how.devices, how.ray, request.workers) as places:
         todo, most = searches(request), samples_for(request)
         settings = max((len(search.candidates) for search in todo), default=0)
-        say(f"{len(todo)} searches over at most {settings} settings, {max(most.values())} samples each; into {folder}")
+        if how.dry_run or not how.quiet:
+            say(
+                f"{len(todo)} searches over at most {settings} settings, {max(most.values())} samples each; "
+                f"into {folder}"
+            )
         if how.dry_run:
             return
         record(
@@ -35,12 +40,18 @@ def tune(request: TuneRequest, how: Conducting) -> None:
             lambda store: pending(request, store.records),
             set(),
             how.budget,
+            how.quiet,
         )
     records = list(read_records(folder).records)
     found = results(request, records)
-    show_tables([tuned.table(found, request.limit_text)])
+    table = tuned.table(found, request.limit_text)
+    if how.as_json:
+        print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))
+    else:
+        show_tables([table], how.wide)
     replace_file(folder / "tuned.yaml", tuned.methods_file(found, request.model).encode())
-    if (drawn := tuned.plot(records, request.limit if request.measure == "kl" else None)) is not None:
+    drawn = tuned.plot(records, request.limit if request.measure == "kl" else None) if how.report else None
+    if drawn is not None:
         drawn.save(folder)
     say(f"methods for --methods, FPBENCH_METHOD and SparsePrefill: {folder / 'tuned.yaml'}")
     raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else 3)
