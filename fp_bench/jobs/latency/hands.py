@@ -36,25 +36,25 @@ class Hands(Workers):
         self._plan = plan
         self._timeout = conduct.timeout
         self._threads = threads
-        self._specs = {cell.label: cell.candidate.spec for group in plan.groups for cell in group.cells}
+        self._candidates = {cell.label: cell.candidate for group in plan.groups for cell in group.cells}
 
     def made(self, name: str) -> tuple[type[Hand | ModelHand | EngineHand], Setup]:
         """Return the hand of a method's label, and what it has to know."""
-        asked = self._plan.request
+        asked, candidate = self._plan.request, self._candidates[name]
         hand = (EngineHand if asked.engine == "vllm" else ModelHand) if asked.model else Hand
         return hand, Setup(
-            self._specs[name],
+            candidate.spec,
             asked.backend,
             asked.inputs,
             asked.dtype,
             asked.seed,
             str(self._plan.machine.device),
-            self._plan.code_version,
+            candidate.code_version,
             threads=self._threads,
             model=asked.model or "",
             engine=asked.engine,
             longest=max(asked.lens),
-            share=1 / len(self._specs),
+            share=1 / len(self._candidates),
         )
 
     def make_room(self, name: str) -> bool:

@@ -19,7 +19,6 @@ from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_mi
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
 from fp_bench.models.vllm_engine import check_engine
-from fp_bench.records.environment import code_version
 from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
 
@@ -101,7 +100,6 @@ class Plan:
     machine: Machine
     input_name: str
     groups: Sequence[Group]
-    code_version: str
 
     def on(self, machine: Machine) -> "Plan":
         """Return the same plan for another device."""
@@ -163,7 +161,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
             seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
-    return Plan(request, machine, subject.name, groups, code_version())
+    return Plan(request, machine, subject.name, groups)
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
