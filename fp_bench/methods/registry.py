@@ -126,14 +126,25 @@ class Registry:
         if name not in targets:
             raise UsageError(f"unknown {self.noun} {name!r}{did_you_mean(name, targets)}")
 
+    def owners(self, name: str) -> list[str]:
+        """Return the packages that bring something of a name; ours alone where it is built in."""
+        if name in self._builtin:
+            return ["fp_bench"]
+        points = entry_points(group=self.group, name=name)
+        return sorted({f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points})
+
     def load(self, name: str) -> Any:
         """Import and return what ``name`` stands for.
 
         Raises:
             UsageError: unknown name.
-            UnavailableError: a plug-in or an optional package that does not import.
+            UnavailableError: a plug-in or an optional package that does not import, or two of one name.
         """
         self.check(name)
+        if name not in self._builtin and len(owners := self.owners(name)) > 1:
+            raise UnavailableError(
+                f"{self.noun} {name!r} is of several packages, {', '.join(owners)}; keep one of them"
+            )
         module, _, attribute = self.targets()[name].partition(":")
         try:
             with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
@@ -153,14 +164,15 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
 
     Raises:
         UsageError: unknown name, parameter or preset, or a value out of limits.
-        UnavailableError: its package is missing or broken here.
+        UnavailableError: its package is missing or broken here, or it takes the name of another.
     """
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
-    if method.name != spec.name:
-        # Its records would pass for those of another.
-        kind = type(method)
-        raise UnavailableError(
-            f"method {spec.name!r} is {kind.__module__}:{kind.__name__}, which calls itself {method.name!r}; "
-            f"let it be named {spec.name!r} there"
-        )
+    for taken in (method.name, Spec.parse(method.label).name):
+        if taken != spec.name:
+            # Its records would pass for those of another.
+            of_other = ", ".join(methods.owners(taken)) or "nobody"
+            raise UnavailableError(
+                f"method {spec.name!r} of {', '.join(methods.owners(spec.name))} calls itself {taken!r}, "
+                f"a name of {of_other}; let its class have the name {spec.name!r}"
+            )
     return method
