@@ -172,7 +172,7 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
             # Its records would pass for those of another.
             of_other = ", ".join(methods.owners(taken)) or "nobody"
             raise UnavailableError(
-                f"method {spec.name!r} of {', '.join(methods.owners(spec.name))} calls itself {taken!r}, "
-                f"a name of {of_other}; let its class have the name {spec.name!r}"
+                f"method {spec.name!r} is of {', '.join(methods.owners(spec.name))}, which calls itself {taken!r}, "
+                f"a name of {of_other}; let the class have the name {spec.name!r}"
             )
     return method

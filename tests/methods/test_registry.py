@@ -52,7 +52,7 @@ def test_a_built_in_name_wins_over_a_plug_in(odd_methods):
 def test_a_plug_in_that_takes_the_name_of_a_built_in_is_refused(odd_methods, name):
     with pytest.raises(UnavailableError) as caught:
         create_method(Spec(name))
-    assert f"method {name!r} of odd-methods (cheats:{name.title()}) calls itself 'dense', a name of fp_bench" in str(
+    assert f"{name!r} is of odd-methods (cheats:{name.title()}), which calls itself 'dense', a name of fp_bench" in str(
         caught.value
     )
 

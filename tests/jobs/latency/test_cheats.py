@@ -57,6 +57,7 @@ def measured(method, rounds=1):
         (cheats.ShortensLists, "writes into the selection that it is given|where it is timed its selection misses"),
         (cheats.SelectsLessWhenTimed, "where it is timed its selection misses"),
         (cheats.MakesUpMeans, "relative error to the float32 definition"),
+        (cheats.DefinesItself, "relative error to the float32 definition is 0.5"),
         (cheats.NanSomewhere, "not finite everywhere"),
         (cheats.SwapsV, "relative error to the float32 definition"),
     ],
@@ -95,10 +96,10 @@ def test_density_is_not_what_a_selection_says(cheat, honest):
     ready, timing = measured(cheat())
     shares = {share_of_entries(each) for each in (honest, ready)}
     assert max(shares) == pytest.approx(min(shares), rel=0.05)
-    assert ready.findings.density > 0.8 * honest.findings.density
+    assert ready.findings.density == pytest.approx(honest.findings.density, rel=0.05)
     assert timing.tflops * timing.attend_ms == pytest.approx(honest_timing.tflops * honest_timing.attend_ms, rel=0.1)
     (kept, *_), (honest_kept, *_) = kept_maps(ready.selection), kept_maps(honest.selection)
-    assert kept.density > 0.8 * honest_kept.density
+    assert kept.density == pytest.approx(honest_kept.density, rel=0.05)
     assert (kept.share == honest_kept.share).all()
 
 
