@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fp_bench.inputs.source import Shape
 from fp_bench.inputs.structured import Structured
-from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.methods.base import AttentionCall
 from fp_bench.sizes import format_length
 

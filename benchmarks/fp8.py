@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmarks.bench import milliseconds, relative_error, structured_call
 from fp_bench.inputs.source import Shape
-from fp_bench.jobs.latency.measure import CudaEvents, computed_entries
+from fp_bench.jobs.latency.measure import computed_entries
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.attention.reference import attention_rows
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv

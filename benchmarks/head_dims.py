@@ -15,7 +15,8 @@ import torch
 from benchmarks.bench import milliseconds
 from fp_bench.inputs.density import GivenDensity
 from fp_bench.inputs.source import Shape
-from fp_bench.jobs.latency.measure import CudaEvents, computed_entries
+from fp_bench.jobs.latency.measure import computed_entries
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.pooling.means import block_means
 from fp_bench.methods.base import AttentionCall

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
 from benchmarks.official import OfficialMInference
 from fp_bench.inputs.source import QKV
-from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.attention.reference import sample_rows
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.bench import milliseconds, structured_call
 from fp_bench.inputs.source import Shape
-from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.methods.base import AttentionCall

@@ -24,7 +24,7 @@ from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
 from benchmarks.minference import LINES, blocks_parity, blocks_times, minference_parity, minference_times
 from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialMInference, OfficialXAttention
 from fp_bench.inputs.source import QKV
-from fp_bench.jobs.latency.measure import CudaEvents
+from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.attention import block_sparse_attention
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule

@@ -12,7 +12,9 @@ import torch
 
 from fp_bench.errors import UsageError
 from fp_bench.jobs.failures import IncorrectError
-from fp_bench.jobs.latency.measure import TOLERANCE, Truth, WallClock, check
+from fp_bench.jobs.latency.definition import Truth, allowed
+from fp_bench.jobs.latency.measure import Effort, check, measure
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.kernels.attention.reference import attention
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.selection import Selection
@@ -27,6 +29,7 @@ BATCH, Q_HEADS, KV_HEADS = 2, 4, 2
 RESERVED = 7
 """Tokens that a chat template might take."""
 UNKNOWN = "no_such_name"
+ONE_SAMPLE = Effort(rounds=1, samples=1, warm_up_seconds=0.0)
 
 
 class ByteTokenizer:
@@ -55,7 +58,8 @@ def check_method(
 
     Each call is computed or refused with one line. What is selected is causal and ascending; the output is shaped and
     typed as the queries, equals exact attention over the selection, is the same each time, and leaves its inputs
-    alone. With ``everything`` it equals dense attention. On a GPU nothing waits for the device.
+    alone; a timed call is held to the same on inputs that change. With ``everything`` it equals dense attention. On a
+    GPU nothing waits for the device.
 
     Args:
         method: the class.
@@ -185,7 +189,7 @@ def _check_call(method: Method, call: AttentionCall, what: str) -> None:
     for name, tensor, old in zip("qkv", (call.q, call.k, call.v), before, strict=True):
         assert torch.equal(tensor, old), f"{what}: it writes into {name}"
     try:
-        check(method, call, _truth(call), WallClock())
+        measure(check(method, call, _truth(call), WallClock()), ONE_SAMPLE, WallClock())
     except IncorrectError as error:
         raise AssertionError(f"{what}: {error}") from None
     assert torch.equal(first, second), f"{what}: two calls give different outputs"
@@ -195,7 +199,8 @@ def _check_call(method: Method, call: AttentionCall, what: str) -> None:
 
 def _truth(call: AttentionCall) -> Truth:
     """Return exact dense attention of every query."""
-    return Truth(torch.arange(call.q_len), attention(call.q, call.k, call.v, scale=call.scale))
+    every = torch.arange(call.q_len)
+    return Truth(call, every, every[:1])
 
 
 def _check_selection(index: Selection, call: AttentionCall, what: str) -> None:
@@ -224,9 +229,9 @@ def _check_lists(index: BlockIndex, call: AttentionCall, what: str) -> None:
 
 @torch.no_grad()
 def _check_whole(method: Method, call: AttentionCall, what: str) -> None:
-    exact = _truth(call).dense.out
+    exact = attention(call.q, call.k, call.v, scale=call.scale).out
     error = torch.linalg.vector_norm(method(call).float() - exact) / torch.linalg.vector_norm(exact)
-    limit = method.tolerance() or TOLERANCE[call.q.dtype]
+    limit, _ = allowed(method, call.q.dtype)
     assert error <= limit, (
         f"{what}: keeping everything, it is {error:.2g} off dense attention; the limit is {limit:.2g}"
     )

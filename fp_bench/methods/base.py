@@ -180,7 +180,8 @@ class Method(ABC):
     def tolerance(self) -> float | None:
         """Return the relative error of a head that the method declares, or None for what its tensors' type allows.
 
-        For arithmetic below that type: an output further from attention over the selection than this is wrong.
+        For arithmetic below that type: an output further from attention over the selection than this is wrong. A run
+        allows at most 0.1 and shows what was declared.
         """
         return None
 
@@ -199,6 +200,7 @@ class Method(ABC):
         """Return the block means with which ``attend`` lets unlisted blocks take part, or None where it is exact.
 
         Whoever returns them declares that its outputs are attention over its selection and these means.
+        A run takes them, and `definition`, of classes of this package alone.
         """
         del call
         return None

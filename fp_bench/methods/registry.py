@@ -126,12 +126,19 @@ class Registry:
         if name not in targets:
             raise UsageError(f"unknown {self.noun} {name!r}{did_you_mean(name, targets)}")
 
+    def owners(self, name: str) -> list[str]:
+        """Return the packages that bring something of a name; ours alone where it is built in."""
+        if name in self._builtin:
+            return ["fp_bench"]
+        points = entry_points(group=self.group, name=name)
+        return sorted({f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points})
+
     def load(self, name: str) -> Any:
         """Import and return what ``name`` stands for.
 
         Raises:
             UsageError: unknown name.
-            UnavailableError: a plug-in or an optional package that does not import.
+            UnavailableError: a plug-in or an optional package that does not import, or two of one name.
         """
         self.check(name)
         if len(owners := self.owners(name)) > 1:
@@ -165,12 +172,13 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
         UnavailableError: its package is missing or broken here, or its class has another method's name.
     """
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
-    if method.name != spec.name:
+    taken = next((name for name in (str(method.name), Spec.parse(method.label).name) if name != spec.name), None)
+    if taken is not None:
         # Its records would pass for those of another.
         kind = type(method)
-        owner, other = (", ".join(methods.owners(str(name))) or "no package" for name in (spec.name, method.name))
+        owner, other = (", ".join(methods.owners(str(name))) or "no package" for name in (spec.name, taken))
         raise UnavailableError(
             f"method {spec.name!r} of {owner} is {kind.__module__}:{kind.__name__}, which calls itself "
-            f"{method.name!r}, a name of {other}; let it be named {spec.name!r} there"
+            f"{taken!r}, a name of {other}; let it be named {spec.name!r} there"
         )
     return method

@@ -192,6 +192,8 @@ class LatencyRecord(Record):
     """The same against the float32 definition on the same selection: what the correctness check saw."""
     skipped: Share | None = None
     """Share of the kept tiles that attention left out after the first product (skip-softmax); None where it cannot."""
+    tolerance: Number | None = None
+    """Relative error of a head that the method declared and was allowed; None is what its dtype allows."""
     rows_checked: Count | None = None
     """Sampled query rows of each head that recall and the errors are over."""
     note: Prose | None = None

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.latency.measure import WallClock, check, dense_truth
+from fp_bench.jobs.latency.definition import dense_truth
+from fp_bench.jobs.latency.measure import check
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.kernels.attention.reference import attention
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.delta import Delta

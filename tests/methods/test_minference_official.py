@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from fp_bench.errors import UnavailableError, UnsupportedError
-from fp_bench.jobs.latency.measure import WallClock, check, dense_truth
+from fp_bench.jobs.latency.definition import dense_truth
+from fp_bench.jobs.latency.measure import check
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.kernels.attention import reference
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.lines import reference as defined

@@ -48,6 +48,25 @@ def test_a_built_in_name_wins_over_a_plug_in(odd_methods):
     assert registry.load("window").name == "dense"
 
 
+@pytest.mark.parametrize("name", ["heir", "labelled"])
+def test_a_plug_in_that_takes_the_name_of_a_built_in_is_refused(odd_methods, name):
+    with pytest.raises(UnavailableError) as caught:
+        create_method(Spec(name))
+    assert f"{name!r} is of odd-methods (cheats:{name.title()}), which calls itself 'dense', a name of fp_bench" in str(
+        caught.value
+    )
+
+
+def test_a_name_of_two_packages_is_refused_with_both(odd_methods, monkeypatch, tmp_path):
+    folder = tmp_path / "other-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[fp_bench.methods]\nwindow = cheats:Best\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnavailableError, match=r"is of several packages, odd-methods \(.*\), other \(cheats:Best\)"):
+        create_method(Spec("window"))
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [

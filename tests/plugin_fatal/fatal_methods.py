@@ -30,14 +30,14 @@ class Hangs(Dense):
 
 
 class HangsLater(Dense):
-    """Passes its check, then hangs."""
+    """Passes its check, which calls it twice, then hangs."""
 
     name = "hangs_later"
     calls = 0
 
     def attend(self, call, index):
         self.calls += 1
-        if self.calls > 1:
+        if self.calls > 2:
             time.sleep(3600)
         return super().attend(call, index)
 

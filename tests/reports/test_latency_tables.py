@@ -4,7 +4,7 @@ import pytest
 
 from fp_bench.records.record import DENSITY_OF
 from fp_bench.reports.latency.plots import latency_plots
-from fp_bench.reports.latency.tables import cells, comparison, failures, latency_tables
+from fp_bench.reports.latency.tables import beyond_ideal, cells, comparison, failures, latency_tables
 from fp_bench.reports.table import Table
 from tests.records.records import dense, failed, rounds, timed
 
@@ -114,3 +114,33 @@ def test_a_line_does_not_run_through_a_cell_that_failed():
         lines = [line.get_ydata() for axes in plots[name].figure.axes for line in axes.lines]
         assert any(len(line) == 3 and np.isnan(line[1]) for line in lines)
         assert any("not shown, without a result: broken" in text.get_text() for text in plots[name].figure.texts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "flagged"),
+    [
+        ({}, True),
+        ({"density": 0.4}, False),
+        ({"tolerance": 0.1}, False),
+        ({"tflops": 150.0}, False),
+        ({"tflops": 110.0}, True),
+        ({"round": 1}, True),
+    ],
+)
+def test_what_is_faster_than_the_ideal_for_no_measured_reason_is_flagged(changed, flagged):
+    records = [timed(2.0, **{"density": 0.7, "tflops": 100.0} | changed), dense(4.0, tflops=100.0)]
+    (table,) = latency_tables(records)
+    assert ("140% (!)" in table.markdown()) is flagged
+    assert comparison(records)[beyond_ideal(comparison(records))]["label"].tolist() == ["flashprefill"] * flagged
+
+
+def test_rounds_that_differ_by_as_much_explain_more_than_the_ideal():
+    table = comparison([*rounds((1.9, 2.0, 3.0), density=0.7, tflops=100.0), dense(4.0, tflops=100.0)])
+    assert row(table, "flashprefill")["ideal_share"] == pytest.approx(1.4)
+    assert not beyond_ideal(table).any()
+
+
+def test_a_declared_error_is_in_the_table():
+    assert "declared error" not in latency_tables([timed(2.0), dense(4.0)])[0].columns
+    (table,) = latency_tables([timed(2.0, tolerance=0.1), dense(4.0)])
+    assert [line[table.columns.index("declared error")] for line in table.rows] == ["", "0.1"]

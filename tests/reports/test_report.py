@@ -9,7 +9,7 @@ from fp_bench.jobs.request import join_commands
 from fp_bench.records.kept_maps import KeptMap
 from fp_bench.records.store import RecordStore, read_run
 from fp_bench.reports.latency.plots import latency_plots
-from fp_bench.reports.latency.report import headlines
+from fp_bench.reports.latency.report import headlines, latency_chapter
 from fp_bench.reports.latency.selection_plots import selection_plots
 from fp_bench.reports.latency.tables import comparison
 from fp_bench.reports.report import Part, write_markdown
@@ -154,3 +154,11 @@ def test_a_table_as_latex(report):
     assert r"\toprule" in text
     assert r"20.0\%" in text
     assert text.count(r" \\") == 1 + 3 * 3 + 1
+
+
+def test_more_than_the_ideal_is_named_beside_the_tables(tmp_path):
+    slow = [timed(2.0, density=0.4), dense(4.0)]
+    assert not any("(!)" in line for line in latency_chapter(slow, "a machine", tmp_path).circumstances)
+    fast = [timed(2.0, density=0.7), dense(4.0)]
+    (line,) = (line for line in latency_chapter(fast, "a machine", tmp_path).circumstances if "(!)" in line)
+    assert "Faster than the ideal, beyond what rounds differ by: flashprefill at 4K." in line

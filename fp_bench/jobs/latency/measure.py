@@ -1,109 +1,46 @@
 """Measuring one method on one attention call: its output is checked, then it is timed.
 
-Nothing here schedules, writes or knows of other methods.
+What is not timed sees other content than what is, every timed call sees new numbers, and what one of them gave is held
+to the definition: a method that is timed for less than it gives is `incorrect`. Nothing here schedules, writes or knows
+of other methods.
 """
 
-import time
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Protocol, TypeVar
+from time import perf_counter
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.jobs.failures import IncorrectError
-from fp_bench.kernels.attention.reference import AttentionRows, attention_rows, sample_rows
+from fp_bench.jobs.latency.changing import ChangingCall, fingerprint
+from fp_bench.jobs.latency.definition import (
+    Truth,
+    allowed,
+    check_error,
+    defined,
+    relative_error,
+    seen,
+    skipped,
+    tensors_of,
+)
+from fp_bench.jobs.latency.timers import Timer
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.records.record import DENSITY_OF, Cache, Clock
 
-TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
-"""Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
-ROW_SLACK = 5.0
 MIN_SAMPLES, MAX_SAMPLES = 3, 100
-FLUSH_BYTES = 1024 * 1024 * 1024
-"""Written before each GPU sample: more than any L2 cache, so that every sample starts cold, and long enough (a quarter
-of a millisecond on an H200) for the host to queue a short operator's kernels behind it."""
+STALE_FACTOR, STALE_SHARE = 2.0, 0.01
+"""A timed call's selection may miss so many times what the checked one's misses, and this share more: methods may draw
+at random, but not select less where it is timed."""
 
 T = TypeVar("T")
-
-
-class Timer(Protocol):
-    """Times calls one by one, in milliseconds."""
-
-    clock: Clock
-    cache: Cache
-    """What is done about the cache before a sample."""
-
-    def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns, finished, and the wall-clock time it took."""
-        ...
-
-    def samples(self, call: Callable[[], object], count: int) -> list[float]:
-        """Return the time of each of ``count`` calls."""
-        ...
-
-
-class WallClock:
-    """Wall clock, for the CPU."""
-
-    clock: Clock = "wall_clock"
-    cache: Cache = "as_left"
-
-    def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns and the time it took."""
-        start = time.perf_counter()
-        value = call()
-        return value, (time.perf_counter() - start) * 1e3
-
-    def samples(self, call: Callable[[], object], count: int) -> list[float]:
-        """Return the time of each of ``count`` calls."""
-        return [self.once(call)[1] for _ in range(count)]
-
-
-class CudaEvents:
-    """CUDA events around each call, with the L2 cache flushed before it.
-
-    All calls are queued before the first is waited for. The flush hides the host's launches behind it, as the
-    layers before an attention call do in a model.
-    """
-
-    clock: Clock = "cuda_event"
-    cache: Cache = "cold"
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
-
-    def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns, finished, and the wall-clock time it took."""
-        torch.cuda.synchronize(self._device)
-        start = time.perf_counter()
-        value = call()
-        torch.cuda.synchronize(self._device)
-        return value, (time.perf_counter() - start) * 1e3
-
-    def samples(self, call: Callable[[], object], count: int) -> list[float]:
-        """Return the time of each of ``count`` calls."""
-        spans = []
-        for _ in range(count):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            self._flush.zero_()
-            start.record()
-            call()
-            end.record()
-            spans.append((start, end))
-        torch.cuda.synchronize(self._device)
-        return [float(start.elapsed_time(end)) for start, end in spans]
-
-
-def timer_for(device: torch.device) -> Timer:
-    """Return the timer of a device."""
-    return CudaEvents(device) if device.type == "cuda" else WallClock()
 
 
 @dataclass(frozen=True)
@@ -121,20 +58,6 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Exact dense attention of some rows in float32: what recall and error are measured against."""
-
-    rows: Tensor
-    dense: AttentionRows
-
-
-def dense_truth(call: AttentionCall, seed: int) -> Truth:
-    """Return exact dense attention of sampled rows of a call."""
-    rows = sample_rows(call.q_len, seed)
-    return Truth(rows, attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows))
-
-
-@dataclass(frozen=True)
 class Findings:
     """What a selection and its output are worth; names and units as in `Record`."""
 
@@ -148,6 +71,7 @@ class Findings:
     rel_err: float
     rel_err_by_head: list[float]
     kernel_err: float
+    tolerance: float | None
     rows_checked: int
     note: str | None
     skipped: float | None
@@ -171,28 +95,37 @@ class Checked:
     """A method whose output on a call was right, ready to be timed."""
 
     method: Method
-    call: AttentionCall
+    inputs: ChangingCall
+    truth: Truth
     index: Selection | None
-    """Selected outside any timer, or given by the input source; None for dense."""
+    """Selected outside any timer, or given by the input source; None for dense. It is what `attend` gets."""
+    index_print: tuple[int, ...]
+    """Of its tensors when it was made."""
     given: bool
     """Whether the input source gave the index: then only the attention is the operator."""
+    limit: float
+    """Relative error that a head may have."""
     findings: Findings
+    missed: float
+    """Share of the hidden rows' attention that the whole operator's selection left out."""
     first_select_ms: float
     first_ms: float
-    """Wall-clock time of the first whole call."""
+    """Wall-clock time of the first whole call on the inputs as they were made."""
+    selection: Selection | None = None
+    """What the whole operator selected, as it is."""
     peak_bytes: int | None = None
 
-    def operator(self) -> Tensor:
-        """Run what a user would."""
-        return self.attend() if self.given else self.method(self.call)
+    def operator(self) -> tuple[Tensor, Selection | None]:
+        """Run what a user would; return the output and what it was computed over."""
+        return (self.attend(), self.index) if self.given else self.method.run(self.inputs.call)
 
     def select(self) -> Selection | None:
         """Run the selection alone."""
-        return self.method.select(self.call)
+        return self.method.select(self.inputs.call)
 
     def attend(self) -> Tensor:
         """Run the attention alone."""
-        return self.method.attend(self.call, self.index)
+        return self.method.attend(self.inputs.call, self.index)
 
     @property
     def selects(self) -> bool:
@@ -201,92 +134,135 @@ class Checked:
 
 
 @torch.no_grad()
-def check(method: Method, call: AttentionCall, truth: Truth, timer: Timer, given: BlockIndex | None = None) -> Checked:
+def check(
+    method: Method,
+    call: AttentionCall,
+    truth: Truth,
+    timer: Timer,
+    given: BlockIndex | None = None,
+    *,
+    first_is_other: bool = True,
+) -> Checked:
     """Run a method once and compare its output with the float32 definition on the sampled rows.
 
     Args:
         method: the method.
         call: the attention call.
-        truth: exact dense attention of the rows to check.
+        truth: exact dense attention of the rows to check, made of this call.
         timer: times this first call.
         given: a selection prescribed by the input source; a dense method has no use for it.
+        first_is_other: whether a run on other content comes first, so that a selection that is made once for each
+            shape is measured on what it was not made for.
 
     Raises:
-        IncorrectError: the output is not attention over the method's selection.
+        IncorrectError: the output is not attention over the method's selection, or the inputs were changed.
         UnsupportedError: the method does not define this call.
         UnavailableError: a package or device it needs is missing.
     """
-    if reason := method.unsupported(call):
-        raise UnsupportedError(reason)
-    index, select_ms = timer.once(partial(method.select, call))
+    inputs = ChangingCall(call)
+    with inputs.other():
+        if reason := method.unsupported(inputs.call):
+            raise UnsupportedError(reason)
+        limit, declared = allowed(method, call.q.dtype)
+        earlier: list[Tensor] = []
+        """The output of a call on other content, and rows of it as they were at once."""
+        if first_is_other and given is None:
+            out, _ = timer.once(partial(method.run, inputs.call))[0]
+            earlier = [out, _rows_of(out, call, truth.reported.rows)]
+    _check_inputs(inputs)
+    index, select_ms = timer.once(partial(method.select, inputs.call))
     prescribed = index is not None and given is not None
     if prescribed:
         index = given
-    out, first_ms = timer.once(partial(method.attend, call, index) if prescribed else partial(method, call))
-    findings = _findings(method, call, index, out, truth)
-    del out
-    checked = Checked(method, call, index, prescribed, findings, select_ms, first_ms)
+    index_print = fingerprint(*tensors_of(seen(index, call, truth)))
+    if prescribed:
+        out, first_ms = timer.once(partial(method.attend, inputs.call, given))
+        over: Selection | None = given
+    else:
+        (out, over), first_ms = timer.once(partial(method.run, inputs.call))
+    found = _rows_of(out, call, truth.reported.rows)
+    finite = bool(out.isfinite().all())
+    overwritten = bool(earlier) and not torch.equal(_rows_of(earlier[0], call, truth.reported.rows), earlier[1])
+    del out, earlier
+    selection = seen(over, call, truth)
+    _check_inputs(inputs)
+    with inputs.other():
+        backend, note = method.implementation(inputs.call, over), method.slower_because(inputs.call, over)
+    findings = replace(
+        _findings(method, inputs.call, found, selection, truth, limit),
+        backend=backend,
+        note=note,
+        fallback=selection is None and method.name != "dense",
+        tolerance=declared,
+    )
+    if not finite:
+        raise IncorrectError("the output is not finite everywhere")
+    if overwritten:
+        raise IncorrectError("a later call overwrites its output")
+    missed = float(truth.hidden.missed(truth.over(truth.hidden, selection)).mean())
+    checked = Checked(
+        method,
+        inputs,
+        truth,
+        index,
+        index_print,
+        prescribed,
+        limit,
+        findings,
+        missed,
+        select_ms,
+        first_ms,
+        selection,
+    )
     return replace(checked, peak_bytes=_peak_bytes(checked))
 
 
-def _findings(method: Method, call: AttentionCall, index: Selection | None, out: Tensor, truth: Truth) -> Findings:
+def _rows_of(out: Tensor, call: AttentionCall, rows: Tensor) -> Tensor:
+    """Return some rows of an output, copied as they are now; one that is not as q raises `IncorrectError`."""
     if out.shape != call.q.shape or out.dtype != call.q.dtype:
         raise IncorrectError(
             f"output is {out.dtype} {list(out.shape)}; it must be as q, {call.q.dtype} {list(call.q.shape)}"
         )
-    found = out[:, truth.rows.to(out.device)].float()
-    if index is None:
-        covered, defined = truth.dense, truth.dense.out
-        density = torch.ones(call.batch, call.q_heads)
-    else:
-        covered = attention_rows(call.q, call.k, call.v, scale=call.scale, rows=truth.rows, index=index)
-        of_method = method.definition(call, index, truth.rows)
-        defined = covered.out if of_method is None else of_method
-        density = index.density()
-    kernel_err = _check_output(found, defined, method.tolerance() or TOLERANCE[out.dtype])
-    recall = (covered.lse - truth.dense.lse).double().exp().mean(-1)
-    rel_err = _relative_error(found, truth.dense.out, dims=(1, 3))
+    return out[:, rows].float()
+
+
+def _check_inputs(inputs: ChangingCall) -> None:
+    if not inputs.restore():
+        raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+
+
+def _findings(
+    method: Method, call: AttentionCall, found: Tensor, index: Selection | None, truth: Truth, limit: float
+) -> Findings:
+    sampled = truth.reported
+    covered = sampled.dense if index is None else truth.over(sampled, index)
+    of_method = defined(method, call, index, sampled.rows)
+    density = torch.ones(covered.lse.shape[:2]) if index is None else index.density()
+    recall = 1 - sampled.missed(covered)
+    rel_err = relative_error(found, sampled.dense.out, dims=(1, 3))
     return Findings(
-        backend=method.implementation(call, index),
-        fallback=index is None and method.name != "dense",
+        backend="",
+        fallback=False,
         density=density.mean().item(),
         density_of=DENSITY_OF,
         density_by_head=density.mean(0).tolist(),
         recall=recall.mean().item(),
         recall_by_head=recall.mean(0).tolist(),
-        rel_err=_relative_error(found, truth.dense.out, dims=(0, 1, 2, 3)).item(),
+        rel_err=relative_error(found, sampled.dense.out, dims=(0, 1, 2, 3)).item(),
         rel_err_by_head=rel_err.mean(0).tolist(),
-        kernel_err=kernel_err,
-        rows_checked=len(truth.rows),
-        note=method.slower_because(call, index),
-        skipped=method.skipped(call, index),
+        kernel_err=check_error(found, covered.out if of_method is None else of_method, limit),
+        tolerance=None,
+        rows_checked=len(sampled.rows),
+        note=None,
+        skipped=skipped(method, call, index),
     )
-
-
-def _check_output(found: Tensor, defined: Tensor, tolerance: float) -> float:
-    """Return the relative error over all rows; a head or a row out of its tolerance raises `IncorrectError`."""
-    for what, dims, limit in (("head", (1, 3), tolerance), ("row", (3,), ROW_SLACK * tolerance)):
-        worst = _relative_error(found, defined, dims=dims).max().item()
-        # Written so that NaN fails too.
-        if not worst <= limit:
-            raise IncorrectError(
-                f"a {what}'s relative error to the float32 definition is {worst:.2g}; the limit is {limit:.2g}"
-            )
-    return float(_relative_error(found, defined, dims=(0, 1, 2, 3)).item())
-
-
-def _relative_error(found: Tensor, exact: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Return the norm of the difference over the norm of ``exact``, over ``dims``; 0 / 0 is 0."""
-    difference: Tensor = torch.linalg.vector_norm((found - exact).double(), dim=dims)
-    norm: Tensor = torch.linalg.vector_norm(exact.double(), dim=dims)
-    return difference / norm.clamp_min(torch.finfo(torch.float64).tiny)
 
 
 def _peak_bytes(checked: Checked) -> int | None:
     """Return the most device memory one call holds beyond its inputs, its output included; None on the CPU."""
-    if not checked.call.q.is_cuda:
+    if not checked.inputs.call.q.is_cuda:
         return None
-    device = checked.call.q.device
+    device = checked.inputs.call.q.device
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
@@ -297,16 +273,34 @@ def _peak_bytes(checked: Checked) -> int | None:
 
 @torch.no_grad()
 def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
-    """Time one round of a checked method: the whole operator, its selection alone, its attention alone."""
-    if effort.checked_call_counts:
-        samples = [checked.first_ms]
-        select_ms = checked.first_select_ms if checked.selects else None
-        attend_ms = timer.once(checked.attend)[1] if checked.selects else checked.first_ms
-    else:
-        samples = _samples(checked.operator, effort, timer)
-        select_ms = median(_samples(checked.select, effort, timer)) if checked.selects else None
-        attend_ms = median(_samples(checked.attend, effort, timer) if checked.selects else samples)
-    flop = 4 * checked.call.head_dim * computed_entries(checked.call, checked.index)
+    """Time one round of a checked method: the whole operator, its selection alone, its attention alone.
+
+    Raises:
+        IncorrectError: what a timed call gave is not right, or it changed what it was given.
+    """
+    call = checked.inputs.call
+    over = seen(checked.index, call, checked.truth)
+
+    def of_operator(value: tuple[Tensor, Selection | None]) -> _Given:
+        rows = _rows_of(value[0], call, checked.truth.hidden.rows)
+        return _Given(rows, seen(value[1], checked.inputs.call, checked.truth, copied=True))
+
+    def of_selecting(value: Selection | None) -> _Given:
+        return _Given(None, seen(value, checked.inputs.call, checked.truth, copied=True))
+
+    def of_attending(out: Tensor) -> _Given:
+        return _Given(_rows_of(out, call, checked.truth.hidden.rows), over)
+
+    once = effort.checked_call_counts
+    samples = [checked.first_ms] if once else _samples(checked, checked.operator, of_operator, effort, timer)
+    select_ms, attend_ms = None, median(samples)
+    if checked.selects:
+        of_select = partial(_samples, checked, checked.select, of_selecting, effort, timer)
+        select_ms = checked.first_select_ms if once else median(of_select())
+        attend_ms = median(_samples(checked, checked.attend, of_attending, effort, timer))
+    if fingerprint(*tensors_of(over)) != checked.index_print:
+        raise IncorrectError("its attention writes into the selection that it is given")
+    flop = 4 * call.head_dim * computed_entries(call, over)
     return Timing(
         timer=timer.clock,
         cache=timer.cache,
@@ -318,15 +312,74 @@ def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
     )
 
 
-def _samples(call: Callable[[], object], effort: Effort, timer: Timer) -> list[float]:
-    """Warm up by time, then take as many samples as the effort allows."""
-    started, calls = time.perf_counter(), 0
-    while not calls or time.perf_counter() - started < effort.warm_up_seconds:
-        timer.once(call)
-        calls += 1
-    each = (time.perf_counter() - started) / calls
-    count = effort.samples or min(MAX_SAMPLES, max(MIN_SAMPLES, int(effort.sample_seconds / each)))
-    return timer.samples(call, count)
+@dataclass(frozen=True)
+class _Given:
+    """What a timed call gave, at the moment when its time ended."""
+
+    rows: Tensor | None
+    """Hidden rows of its output; None of a selection alone."""
+    over: Selection | None
+
+
+def _samples(
+    checked: Checked, step: Callable[[], T], given: Callable[[T], _Given], effort: Effort, timer: Timer
+) -> list[float]:
+    """Warm up on other content, take as many samples as the effort allows, and hold one of them to the definition.
+
+    Which one is drawn, and a call on other content comes before it, so that nothing kept from an earlier call helps.
+    """
+    inputs, count = checked.inputs, 1
+    if not effort.checked_call_counts:
+        seconds = _warmed_up(inputs, step, effort, timer)
+        count = effort.samples or min(MAX_SAMPLES, max(MIN_SAMPLES, int(effort.sample_seconds / seconds)))
+    drawn = secrets.randbelow(count)
+    kept: list[tuple[_Given, Tensor]] = []
+
+    def before(number: int) -> None:
+        if number == drawn > 0:
+            with inputs.other():
+                step()
+        inputs.change()
+
+    def after(number: int, value: T) -> None:
+        if number == drawn:
+            kept.append((given(value), inputs.masks))
+
+    times = timer.samples(step, count, before, after)
+    _check_inputs(inputs)
+    _check_timed(checked, *kept[0])
+    return times
+
+
+def _warmed_up(inputs: ChangingCall, step: Callable[[], object], effort: Effort, timer: Timer) -> float:
+    """Call for a time, at least once; return the seconds of a call."""
+    with inputs.other():
+        started, calls = perf_counter(), 0
+        while not calls or perf_counter() - started < effort.warm_up_seconds:
+            timer.once(step)
+            calls += 1
+        return (perf_counter() - started) / calls
+
+
+def _check_timed(checked: Checked, given: _Given, masks: Tensor) -> None:
+    """Raise IncorrectError where a timed output is no attention over its selection, or that covers less than before."""
+    truth = checked.truth
+    hidden = truth.hidden
+    covered = truth.over(hidden, given.over, masks)
+    missed = float(hidden.missed(covered).mean())
+    if not missed <= STALE_FACTOR * max(checked.missed, 0.0) + STALE_SHARE:
+        raise IncorrectError(
+            f"where it is timed its selection misses {missed:.1%} of the attention, where it was checked "
+            f"{checked.missed:.1%}"
+        )
+    if given.rows is None:
+        return
+    checked.inputs.show(masks)
+    of_method = defined(checked.method, checked.inputs.call, given.over, hidden.rows)
+    try:
+        check_error(given.rows, covered.out if of_method is None else of_method, checked.limit)
+    except IncorrectError as error:
+        raise IncorrectError(f"of a timed call, {error}") from None
 
 
 def computed_entries(call: AttentionCall, index: Selection | None) -> int:

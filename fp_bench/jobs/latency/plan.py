@@ -12,7 +12,8 @@ from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
 from fp_bench.jobs.failures import Failure, yardstick
-from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, timer_for
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
+from fp_bench.jobs.latency.timers import timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.request import Heads, LatencyRequest
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
@@ -237,8 +238,8 @@ def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> flo
 
 
 def _input_bytes(shape: Shape, dtype: torch.dtype) -> int:
-    """Return the size of one copy of Q, K and V."""
-    heads = shape.q_heads + 2 * shape.kv_heads
+    """Return the size of Q, K and V, and of the copy of K and V that outputs are held to."""
+    heads = shape.q_heads + 4 * shape.kv_heads
     return shape.batch * shape.seq_len * heads * shape.head_dim * dtype.itemsize
 
 

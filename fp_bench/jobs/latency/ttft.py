@@ -1,10 +1,10 @@
 """Time to first token: what a worker process does that times a model's prefill with one method."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from time import perf_counter
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_free
-from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, WallClock
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
@@ -219,7 +220,7 @@ class Watched(SparsePrefill):
 
     def _mark(self) -> None:
         if self._device.type != "cuda":
-            self._marks.append(time.perf_counter())
+            self._marks.append(perf_counter())
             return
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()

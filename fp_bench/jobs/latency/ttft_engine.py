@@ -8,7 +8,8 @@ import torch
 
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, attempt, collect_and_free
-from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, WallClock
+from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.jobs.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype

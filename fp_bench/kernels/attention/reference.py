@@ -32,35 +32,50 @@ def attention_rows(
     index: Selection | None = None,
     means: BlockMeans | None = None,
 ) -> AttentionRows:
-    """Return exact causal attention of the queries ``rows`` over the keys of ``index`` (None: over all).
+    """Return `attention_at` of the queries ``rows``, numbers in ``[0, q_len)``, int64; q is ``[batch, q_len, ...]``."""
+    rows = rows.to(q.device)
+    position = rows + k.shape[1] - q.shape[1]
+    return attention_at(q[:, rows], k, v, scale=scale, position=position, index=index, means=means)
+
+
+def attention_at(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    position: Tensor,
+    index: Selection | None = None,
+    means: BlockMeans | None = None,
+) -> AttentionRows:
+    """Return exact causal attention of queries at some positions over the keys of ``index`` (None: over all).
 
     With ``means`` each block before a query's own that ``index``, a BlockIndex, does not list takes part as
     ``block_size`` keys that are all its mean key, with its mean value (FlashPrefill V2, zero-order correction).
 
-    Works head by head, so that a few rows of a 256K call fit beside its tensors.
+    Works head by head on q's device, so that a few rows of a 256K call fit beside its tensors.
 
     Args:
-        q: ``[batch, q_len, q_heads, head_dim]``.
-        k: ``[batch, kv_len, kv_heads, head_dim]``.
+        q: ``[batch, rows, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``; may be on another device.
         v: as ``k``.
         scale: factor on the logits.
-        rows: query numbers in ``[0, q_len)``, int64.
+        position: of each query among the keys, ``[rows]`` int64.
         index: the keys that each query reads.
         means: of the key blocks.
     """
-    batch, q_len, q_heads, _ = q.shape
+    batch, _, q_heads, _ = q.shape
     kv_len, kv_heads = k.shape[1], k.shape[2]
     group = q_heads // kv_heads
-    rows = rows.to(q.device)
-    position = rows + kv_len - q_len
     visible = torch.arange(kv_len, device=q.device) <= position[:, None]
-    out = torch.empty((batch, len(rows), q_heads, v.shape[3]), dtype=torch.float32, device=q.device)
-    lse = torch.empty((batch, q_heads, len(rows)), dtype=torch.float32, device=q.device)
+    out = torch.empty((batch, len(position), q_heads, v.shape[3]), dtype=torch.float32, device=q.device)
+    lse = torch.empty((batch, q_heads, len(position)), dtype=torch.float32, device=q.device)
     for b in range(batch):
         for kv_head in range(kv_heads):
-            keys, values = k[b, :, kv_head].float(), v[b, :, kv_head].float()
+            keys, values = (tensor[b, :, kv_head].to(q.device, torch.float32) for tensor in (k, v))
             for head in range(kv_head * group, (kv_head + 1) * group):
-                logits = q[b, rows, head].float() @ keys.T * scale
+                queries = q[b, :, head].float()
+                logits = queries @ keys.T * scale
                 read = visible if index is None else visible & index.keys_read(b, head, position)
                 logits = logits.masked_fill(~read, -math.inf)
                 if means is None:
@@ -68,7 +83,7 @@ def attention_rows(
                 else:
                     assert isinstance(index, BlockIndex)
                     size = index.block_size
-                    of_means = q[b, rows, head].float() @ means.k[b, :, kv_head].float().T * scale + math.log(size)
+                    of_means = queries @ means.k[b, :, kv_head].float().T * scale + math.log(size)
                     block = torch.arange(means.k.shape[1], device=q.device)
                     pruned = (block < (position // size)[:, None]) & ~read[:, ::size] & read.any(1, keepdim=True)
                     logits = torch.cat([logits, of_means.masked_fill(~pruned, -math.inf)], 1)

@@ -9,7 +9,15 @@ from fp_bench.records.record import LatencyRecord
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.latency.plots import latency_plots
 from fp_bench.reports.latency.selection_plots import selection_plots
-from fp_bench.reports.latency.tables import SETTING, cells, comparison, failures, is_prefill, latency_tables
+from fp_bench.reports.latency.tables import (
+    SETTING,
+    beyond_ideal,
+    cells,
+    comparison,
+    failures,
+    is_prefill,
+    latency_tables,
+)
 from fp_bench.sizes import format_length
 
 METHOD_NOTE = """\
@@ -49,7 +57,7 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
         draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
         failures=failures(records),
         note=PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
-        circumstances=list(_circumstances(records)),
+        circumstances=[*_circumstances(records), *_unexplained(table)],
         data={"latency": table, "cells": cells(records)},
     )
 
@@ -105,6 +113,16 @@ def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:
     fallbacks = sorted({record.label for record in timed if record.fallback})
     if fallbacks:
         yield f"Fell back to dense attention, so without a speed-up of their own: {', '.join(fallbacks)}."
+
+
+def _unexplained(table: pd.DataFrame) -> Iterator[str]:
+    rows = table[beyond_ideal(table)]
+    if len(rows):
+        named = [f"{row['label']} at {format_length(int(row['seq_len']))}" for _, row in rows.iterrows()]
+        yield (
+            f"(!) Faster than the ideal, beyond what rounds differ by: {_some(named)}. Nothing measured explains it, "
+            "neither lower precision that is declared nor a faster attention: find the cause before you believe it."
+        )
 
 
 def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:

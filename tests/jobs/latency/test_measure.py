@@ -8,14 +8,9 @@ from hypothesis import strategies as st
 
 from fp_bench.errors import UnavailableError, UnsupportedError
 from fp_bench.jobs.failures import IncorrectError, failure
-from fp_bench.jobs.latency.measure import (
-    Effort,
-    WallClock,
-    check,
-    computed_entries,
-    dense_truth,
-    measure,
-)
+from fp_bench.jobs.latency.definition import dense_truth
+from fp_bench.jobs.latency.measure import Effort, check, computed_entries, measure
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.kernels.attention.reference import sample_rows
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BlockGrid
@@ -107,6 +102,22 @@ def test_each_step_is_timed_and_dense_has_no_selection(odd_methods):
     assert timing.median_ms > 50 < timing.attend_ms
     assert timing.select_ms < 50
     assert measure(checked("dense"), FAST, WallClock()).select_ms is None
+
+
+def test_a_round_warms_up_on_other_content_before_its_samples():
+    class Counts(Dense):
+        seen: list = []  # noqa: RUF012
+
+        def attend(self, call, index):
+            self.seen.append(call.k[0, -1, 0, 0].item())
+            return super().attend(call, index)
+
+    call = make_call()
+    own = call.k[0, -1, 0, 0].item()
+    ready = check(Counts(), call, dense_truth(call, 0), WallClock())
+    Counts.seen.clear()
+    measure(ready, Effort(samples=1, warm_up_seconds=0.0), WallClock())
+    assert [value == pytest.approx(own, rel=1e-5) for value in Counts.seen] == [False, True]
 
 
 def test_a_given_selection_replaces_the_methods_own(odd_methods):
