@@ -142,7 +142,7 @@ class Registry:
         """
         self.check(name)
         if len(owners := self.owners(name)) > 1:
-            raise UnavailableError(f"{self.noun} {name!r} is in {' and in '.join(owners)}; uninstall one of them")
+            raise UnavailableError(f"{self.noun} {name!r} is of several packages, {', '.join(owners)}; keep one of them")
         module, _, attribute = self.targets()[name].partition(":")
         try:
             with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
@@ -152,13 +152,6 @@ class Registry:
             if name not in self._builtin:
                 warnings.warn(reason, stacklevel=2)
             raise UnavailableError(reason) from error
-
-    def owners(self, name: str) -> list[str]:
-        """Return the packages that have something of this name; more than one is a mistake."""
-        if name in self._builtin:
-            return ["fp_bench"]
-        points = {point.value: point for point in entry_points(group=self.group, name=name)}
-        return [point.dist.name if point.dist else point.value for point in points.values()]
 
 
 methods = Registry("method", "fp_bench.methods", BUILTIN_METHODS)
@@ -175,10 +168,9 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
     taken = next((name for name in (str(method.name), Spec.parse(method.label).name) if name != spec.name), None)
     if taken is not None:
         # Its records would pass for those of another.
-        kind = type(method)
-        owner, other = (", ".join(methods.owners(str(name))) or "no package" for name in (spec.name, taken))
+        owner, other = (", ".join(methods.owners(name)) or "no package" for name in (spec.name, taken))
         raise UnavailableError(
-            f"method {spec.name!r} of {owner} is {kind.__module__}:{kind.__name__}, which calls itself "
-            f"{taken!r}, a name of {other}; let it be named {spec.name!r} there"
+            f"method {spec.name!r} is of {owner}, which calls itself {taken!r}, a name of {other}; let the class have the "
+            f"name {spec.name!r}"
         )
     return method
