@@ -76,7 +76,7 @@ def run(paths: Sequence[Path]) -> None:
     from benchmarks.bench import milliseconds
     from fp_bench.inputs.source import Shape
     from fp_bench.inputs.structured import Structured
-    from fp_bench.jobs.latency.measure import CudaEvents
+    from fp_bench.jobs.latency.timers import CudaEvents
     from fp_bench.kernels.attention import reference
     from fp_bench.kernels.flashprefill import select_blocks
     from fp_bench.kernels.flashprefill.rule import KeepRule

@@ -139,6 +139,20 @@ def test_a_call_of_minutes_is_run_once_where_it_is_checked(odd_methods):
     assert timing.select_ms == ready.first_select_ms
 
 
+def test_nothing_precedes_a_call_of_minutes():
+    class Counts(Dense):
+        calls = 0
+
+        def attend(self, call, index):
+            self.calls += 1
+            return super().attend(call, index)
+
+    call, method = make_call(), Counts()
+    ready = check(method, call, dense_truth(call, 0), WallClock(), first_is_other=False)
+    measure(ready, Effort(checked_call_counts=True), WallClock())
+    assert method.calls == 1
+
+
 @given(q_len=st.integers(1, 600), more=st.integers(0, 300), seed=st.integers(0, 99))
 @settings(max_examples=40)
 def test_computed_entries_counts_the_pairs_of_the_mask(q_len, more, seed):
