@@ -171,7 +171,6 @@ REAL = RealModel(
     methods={
         "flashprefill": "FlashPrefill",
         "rbs": "RBS-Attention",
-        "stem": "Stem",
         "xattention": "XAttention",
         "prism": "Prism",
         "flexprefill": "FlexPrefill",
