@@ -281,8 +281,11 @@ class Examinee:
         ) as prefill:
             if sample.answers:
                 least = 1 if sample.stop else 0
-                return Reply(prefill.counts, greedy(self._model, ids, sample.max_new_tokens, stop, least=least))
+                tokens = greedy(self._model, ids, sample.max_new_tokens, stop, least=least)
+                prefill.counts.check_reached()
+                return Reply(prefill.counts, tokens)
             like = likeness(next_tokens(self._model, ids), self._dense(ids))
+        prefill.counts.check_reached()
         return Reply(prefill.counts, likeness=like)
 
     def _dense(self, ids: torch.Tensor) -> NextTokens:

@@ -205,7 +205,9 @@ class _Prefills:
         self.model = request.model
         config = model_config(request.model)
         self.name = f"prompt:{model_label(request.model, request.engine)}"
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if heads is None:
+            raise UsageError(f"model {request.model} has no attention heads: there is nothing to run a method in")
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.attention_layers = config.num_hidden_layers
