@@ -46,7 +46,7 @@ def test_every_causal_architecture_is_itself_or_refused() -> None:
             model, ids, expected = toy(architecture)
         except NotBuilt as problem:
             outcomes["not built"] += 1
-            print(f"{architecture}: not built: {str(problem):.200}", file=sys.stderr)
+            print(f"{architecture}: not built: {problem!s:.200}", file=sys.stderr)
             continue
         try:
             found = through_method(model, ids)
