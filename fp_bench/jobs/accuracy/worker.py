@@ -93,6 +93,7 @@ class Answered:
     fallback: bool
     dense_calls: dict[str, int]
     seconds: float
+    lenient_score: float | None = None
     kl: float | None = None
     nll: float | None = None
     nll_difference: float | None = None
@@ -251,7 +252,8 @@ class Examinee:
             tokens = reply.tokens or []
             prediction = prompts.decode(tokens)
             score = self._suite(suite).score(sample, prediction)
-            found = {"score": score, "prediction": prediction, "new_tokens": len(tokens)}
+            lenient = self._suite(suite).lenient_score(sample, prediction)
+            found = {"score": score, "lenient_score": lenient, "prediction": prediction, "new_tokens": len(tokens)}
         return Answered(
             **found,
             answers=list(sample.answers),
