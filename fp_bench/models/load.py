@@ -12,7 +12,7 @@ from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
 from fp_bench.models.config_check import check_folder, check_numbers
 from fp_bench.models.gguf_file import check_gguf, gguf_identity
-from fp_bench.models.spec import RANDOM, ModelSpec
+from fp_bench.models.spec import RANDOM, ModelSpec, positions
 
 EMBEDDED = "embedded"
 WEIGHTS, WEIGHTS_READ = (".safetensors", ".bin"), 65536
@@ -79,7 +79,7 @@ def model_facts(name: str) -> ModelFacts:
     config = model_config(name)
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(ModelSpec.parse(name)))
-    return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
+    return ModelFacts(tokenizer, config.num_hidden_layers, positions(config))
 
 
 def load_model(

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, Llam
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models import embedded
 from fp_bench.models.load import _taken_attention, load_model, model_config, model_facts, model_label
-from fp_bench.models.spec import ModelSpec
+from fp_bench.models.spec import ModelSpec, positions
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,15 @@ def test_rope_is_stretched_in_the_configuration_and_in_the_label() -> None:
     assert model_label("embedded?rope=yarn:4", "vllm") == "embedded?rope=yarn:4@vllm"
     network, _ = load_model("random:embedded?rope=yarn:4", device=CPU, dtype=torch.float32)
     assert network.config.get_text_config().rope_parameters["rope_type"] == "yarn"
+
+
+def test_rotary_scaling_of_a_configuration_counts_without_its_length() -> None:
+    card = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6}
+    assert positions(LlamaConfig(max_position_embeddings=32768, rope_parameters=card)) == 131072
+    long = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192, "rope_theta": 1e6}
+    long |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    assert positions(LlamaConfig(max_position_embeddings=131072, rope_parameters=long)) == 131072
+    assert positions(LlamaConfig(max_position_embeddings=4096)) == 4096
 
 
 def test_changes_are_part_of_the_name_in_one_order() -> None:

@@ -27,6 +27,7 @@ from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompter import Prompter, prompter
+from fp_bench.models.spec import positions
 from fp_bench.records.environment import check_code
 from fp_bench.records.record import DENSITY_OF
 from fp_bench.suites.registry import create_suite
@@ -185,7 +186,7 @@ class Examinee:
         self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
         self._stop = stop_tokens(self._model, tokenizer)
         config = self._model.config.get_text_config()
-        self._positions = getattr(config, "max_position_embeddings", None)
+        self._positions = positions(config)
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
         """Return a sample; the methods that answer it after each other share it."""

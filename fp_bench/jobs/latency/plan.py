@@ -19,6 +19,7 @@ from fp_bench.jobs.request import Heads, LatencyRequest
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
+from fp_bench.models.spec import positions
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
@@ -212,10 +213,10 @@ class _Prefills:
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.attention_layers = config.num_hidden_layers
         self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and max(request.lens) > positions:
+        most = positions(config)
+        if most is not None and max(request.lens) > most:
             raise UsageError(
-                f"length {format_length(max(request.lens))} exceeds the {positions} positions of model {request.model}"
+                f"length {format_length(max(request.lens))} exceeds the {most} positions of model {request.model}"
             )
 
     def effort(self, dense_seconds: float) -> Effort:
