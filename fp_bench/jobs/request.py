@@ -226,8 +226,7 @@ def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
     changes = ([f"rope={rope}"] if rope else []) + (parse_words(config) if config else [])
     if not changes:
         return found
-    name: str | None = found.get("model")
-    if name is None:
+    if (name := found.get("model")) is None:
         raise UsageError("--rope and --model-config change a model; give --model")
     return found | {"model": name + ("&" if "?" in name else "?") + "&".join(changes)}
 

@@ -1,7 +1,8 @@
 """A sparse-prefill method inside a Hugging Face model: its attention swapped, and swapped back.
 
-Prefill of plain causal attention goes through the method, decode goes dense. What a method does not define (windows,
-soft caps, sinks, padding, packed rows, ...) goes dense with the right mask and is counted with its reason.
+Prefill of plain causal attention goes through the method; decode goes dense, of drafted tokens too. What a method does
+not define (windows, soft caps, sinks, padding, packed rows, ...) goes dense with the right mask and is counted with its
+reason.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from fp_bench.errors import UnsupportedError, UsageError
 from fp_bench.kernels.attention.reference import attention_rows, sample_rows
+from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
@@ -49,7 +51,8 @@ class SparsePrefill:
 
     Raises:
         UsageError: a negative number of layers, or more than the model has.
-        UnsupportedError: on entry, a model that does not let its attention be replaced.
+        UnsupportedError: a model without attention; on entry, one that does not let its attention be replaced, or
+            that is compiled with ``fullgraph=True``.
 
     Example:
         with SparsePrefill(model, FlashPrefill()) as prefill:
@@ -66,6 +69,7 @@ class SparsePrefill:
 
         ``generate(prefill_chunk_size=...)`` cannot say it: there every chunk counts as a last one, which may keep more.
         """
+        self._whole_graph: bool = getattr(getattr(model, "dynamo_ctx", None), "fullgraph", False)
         self._language = _language_model(model)
         self._layers: int = self._language.config.num_hidden_layers
         if not 0 <= dense_layers <= self._layers:
@@ -88,6 +92,10 @@ class SparsePrefill:
 
         if self._former is not None:
             raise UsageError("this SparsePrefill is in use already; make another one")
+        if self._whole_graph:
+            raise UnsupportedError(
+                "a model compiled with fullgraph=True is one graph, which counting breaks; leave it out"
+            )
         # Counting is nothing to compile: decode of a static cache is compiled by generate().
         AttentionInterface.register(self._name, torch.compiler.disable(self._attention))  # type: ignore[no-untyped-call]
         # A model that SDPA does not take may count on a mask, and on its being additive.
@@ -131,7 +139,8 @@ class SparsePrefill:
         if attention_mask is not None and attention_mask.dim() == 2:
             key, value, attention_mask = _written(key, value, attention_mask)
         elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
-            attention_mask = None
+            # The mask alone says so in models whose layers call themselves not causal.
+            attention_mask, options["is_causal"] = None, True
         attention_mask, selects = _with_own_selection(module, query, key, attention_mask, options)
         call = Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
@@ -271,11 +280,12 @@ class Call:
         }
         if (reason := next((name for name, given in extras.items() if given), None)) is not None:
             return reason
-        if self.mask is None:
-            return None
-        if hides_a_key(self.mask):
-            return "padding"
-        return "custom mask" if self.packed is None else "packed rows"
+        if self.mask is not None:
+            if hides_a_key(self.mask):
+                return "padding"
+            return "custom mask" if self.packed is None else "packed rows"
+        # Assisted decoding checks a few drafted tokens at a time; of a prompt, dense attention of so few is as fast.
+        return "less than a block after cached keys" if self.q_len < min(BLOCK_SIZE, self.kv_len) else None
 
     def for_method(self, layer: int, layers: int, last_chunk: bool) -> AttentionCall:
         """Return the call as a method takes it.
@@ -401,12 +411,14 @@ def _language_model(model: Any) -> Any:
     """Return the model, or the part of it, whose configuration is that of the text decoder.
 
     Raises:
-        UnsupportedError: there is none.
+        UnsupportedError: there is none, or it has no attention layers.
     """
     from transformers import PreTrainedModel
 
     config = model.config.get_text_config(decoder=True)
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and module.config is config:
+            if not any("Attention" in type(layer).__name__ for layer in module.modules()):
+                raise UnsupportedError(f"{type(model).__name__} has no attention layers to run a method in")
             return module
     raise UnsupportedError(f"{type(model).__name__} has no language model of its own to swap the attention of")

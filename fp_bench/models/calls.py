@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.selection import Selection, causal_entries
 
 
@@ -108,6 +109,15 @@ class CallCounts:
     def clear(self) -> None:
         """Forget all calls."""
         self.layers.clear()
+
+    def check_reached(self) -> None:
+        """Refuse a model that has run and of which no attention call came here.
+
+        Raises:
+            UnsupportedError: nothing was counted.
+        """
+        if not self.layers:
+            raise UnsupportedError("no attention call of this model went through the method")
 
     def __str__(self) -> str:
         """One line, e.g. ``36 sparse; dense: 108 decode, 4 sliding window``."""

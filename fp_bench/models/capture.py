@@ -13,6 +13,7 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError, UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
 from fp_bench.models.load import load_model, model_label
+from fp_bench.models.spec import positions
 from fp_bench.models.written_prompt import needle_prompt
 
 ATTENTION = "fp_bench_capture"
@@ -61,7 +62,7 @@ def capture(
     network, tokenizer = load_model(model, device=device, dtype=dtype, attention=ATTENTION)
     config = network.config.get_text_config()
     lengths = sorted(set(lengths))
-    _check_lengths(lengths, getattr(config, "max_position_embeddings", None))
+    _check_lengths(lengths, positions(config))
     recorder.layers = _checked_layers(layers, config.num_hidden_layers)
     prompts = {length: _tokens(tokenizer, text, length, seed) for length in lengths}
     _clear(out)

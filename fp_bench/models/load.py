@@ -1,6 +1,6 @@
 """Hugging Face models by name, folder or GGUF file, and the embedded one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
 from fp_bench.models.config_check import check_folder, check_numbers
 from fp_bench.models.gguf_file import check_gguf, gguf_identity
-from fp_bench.models.spec import RANDOM, ModelSpec
+from fp_bench.models.spec import RANDOM, ModelSpec, positions
 
 EMBEDDED = "embedded"
 WEIGHTS, WEIGHTS_READ = (".safetensors", ".bin"), 65536
@@ -79,7 +79,7 @@ def model_facts(name: str) -> ModelFacts:
     config = model_config(name)
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(ModelSpec.parse(name)))
-    return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
+    return ModelFacts(tokenizer, config.num_hidden_layers, positions(config))
 
 
 def load_model(
@@ -100,7 +100,7 @@ def load_model(
         The model in evaluation mode, and its tokenizer; None with random weights.
 
     Raises:
-        UnavailableError: it cannot be found, fetched or read.
+        UnavailableError: it cannot be found, fetched or read, or its weights are not those of its configuration.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -111,14 +111,17 @@ def load_model(
         return _random_model(config, device, dtype, attention), None
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(spec))
-        model = AutoModelForCausalLM.from_pretrained(
+        model, report = AutoModelForCausalLM.from_pretrained(
             config=config,
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
             device_map="auto" if spread else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, with their names
             **_found(spec),
         )
+    check_weights(name, model, report)
     if spec.gguf is not None:
         _forget_quantisation(model)
     return (model if spread else model.to(device)).eval(), tokenizer
@@ -147,6 +150,40 @@ def model_without_weights(name: str) -> Any:
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("batched_mm")
     return model.eval()
+
+
+def check_weights(name: str, model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights, has others, or holds numbers that are none.
+
+    Args:
+        name: of the model.
+        model: as it was loaded.
+        report: transformers' loading info: what it drew at random, had no place for, or found in another shape.
+
+    Raises:
+        UnavailableError: with the names of the first weights.
+    """
+    # Old checkpoints and GGUF files carry the frequencies of rotary positions, which follow from the configuration.
+    frequencies = ("rotary_emb.inv_freq", "rope_freqs.weight")
+    faults = {
+        "lacks": report["missing_keys"],
+        "has no place for": {key for key in report["unexpected_keys"] if not key.endswith(frequencies)},
+        "has another shape of": {key for key, *_ in report["mismatched_keys"]},
+        "has values that are not finite in": {key for key, value in model.named_parameters() if not _is_finite(value)},
+    }
+    said = [f"{fault} {_some(sorted(keys))}" for fault, keys in faults.items() if keys]
+    if said:
+        raise UnavailableError(f"model {name!r} {', '.join(said)}: its weights are not those of its configuration")
+
+
+def _is_finite(weight: torch.Tensor) -> bool:
+    known = weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and not weight.is_meta
+    return not known or bool(weight.isfinite().all())
+
+
+def _some(keys: Sequence[str], most: int = 3) -> str:
+    """Return the first names, and how many more there are."""
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _forget_quantisation(model: Any) -> None:

@@ -1,8 +1,10 @@
 """A method inside an inference engine: it fills the prefill rows of a packed batch, straight from the pages."""
 
+import logging
 import os
 import re
 import warnings
+from functools import cache
 
 from torch import Tensor
 
@@ -21,6 +23,11 @@ from fp_bench.models.calls import CallCounts, LayerCalls
 VARIABLE = "FPBENCH_METHOD"
 """Environment variable that names the method, as ``--methods`` does: engines hand no options of ours down."""
 DEFAULT = "flashprefill"
+REQUIRED = "FPBENCH_REQUIRE_METHOD"
+"""Set to anything but 0, it refuses to run a method that `VARIABLE` does not name: a worker on another machine may
+have lost the variable, and would run the default in silence."""
+LOGGER = "vllm.fp_bench"
+"""Below vLLM's own, whose handlers and level it has."""
 
 
 class PagedPrefill:
@@ -58,12 +65,17 @@ class PagedPrefill:
 
     @classmethod
     def from_environment(cls, layers: int) -> "PagedPrefill":
-        """Build the method that ``FPBENCH_METHOD`` names, FlashPrefill by default.
+        """Build the method that ``FPBENCH_METHOD`` names, FlashPrefill by default; it is logged once a process.
 
         Raises:
-            UsageError: an unknown method, or a parameter out of its limits.
+            UsageError: an unknown method, a parameter out of its limits, or no name where one is required.
         """
-        return cls(create_method(Spec.parse(os.environ.get(VARIABLE) or DEFAULT)), layers)
+        named = os.environ.get(VARIABLE)
+        if not named and os.environ.get(REQUIRED, "0") not in ("", "0"):
+            raise UsageError(f"{REQUIRED} is set and {VARIABLE} is not: set it for every worker, e.g. {DEFAULT}")
+        method = create_method(Spec.parse(named or DEFAULT))
+        _log_once(f"prefill attention by {method.label} ({VARIABLE}{'' if named else ' is not set: the default'})")
+        return cls(method, layers)
 
     def takes(self, max_kv_len: int) -> bool:
         """Return whether the method is asked for a batch whose longest sequence has so many tokens.
@@ -149,6 +161,12 @@ class PagedPrefill:
         if self._measure_selection and index is not None:
             calls.add_density(index)
             calls.add_recall(selection_recall(call, index))
+
+
+@cache
+def _log_once(line: str) -> None:
+    """Log a line, once in this process: a rank has as many layers as ask for it."""
+    logging.getLogger(LOGGER).info(line)
 
 
 def layer_number(name: str) -> int:

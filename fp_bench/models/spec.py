@@ -74,6 +74,17 @@ class ModelSpec:
             raise UsageError(f"model {self.source!r}: {self.query[1:]} is not taken: {first_line(error)}") from None
 
 
+def positions(config: Any) -> int | None:
+    """Return how many tokens a model can read; None where its configuration does not say.
+
+    Model cards add rotary scaling to a configuration and leave its ``max_position_embeddings``: the greater one counts.
+    """
+    own: int | None = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    return own if own is None or not (original and factor) else max(own, int(original * factor))
+
+
 def _stretch(config: Any, asked: str) -> None:
     """Set rotary positions, and as many of them as they reach."""
     first, *more = asked.split(",")

@@ -239,6 +239,8 @@ class AccuracyRecord(Record):
     """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
     score: Score | None = None
     """0 to 1."""
+    lenient_score: Score | None = None
+    """A kinder reading of the prediction, in tasks whose comparable metric refuses right answers in another form."""
     kl: Number | None = None
     """Kullback-Leibler divergence of the next-token distributions from dense attention's, mean, nats; for samples
     without answers."""

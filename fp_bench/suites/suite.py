@@ -135,3 +135,12 @@ class Suite(ABC):
             sample: what was asked.
             prediction: the text generated after the prompt, without special tokens.
         """
+
+    def lenient_score(self, sample: Sample, prediction: str) -> float | None:  # noqa: ARG002
+        """Return a kinder reading of a prediction than `score`, 0 to 1, where the comparable metric is known as harsh.
+
+        Args:
+            sample: what was asked.
+            prediction: the text generated after the prompt, without special tokens.
+        """
+        return None

@@ -14,6 +14,7 @@ from transformers import (
     GlmConfig,
     GptOssConfig,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
     Phi3Config,
     PretrainedConfig,
@@ -32,6 +33,7 @@ from fp_bench.errors import UnsupportedError, UsageError
 from fp_bench.methods.base import Method
 from fp_bench.methods.dense import Dense
 from fp_bench.methods.flashprefill import FlashPrefill
+from fp_bench.methods.xattention import XAttention
 from fp_bench.models.attention import SparsePrefill
 
 LENGTH = 640
@@ -315,7 +317,51 @@ def test_generate_in_chunks() -> None:
     expected = model.generate(ids, **greedy)
     with SparsePrefill(model, keeps_all()) as prefill:
         assert torch.equal(model.generate(ids, prefill_chunk_size=256, **greedy), expected)
-    assert prefill.counts.sparse == 3 * LAYERS
+    assert prefill.counts.sparse == 2 * LAYERS
+    assert prefill.counts.dense == {"less than a block after cached keys": LAYERS, "decode": 2 * LAYERS}
+
+
+def test_drafted_tokens_are_no_prefill() -> None:
+    model = build(PLAIN["llama"])
+    ids = tokens(100).repeat(1, 3)  # what comes again is drafted
+    greedy = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    expected = model.generate(ids, prompt_lookup_num_tokens=4, **greedy)
+    with SparsePrefill(model, XAttention.from_options({"tau": 0.3}, backend="torch")) as prefill:
+        first = model.generate(ids, prompt_lookup_num_tokens=4, **greedy)
+        drafted = prefill.counts.dense
+        calls = prefill.counts.sparse
+        prefill.counts.clear()
+        model.generate(ids, **greedy)
+    assert first.shape[1] == expected.shape[1]
+    assert drafted["less than a block after cached keys"] > 0
+    assert calls == prefill.counts.sparse == LAYERS
+
+
+def test_a_model_without_attention_is_refused() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "vocab_size": 128}
+    with pytest.raises(UnsupportedError, match="MambaForCausalLM has no attention layers"):
+        SparsePrefill(AutoModelForCausalLM.from_config(MambaConfig(**sizes)), keeps_all())
+
+
+def test_a_model_compiled_as_one_graph_is_refused_in_one_line() -> None:
+    model = build(PLAIN["llama"])
+    with (
+        pytest.raises(UnsupportedError, match="fullgraph=True"),
+        SparsePrefill(torch.compile(model, fullgraph=True), keeps_all()),
+    ):
+        pass
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_mask_makes_layers_causal_that_do_not_say_so() -> None:
+    model, ids = build(PLAIN["llama"], "eager"), tokens(300)
+    expected = logits(model, ids)
+    for layer in model.model.layers:
+        layer.self_attn.is_causal = False
+    model._supports_sdpa = False  # so that its mask is written out
+    with SparsePrefill(model, keeps_all()) as prefill:
+        assert_same(logits(model, ids), expected)
+    assert prefill.counts.sparse == LAYERS
 
 
 def test_a_padded_chunk_is_dense_and_right() -> None:

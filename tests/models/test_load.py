@@ -1,15 +1,19 @@
 """Models by name: GGUF files, changes to a configuration, and one line for what cannot be had."""
 
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from transformers import GptOssConfig, LlamaConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, LlamaConfig, Qwen2Config, set_seed
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.models import embedded
 from fp_bench.models.load import _taken_attention, load_model, model_config, model_facts, model_label
-from fp_bench.models.spec import ModelSpec
+from fp_bench.models.spec import ModelSpec, positions
 
 CPU = torch.device("cpu")
 
@@ -24,6 +28,15 @@ def test_rope_is_stretched_in_the_configuration_and_in_the_label() -> None:
     assert model_label("embedded?rope=yarn:4", "vllm") == "embedded?rope=yarn:4@vllm"
     network, _ = load_model("random:embedded?rope=yarn:4", device=CPU, dtype=torch.float32)
     assert network.config.get_text_config().rope_parameters["rope_type"] == "yarn"
+
+
+def test_rotary_scaling_of_a_configuration_counts_without_its_length() -> None:
+    card = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 1e6}
+    assert positions(LlamaConfig(max_position_embeddings=32768, rope_parameters=card)) == 131072
+    long = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192, "rope_theta": 1e6}
+    long |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    assert positions(LlamaConfig(max_position_embeddings=131072, rope_parameters=long)) == 131072
+    assert positions(LlamaConfig(max_position_embeddings=4096)) == 4096
 
 
 def test_changes_are_part_of_the_name_in_one_order() -> None:
@@ -109,3 +122,63 @@ def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match=r"GGUF|loaded") as caught:
         model_config(str(path))
     assert "\n" not in str(caught.value)
+
+
+def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], config: Any = None) -> str:
+    """Write a tiny Llama whose weights were changed, with another configuration where one is given."""
+    sizes = {"vocab_size": 32, "hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 1}
+    set_seed(0)
+    AutoModelForCausalLM.from_config(LlamaConfig(**sizes, num_hidden_layers=2)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded.path()).save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    if config is not None:
+        config(**sizes, num_hidden_layers=2).save_pretrained(folder)
+    return str(folder)
+
+
+def without_a_layer(weights: dict[str, torch.Tensor]) -> None:
+    for key in [key for key in weights if ".layers.1." in key]:
+        del weights[key]
+
+
+def renamed(weights: dict[str, torch.Tensor]) -> None:
+    for key in list(weights):
+        weights[f"other.{key}"] = weights.pop(key)
+
+
+def not_a_number(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.norm.weight"][3] = float("nan")
+
+
+def of_another_shape(weights: dict[str, torch.Tensor]) -> None:
+    weights["model.norm.weight"] = torch.ones(63)
+
+
+def unchanged(weights: dict[str, torch.Tensor]) -> None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "message"),
+    [
+        (without_a_layer, None, r"lacks model.layers.1.input_layernorm.weight, .* and 6 more"),
+        (renamed, None, r"lacks lm_head.weight, .* has no place for other.lm_head.weight"),
+        (not_a_number, None, "not finite in model.norm.weight"),
+        (of_another_shape, None, "another shape of model.norm.weight"),
+        (unchanged, Qwen2Config, "lacks model.layers.0.self_attn.k_proj.bias"),
+    ],
+)
+def test_checkpoints_without_their_weights_are_refused_by_name(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], None], config: Any, message: str
+) -> None:
+    name = checkpoint(tmp_path, change, config)
+    with pytest.raises(UnavailableError, match=message) as caught:
+        load_model(name, device=CPU, dtype=torch.float32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
+    network, _ = load_model(checkpoint(tmp_path, unchanged), device=CPU, dtype=torch.float32)
+    assert network(torch.tensor([[2, 3, 4]])).logits.isfinite().all()

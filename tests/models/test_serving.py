@@ -12,7 +12,7 @@ from fp_bench.kernels.paged.reference import flash_prefill_paged
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models import vllm_plugin
-from fp_bench.models.serving import VARIABLE, PagedPrefill, layer_number
+from fp_bench.models.serving import REQUIRED, VARIABLE, PagedPrefill, layer_number
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import Sequence, spread
 
@@ -81,6 +81,26 @@ def test_the_environment_names_the_method(monkeypatch):
     for other in ("flashprefill:rule=topk", "flashprefill:correction=true", "flashprefill:precision=fp8"):
         with pytest.raises(UsageError, match="threshold rule alone"):
             served(other)
+
+
+def test_a_lost_variable_is_refused_where_a_method_is_required(monkeypatch):
+    monkeypatch.setenv(REQUIRED, "1")
+    monkeypatch.setenv(VARIABLE, "flashprefill:alpha=0.3")
+    assert PagedPrefill.from_environment(1).method.label == "flashprefill:alpha=0.3"
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(UsageError, match="set it for every worker"):
+        PagedPrefill.from_environment(1)
+    monkeypatch.setenv(REQUIRED, "0")
+    PagedPrefill.from_environment(1)
+
+
+def test_the_method_is_logged_once_a_process(monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, "flashprefill:alpha=0.2718")
+    with caplog.at_level("INFO"):
+        for _ in range(3):
+            PagedPrefill.from_environment(3)
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert line == "prefill attention by flashprefill:alpha=0.2718 (FPBENCH_METHOD)"
 
 
 def test_a_layers_number_is_read_from_its_name():

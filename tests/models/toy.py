@@ -19,11 +19,18 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 1, "head_dim": 64, "max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2,
     "pad_token_id": 0, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
     "moe_intermediate_size": 32, "n_group": 1, "topk_group": 1, "sliding_window": 100, "n_embd": 128, "n_layer": 2,
-    "n_head": 2, "n_positions": 2048,
+    "n_head": 2, "n_positions": 2048, "mamba_n_heads": 4, "mamba_d_head": 64, "mamba_d_state": 16, "mamba_expand": 2,
+    "mamba_n_groups": 1, "mamba_chunk_size": 64,
 }  # fmt: skip
 LATENT = {
     "num_key_value_heads": 2, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32,
     "qk_head_dim": 64, "v_head_dim": 64, "index_topk": 16, "index_head_dim": 64, "index_n_heads": 2,
+}  # fmt: skip
+FOUR_LAYERS = {"num_hidden_layers": 4}
+"""Of hybrids, whose last layer of four has attention."""
+SELECTS = {
+    "layer_types": ["linear_attention", "qwen_sparse_attention"], "indexer_n_heads": 2, "indexer_kv_heads": 1,
+    "indexer_head_dim": 64, "indexer_budget": 16, "indexer_compress_ratio": 4,
 }  # fmt: skip
 SPECIAL: dict[str, dict[str, Any]] = {
     "minimax_m3_vl_text": {
@@ -35,6 +42,16 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "q_lora_rank": 32,
     },
     "hy_v4": {"index_topk": 16},
+    "olmoe": {"sliding_window": None},  # no key of its own: its eager attention has no window
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "bamba": {"attn_layer_indices": [1]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_next"), FOUR_LAYERS),
+    "qwen4_exp": SELECTS,
+    "qwen4_exp_text": SELECTS,
+    "kimi_linear": {"layer_types": ["linear_attention", "full_attention"]},
+    "mamba2": {"num_heads": 4, "state_size": 16, "n_groups": 1, "chunk_size": 64},
 }  # fmt: skip
 
 
@@ -49,7 +66,8 @@ def toy(architecture: str) -> tuple[Any, Tensor, Tensor]:
         NotBuilt: none of the sizes that are tried suits the architecture.
     """
     problem = ""
-    for sizes in (SIZES | SPECIAL.get(architecture, {}), SIZES | LATENT):
+    special = SPECIAL.get(architecture, {})
+    for sizes in (SIZES | special, SIZES | LATENT | special):
         for options in (sizes, {"text_config": sizes}):
             try:
                 return _built(CONFIG_MAPPING[architecture](**options))
@@ -78,7 +96,7 @@ def _built(config: Any) -> tuple[Any, Tensor, Tensor]:
 
 @torch.no_grad()
 def run(model: Any, ids: Tensor) -> Tensor:
-    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    logits: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return logits
 
 

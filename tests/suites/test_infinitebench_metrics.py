@@ -2,7 +2,7 @@
 
 import pytest
 
-from fp_bench.suites.infinitebench.metrics import METRICS
+from fp_bench.suites.infinitebench.metrics import LENIENT, METRICS
 from fp_bench.suites.infinitebench.suite import InfiniteBench
 from fp_bench.suites.infinitebench.templates import PROMPTS
 from tests.suites.data_rows import row
@@ -41,6 +41,17 @@ WORKED = [
     ("code_debug", "answer: sort", ["sort", "B"], 1),
     ("code_debug", "B", ["sort", "B"], 0),
 ]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [
+        ("B", 1), ("(B)", 1), ("The answer is B", 1), ("B: sort", 1), ("`sort` has the bug", 1), ("A function: B", 1),
+        ("C", 0), ("A. add, not B", 0), ("resort", 0), ("", 0),
+    ],
+)  # fmt: skip
+def test_a_bug_named_in_any_form_counts_in_the_lenient_reading(prediction, expected):
+    assert LENIENT["code_debug"](prediction, ["sort", "B"]) == expected
 
 
 @pytest.mark.parametrize(("task", "prediction", "answers", "expected"), WORKED)

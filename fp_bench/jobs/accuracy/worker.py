@@ -27,6 +27,7 @@ from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.prompter import Prompter, prompter
+from fp_bench.models.spec import positions
 from fp_bench.records.environment import check_code
 from fp_bench.records.record import DENSITY_OF
 from fp_bench.suites.registry import create_suite
@@ -93,6 +94,7 @@ class Answered:
     fallback: bool
     dense_calls: dict[str, int]
     seconds: float
+    lenient_score: float | None = None
     kl: float | None = None
     nll: float | None = None
     nll_difference: float | None = None
@@ -184,7 +186,7 @@ class Examinee:
         self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
         self._stop = stop_tokens(self._model, tokenizer)
         config = self._model.config.get_text_config()
-        self._positions = getattr(config, "max_position_embeddings", None)
+        self._positions = positions(config)
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
         """Return a sample; the methods that answer it after each other share it."""
@@ -251,7 +253,8 @@ class Examinee:
             tokens = reply.tokens or []
             prediction = prompts.decode(tokens)
             score = self._suite(suite).score(sample, prediction)
-            found = {"score": score, "prediction": prediction, "new_tokens": len(tokens)}
+            lenient = self._suite(suite).lenient_score(sample, prediction)
+            found = {"score": score, "lenient_score": lenient, "prediction": prediction, "new_tokens": len(tokens)}
         return Answered(
             **found,
             answers=list(sample.answers),
@@ -281,8 +284,11 @@ class Examinee:
         ) as prefill:
             if sample.answers:
                 least = 1 if sample.stop else 0
-                return Reply(prefill.counts, greedy(self._model, ids, sample.max_new_tokens, stop, least=least))
+                tokens = greedy(self._model, ids, sample.max_new_tokens, stop, least=least)
+                prefill.counts.check_reached()
+                return Reply(prefill.counts, tokens)
             like = likeness(next_tokens(self._model, ids), self._dense(ids))
+        prefill.counts.check_reached()
         return Reply(prefill.counts, likeness=like)
 
     def _dense(self, ids: torch.Tensor) -> NextTokens:

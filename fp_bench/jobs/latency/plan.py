@@ -19,6 +19,7 @@ from fp_bench.jobs.request import Heads, LatencyRequest
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
+from fp_bench.models.spec import positions
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.record import LatencyRecord
 from fp_bench.sizes import format_length
@@ -205,15 +206,17 @@ class _Prefills:
         self.model = request.model
         config = model_config(request.model)
         self.name = f"prompt:{model_label(request.model, request.engine)}"
-        heads = config.num_attention_heads
+        heads = getattr(config, "num_attention_heads", None)
+        if heads is None:
+            raise UsageError(f"model {request.model} has no attention heads: there is nothing to run a method in")
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.attention_layers = config.num_hidden_layers
         self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
-        positions = getattr(config, "max_position_embeddings", None)
-        if positions is not None and max(request.lens) > positions:
+        most = positions(config)
+        if most is not None and max(request.lens) > most:
             raise UsageError(
-                f"length {format_length(max(request.lens))} exceeds the {positions} positions of model {request.model}"
+                f"length {format_length(max(request.lens))} exceeds the {most} positions of model {request.model}"
             )
 
     def effort(self, dense_seconds: float) -> Effort:

@@ -153,6 +153,7 @@ class ModelHand:
         self._ids = torch.tensor([ids], device=self._device)
         with SparsePrefill(self._model, self._method, measure_selection=True) as prefill:
             logits = self._prefill()
+        prefill.counts.check_reached()
         if not bool(torch.isfinite(logits).all()):
             raise IncorrectError("the logits of the first token are not all finite")
         return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])

@@ -104,6 +104,12 @@ def _circumstances(rows: pd.DataFrame, common: int) -> Iterator[str]:
         yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
     if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
+    kinder = ok[ok["lenient_score"].notna()]
+    for (task, _), part in kinder.groupby(["task", "seq_len"], sort=False):
+        means = part.groupby("label", sort=False)["lenient_score"].mean()
+        read = ", ".join(f"{label} {points(mean)}" for label, mean in means.items())
+        length = format_length(int(part["seq_len"].iloc[0]))
+        yield f"{task} at {length}, read leniently (no published score is): {read}."
     for _, setting in ok.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
         tasks, length = setting["task"].nunique(), format_length(int(setting["seq_len"].iloc[0]))
         for label, some in setting.groupby("label", sort=False)["task"].nunique().items():

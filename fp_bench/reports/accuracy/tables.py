@@ -31,6 +31,7 @@ PER_SAMPLE = (
 )
 FOUND = (
     "score",
+    "lenient_score",
     "kl",
     "nll",
     "nll_difference",

@@ -78,6 +78,20 @@ def bug(prediction: str, answers: Sequence[str]) -> float:
     return float(named is not None and named.startswith((letter, name)))
 
 
+def named_bug(prediction: str, answers: Sequence[str]) -> float:
+    """Return whether the option is named in any form (``code_debug``): ``(B)``, ``The answer is B``, or by its name.
+
+    The first letter of an option, or name of a function, that stands alone is the answer; `bug` scores those forms 0.
+
+    Args:
+        prediction: what the model wrote.
+        answers: name of the function and letter of the right option.
+    """
+    name, letter = answers
+    found = re.search(rf"\b(?:[{LETTERS}]|{re.escape(name)})\b", re.sub(r"\bA(?= [a-z])", "", prediction))
+    return float(found is not None and found[0] in (letter, name))
+
+
 def number(prediction: str, answers: Sequence[str]) -> float:
     """Return whether the first number is the answer; digits after the point of a whole one do not count."""
     found = _NUMBER.search(prediction)
@@ -130,6 +144,10 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "code_run": returned_value,
     "code_debug": bug,
 }
+
+
+LENIENT: dict[str, Callable[[str, Sequence[str]], float]] = {"code_debug": named_bug}
+"""Kinder readings, beside the metrics that published scores are of."""
 
 
 def _spaced(text: str, signs: str) -> str:

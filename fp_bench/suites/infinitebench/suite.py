@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from fp_bench.suites.data_suite import Asked, DataSuite
 from fp_bench.suites.hub import Repository
-from fp_bench.suites.infinitebench.metrics import LETTERS, METRICS
+from fp_bench.suites.infinitebench.metrics import LENIENT, LETTERS, METRICS
 from fp_bench.suites.infinitebench.templates import PROMPTS
 from fp_bench.suites.rows import Row
 from fp_bench.suites.sample import Sample
@@ -55,6 +55,11 @@ class InfiniteBench(DataSuite):
     def score(self, sample: Sample, prediction: str) -> float:
         """Return InfiniteBench's score of the task."""
         return METRICS[sample.task](prediction, sample.answers)
+
+    def lenient_score(self, sample: Sample, prediction: str) -> float | None:
+        """Return the kinder reading of ``code_debug``, None of the other tasks."""
+        metric = LENIENT.get(sample.task)
+        return None if metric is None else metric(prediction, sample.answers)
 
 
 def _found(pattern: re.Pattern[str], text: str) -> re.Match[str]:

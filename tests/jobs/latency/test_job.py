@@ -6,6 +6,7 @@ from multiprocessing import active_children
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import MambaConfig
 
 from fp_bench.cli.options import known
 from fp_bench.errors import UsageError
@@ -82,6 +83,12 @@ def test_what_a_prefill_would_not_heed_is_refused(changed, named):
     heads = SMALL.heads if named == "--shape" else None
     with pytest.raises(UsageError, match=f"^{named}: of single attention calls"):
         request("dense", model="embedded", heads=heads, **changed)
+
+
+def test_time_to_first_token_of_a_model_without_attention_is_refused(tmp_path):
+    MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=128).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="no attention heads"):
+        make_plan(request("dense", model=f"random:{tmp_path}", heads=None))
 
 
 def test_every_cell_is_measured_in_every_round(odd_methods, tmp_path):
