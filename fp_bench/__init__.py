@@ -13,7 +13,9 @@ __all__ = [
     "AttentionCall",
     "BlockIndex",
     "BlockMethod",
+    "BlockParams",
     "FlashPrefill",
+    "Knob",
     "Method",
     "MethodParams",
     "PagedBatch",
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from fp_bench.kernels.flashprefill.prefill import flash_prefill
     from fp_bench.kernels.paged import flash_prefill_paged
     from fp_bench.kernels.paged.batch import PagedBatch
-    from fp_bench.methods.base import AttentionCall, Method, MethodParams
-    from fp_bench.methods.blocks import BlockMethod
+    from fp_bench.methods.base import AttentionCall, Knob, Method, MethodParams
+    from fp_bench.methods.blocks import BlockMethod, BlockParams
     from fp_bench.methods.flashprefill import FlashPrefill
     from fp_bench.models.attention import SparsePrefill
     from fp_bench.suites.sample import Sample
@@ -46,7 +48,9 @@ _LAZY = {
     "AttentionCall": "fp_bench.methods.base",
     "BlockIndex": "fp_bench.kernels.block_index",
     "BlockMethod": "fp_bench.methods.blocks",
+    "BlockParams": "fp_bench.methods.blocks",
     "FlashPrefill": "fp_bench.methods.flashprefill",
+    "Knob": "fp_bench.methods.base",
     "Method": "fp_bench.methods.base",
     "MethodParams": "fp_bench.methods.base",
     "PagedBatch": "fp_bench.kernels.paged.batch",

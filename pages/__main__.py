@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from pages.real_model import REAL
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED
 
@@ -18,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
     "speed": SPEED.markdown,
     "rivals": RIVALS.markdown,
+    "real model": REAL.markdown,
+    "real settings": REAL.all_settings,
     "accuracy": ACCURACY.markdown,
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,

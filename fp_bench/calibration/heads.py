@@ -32,6 +32,8 @@ NEAR_DIAGONALS = 30
 FIRST_QUERY = 2500
 """Scores are of the queries from here on, of short texts those of the second half."""
 QUERIES_AT_ONCE = 256
+ALL = 0.9999
+"""Share of the attention from which on a pattern leaves nothing out."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def search_model(
     """Capture Q, K, V of all layers of a model and search its heads; see `search`.
 
     Raises:
-        UsageError: a text that is too short, a length beyond the model's or below 64.
+        UsageError: a text that is too short, a length beyond the model's or below 64, or one at which a candidate
+            keeps everything.
         UnsupportedError: attention that a dense causal call does not define.
         UnavailableError: the model cannot be loaded.
     """
@@ -91,7 +94,13 @@ def search_model(
             f"--lens {min(lengths)} is less than the {LAST_QUERIES} queries that decide; give a longer one"
         )
     with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
-        return search(source, device=device, dtype=parse_dtype(dtype))
+        found = search(source, device=device, dtype=parse_dtype(dtype))
+    if all(score >= ALL for layer in found.layers for _, score in layer):
+        raise UsageError(
+            f"--lens {max(lengths)}: every head's best pattern keeps everything there, so that none is better; give a "
+            "longer one"
+        )
+    return found
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 
+from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, settings
 from fp_bench.calibration.tuned import Tuned
 from fp_bench.errors import UsageError
@@ -23,7 +24,7 @@ from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.latency import job as latency_job
 from fp_bench.jobs.latency.plan import make_plan as latency_plan
 from fp_bench.jobs.places import Place
-from fp_bench.jobs.request import AccuracyRequest, LatencyRequest, TuneRequest
+from fp_bench.jobs.request import AccuracyRequest, LatencyRequest
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.load import model_facts

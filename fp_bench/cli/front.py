@@ -82,6 +82,13 @@ class FrontDoor(TyperGroup):
             raise
         sys.exit(code if isinstance(code, int) else 0)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb; Ctrl-C is told here, before typer ends without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _stop("interrupted", EXIT_INTERRUPTED)
+
 
 def _open_standard_streams() -> None:
     """Open what is closed of standard input, output and error; a file opened later would take its place."""

@@ -67,7 +67,7 @@ def calibrate(
         str, typer.Option(help="flashprefill: its alpha; xattention or xattention:stride=16: a file of taus.")
     ] = "flashprefill",
     density: Annotated[
-        float, typer.Option(help="For flashprefill: share of the causal block pairs to keep, mean over heads.")
+        float, typer.Option(help="For flashprefill: share of the causal query-key pairs to keep, mean over heads.")
     ] = 0.7,
     coverage: Annotated[
         float, typer.Option(help="For xattention: share of dense attention mass that the needed blocks hold.")
@@ -90,6 +90,8 @@ def calibrate(
     content = read_text(text) if text else None
     if spec.name not in ("flashprefill", "xattention"):
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
+    if spec.name == "flashprefill" and spec.options:
+        raise UsageError(f"--method {method!r}: alpha is found for the default rule alone; write flashprefill")
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.machine import parse_device
 
@@ -99,7 +101,7 @@ def calibrate(
 
         found = calibrate_model(name, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
         show_tables([found.table()])
-        say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal block pairs at {lens}; use it with:")
+        say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal query-key pairs at {lens}; use it with:")
         print(f"flashprefill:alpha={found.alpha:.4g}")
         return
     from fp_bench.calibration.taus import profile_model

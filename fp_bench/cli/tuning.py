@@ -4,10 +4,10 @@ import json
 
 import typer
 
+from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli.asking import Conducting, measuring
 from fp_bench.cli.options import known
 from fp_bench.cli.recording import open_places, record, run_folder
-from fp_bench.jobs.request import TuneRequest
 from fp_bench.methods.registry import methods as known_methods
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from fp_bench.errors import UnavailableError, UsageError, said
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.environment import code_version
 from fp_bench.records.record import Record, cell_key
 
 FLASHPREFILL_EMBEDDED = Spec("flashprefill", {"preset": "embedded"})
@@ -42,11 +43,18 @@ class Candidate:
         except (Exception, SystemExit) as error:
             return cls(spec, None, f"method {spec.name!r} cannot be built: {type(error).__name__}: {said(error)}")
 
+    @cached_property
+    def code_version(self) -> str:
+        """The code that would measure it: of a plug-in its own too."""
+        return code_version(None if self.method is None else type(self.method))
+
     def fields(self) -> dict[str, Any]:
         """Return the method's part of a record."""
         if self.method is None:
-            return {"method": self.spec.name, "label": str(self.spec), "method_hash": "unavailable", "params": {}}
+            found = {"method": self.spec.name, "label": str(self.spec), "method_hash": "unavailable", "params": {}}
+            return found | {"code_version": self.code_version}
         return {
+            "code_version": self.code_version,
             "method": self.method.name,
             "label": self.method.label,
             "method_hash": self.method.method_hash,

@@ -170,16 +170,15 @@ class WorkerProcess:
         if self._pipe.closed:
             return
         below = _descendants(self.pid) if self.is_alive else []
-        # Its group first: a child that is stopped or leads a session of its own is not in it.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
-        for pid in below:
+        self._process.kill()  # where it does not lead a group yet
+        for pid in below:  # where one leads a group of its own
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         # Whoever waits for an answer has it now, or knows that there will be none.
         with self._calling:
             self._pipe.close()
-            self._process.kill()  # where it did not lead a group of its own yet
             self._process.join(10)
 
 

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import inf
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
@@ -17,7 +16,6 @@ from pydantic.fields import FieldInfo
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.methods.registry import Spec
-from fp_bench.records.record import AccuracyRecord
 from fp_bench.sizes import parse_lengths
 
 PROGRAM = "fpbench"
@@ -338,70 +336,6 @@ class AccuracyRequest(Request):
         return with_model_changes({"model": "embedded"} | given)
 
 
-class TuneRequest(Request):
-    """The fastest setting of each method whose quality stays within a limit, on a model."""
-
-    verb: ClassVar[str] = "tune"
-    joined: ClassVar[tuple[str, ...]] = ()
-
-    model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
-    lens: Lengths = Field(
-        "4k",  # type: ignore[arg-type]
-        description="Lengths in tokens: 32k, 4k-64k (doubling), separated by commas.",
-    )
-    methods: Specs = Field(
-        "flashprefill,flexprefill,xattention,streaming",  # type: ignore[arg-type]
-        description="Methods whose knob is searched; their other options stay as given.",
-    )
-    max_kl: float | None = Field(
-        None, gt=0, le=100, description="Largest KL divergence from dense attention, nats; 0.02 if no limit is given."
-    )
-    max_nll: float | None = Field(
-        None, gt=0, le=100, description="Instead: largest rise of the text's negative log-likelihood, nats a token."
-    )
-    min_recall: float | None = Field(
-        None, gt=0, lt=1, description="Instead: smallest share of the attention mass that is kept."
-    )
-    text: str | None = Field(None, description="Text file that the model reads; default: sentences made up here.")
-    samples: int = Field(16, ge=4, le=1024, description="Pieces of text that a setting may take before it is given up.")
-    workers: int | None = Field(None, ge=1, le=64, description="Processes, each with the model.")
-    dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
-    backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
-
-    @model_validator(mode="after")
-    def _one_limit(self) -> Self:
-        given = [f"--{name.replace('_', '-')}" for name in LIMITS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} are two limits; give one")
-        return self
-
-    @property
-    def measure(self) -> str:
-        """What is limited: ``kl``, ``nll`` or ``recall``."""
-        return next((LIMITS[name] for name in LIMITS if getattr(self, name) is not None), "kl")
-
-    @property
-    def limit(self) -> float:
-        """Largest mean of `loss`."""
-        if self.min_recall is not None:
-            return 1 - self.min_recall
-        return self.max_nll or self.max_kl or DEFAULT_MAX_KL
-
-    @property
-    def limit_text(self) -> str:
-        """The limit in words."""
-        if self.min_recall is not None:
-            return f"recall at least {self.min_recall:g}"
-        return f"{self.measure.upper()} at most {self.limit:g} nats"
-
-    def loss(self, record: AccuracyRecord) -> float:
-        """Return what a sample lost; infinite where it could not be answered."""
-        lost = {"kl": record.kl, "nll": record.nll_difference, "recall": 1 - (record.recall or 0)}[self.measure]
-        return inf if record.status != "ok" or lost is None else lost
-
-
-LIMITS = {"max_kl": "kl", "max_nll": "nll", "min_recall": "recall"}
-DEFAULT_MAX_KL = 0.02
 REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}
 
 

@@ -5,6 +5,7 @@ second whether the process that started it is there, also while it imports, whic
 workers.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -12,13 +13,14 @@ import sys
 from types import TracebackType
 from typing import Any
 
-from fp_bench.jobs.server import OWNER
+from fp_bench.jobs.server import TOLD, set_environment
 
-_owner, _, _folder = os.environ.pop(OWNER).partition(" ")
+_owner, _folder, _environment = json.loads(os.environ.pop(TOLD))
+set_environment(_environment)
 
 
 def _look(*_: Any) -> None:
-    if os.getppid() != int(_owner):
+    if os.getppid() != _owner:
         shutil.rmtree(_folder, ignore_errors=True)
         os._exit(0)
 

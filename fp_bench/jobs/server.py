@@ -3,17 +3,18 @@
 It is Python's own fork server, which alone would live as long as any worker does: see `fp_bench.jobs.served`.
 """
 
+import json
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
 
-OWNER = "FPBENCH_WORKERS_OF"
-"""In the environment of the server: the process that started it, and the folder of its socket."""
+TOLD = "FPBENCH_SERVER"
+"""In the environment of the server: who started it, the folder of its socket, and what its environment is to be."""
 LONGEST_FOLDER = 60
 """The name of a socket has 107 bytes."""
 _starting = threading.Lock()
@@ -25,14 +26,17 @@ def start_server(imports: Sequence[str]) -> None:
     Args:
         imports: modules that it imports, so that no worker has to.
     """
-    resource_tracker.ensure_running()  # which the server's start would do, and then let signals through
-    with _starting, _no_interrupts():
+    with _starting:
         folder = _temporary_folder()
         # Otherwise the working directory would come first on its path, and a file there named as a module of Python.
         path = os.pathsep.join(filter(None, sys.path))
-        with _environment({"PYTHONSAFEPATH": "1", "PYTHONPATH": path, OWNER: f"{os.getpid()} {folder}"}):
-            forkserver.set_forkserver_preload(["fp_bench.jobs.served", *imports])
-            forkserver.ensure_running()
+        safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
+        told = json.dumps([os.getpid(), folder, {name: os.environ.get(name) for name in safe}])
+        with _environment(safe | {TOLD: told}):
+            resource_tracker.ensure_running()  # which the server's start would do too, and then let signals through
+            with _no_interrupts():
+                forkserver.set_forkserver_preload(["fp_bench.jobs.served", *imports])
+                forkserver.ensure_running()
 
 
 def _temporary_folder() -> str:
@@ -47,17 +51,22 @@ def _temporary_folder() -> str:
 
 
 @contextmanager
-def _environment(more: dict[str, str]) -> Iterator[None]:
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
+    set_environment(more)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        set_environment(before)
+
+
+def set_environment(variables: Mapping[str, str | None]) -> None:
+    """Set variables of this process's environment; None takes one away."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager

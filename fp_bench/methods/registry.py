@@ -134,6 +134,8 @@ class Registry:
             UnavailableError: a plug-in or an optional package that does not import.
         """
         self.check(name)
+        if len(owners := self.owners(name)) > 1:
+            raise UnavailableError(f"{self.noun} {name!r} is in {' and in '.join(owners)}; uninstall one of them")
         module, _, attribute = self.targets()[name].partition(":")
         try:
             with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
@@ -144,6 +146,13 @@ class Registry:
                 warnings.warn(reason, stacklevel=2)
             raise UnavailableError(reason) from error
 
+    def owners(self, name: str) -> list[str]:
+        """Return the packages that have something of this name; more than one is a mistake."""
+        if name in self._builtin:
+            return ["fp_bench"]
+        points = {point.value: point for point in entry_points(group=self.group, name=name)}
+        return [point.dist.name if point.dist else point.value for point in points.values()]
+
 
 methods = Registry("method", "fp_bench.methods", BUILTIN_METHODS)
 
@@ -153,14 +162,15 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
 
     Raises:
         UsageError: unknown name, parameter or preset, or a value out of limits.
-        UnavailableError: its package is missing or broken here.
+        UnavailableError: its package is missing or broken here, or its class has another method's name.
     """
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
     if method.name != spec.name:
         # Its records would pass for those of another.
         kind = type(method)
+        owner, other = (", ".join(methods.owners(str(name))) or "no package" for name in (spec.name, method.name))
         raise UnavailableError(
-            f"method {spec.name!r} is {kind.__module__}:{kind.__name__}, which calls itself {method.name!r}; "
-            f"let it be named {spec.name!r} there"
+            f"method {spec.name!r} of {owner} is {kind.__module__}:{kind.__name__}, which calls itself "
+            f"{method.name!r}, a name of {other}; let it be named {spec.name!r} there"
         )
     return method

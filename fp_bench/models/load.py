@@ -10,6 +10,7 @@ import torch
 
 from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
+from fp_bench.models.config_check import check_folder, check_numbers
 from fp_bench.models.gguf_file import check_gguf, gguf_identity
 from fp_bench.models.spec import RANDOM, ModelSpec
 
@@ -32,9 +33,12 @@ def _whole_config(name: str) -> Any:
     from transformers import AutoConfig
 
     spec = ModelSpec.parse(name)
+    check_folder(Path(spec.source))
     with _or_unavailable(name):
         config = AutoConfig.from_pretrained(trust_remote_code=False, **_found(spec))
-    spec.change(config.get_text_config())
+        text = config.get_text_config()
+    spec.change(text)
+    check_numbers(f"model {name!r}", lambda key: getattr(text, key, None))
     return config
 
 
@@ -72,9 +76,9 @@ def model_facts(name: str) -> ModelFacts:
 
     if name.startswith(RANDOM):
         raise UsageError(f"model {name!r} has random weights and no answers; give one with weights")
+    config = model_config(name)
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(ModelSpec.parse(name)))
-    config = model_config(name)
     return ModelFacts(tokenizer, config.num_hidden_layers, getattr(config, "max_position_embeddings", None))
 
 
@@ -184,8 +188,8 @@ def _or_unavailable(name: str) -> Iterator[None]:
     except UnavailableError:
         raise
     except Exception as error:
-        # A broken GGUF file raises whatever its reader stumbles over.
-        if not isinstance(error, OSError | ValueError) and ModelSpec.parse(name).gguf is None:
+        # Broken files raise whatever their reader stumbles over; a device that is out of memory is no fault of theirs.
+        if isinstance(error, RuntimeError | MemoryError) and ModelSpec.parse(name).gguf is None:
             raise
         raise UnavailableError(f"model {name!r} cannot be loaded: {first_line(error)}") from None
 

@@ -1,6 +1,7 @@
 """A sample's text as a model reads it: chat template, special tokens, token ids."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,14 @@ class Prompter:
 
     tokenizer: Any
     chat: bool
+
+    @property
+    def identity(self) -> str:
+        """Twelve hex digits of the `fingerprint`, and of the chat template where prompts go through it."""
+        if not self.chat:
+            return self.fingerprint
+        template = json.dumps(self.tokenizer.chat_template, sort_keys=True)  # a text, or several by name
+        return hashlib.sha256(f"{self.fingerprint} {template}".encode()).hexdigest()[:12]
 
     @cached_property
     def fingerprint(self) -> str:

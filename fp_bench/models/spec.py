@@ -70,7 +70,7 @@ class ModelSpec:
                     setattr(config, key, _value(value))
             if self.changes:
                 config.validate_rope()
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a configuration checks itself, each kind with exceptions of its own
             raise UsageError(f"model {self.source!r}: {self.query[1:]} is not taken: {first_line(error)}") from None
 
 

@@ -4,9 +4,10 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pynvml
@@ -24,6 +25,8 @@ PACKAGES = (
     "nvidia-cudnn-cu13",
 )
 PACKAGE_ROOT = Path(fp_bench.__file__).parent
+SOURCES = (".py", ".so", ".cu", ".cuh", ".cpp", ".h", ".pyx")
+"""Files that a plug-in's results depend on."""
 
 THROTTLE_REASONS = {
     0x04: "power_cap",
@@ -162,21 +165,55 @@ def installed(package: str) -> str | None:
         return None
 
 
-def code_version() -> str:
-    """Return the package's version and eight hex digits of its source and of the weights that come with it."""
+def code_version(plugin: type | None = None) -> str:
+    """Return the package's version and eight hex digits of its source and of the weights that come with it.
+
+    Args:
+        plugin: a class whose results it is for; of one outside the package eight digits of its own source follow.
+    """
+    found = f"{fp_bench.__version__}+{_digest((path.relative_to(PACKAGE_ROOT), path) for path in _ours())}"
+    sources = {} if plugin is None else _sources(plugin)
+    return f"{found}.{_digest(sorted(sources.items()))}" if sources else found
+
+
+def _ours() -> Iterable[Path]:
+    return sorted([*PACKAGE_ROOT.rglob("*.py"), *PACKAGE_ROOT.rglob("*.safetensors")])
+
+
+def _digest(files: Iterable[tuple[PurePath, Path]]) -> str:
+    """Return eight hex digits of the names and contents of files."""
     digest = hashlib.sha256()
-    for path in sorted([*PACKAGE_ROOT.rglob("*.py"), *PACKAGE_ROOT.rglob("*.safetensors")]):
-        digest.update(path.relative_to(PACKAGE_ROOT).as_posix().encode() + b"\0" + path.read_bytes())
-    return f"{fp_bench.__version__}+{digest.hexdigest()[:8]}"
+    for name, path in files:
+        digest.update(name.as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:8]
 
 
-def check_code(planned: str) -> None:
+def _sources(cls: type) -> dict[PurePath, Path]:
+    """Return the files that a plug-in's class and its bases are made of: their modules, and what lies beside these."""
+    found: dict[PurePath, Path] = {}
+    for name in {base.__module__ for base in cls.__mro__}:
+        module = sys.modules.get(name)
+        file = getattr(module, "__file__", None)
+        if file is None or name.partition(".")[0] in {"fp_bench", "torch", "pydantic", *sys.stdlib_module_names}:
+            continue
+        # A module in no package stands alone, whatever else is in its folder.
+        folder = Path(file).parent
+        paths = folder.rglob("*") if getattr(module, "__package__", "") else [Path(file)]
+        found |= {PurePath(name) / path.relative_to(folder): path for path in paths if path.suffix in SOURCES}
+    return found
+
+
+def check_code(planned: str, plugin: type | None = None) -> None:
     """Refuse to measure with other code than the run was planned with.
+
+    Args:
+        planned: the version then.
+        plugin: the class that measures.
 
     Raises:
         RuntimeError: the source on disk changed since.
     """
-    if (here := code_version()) != planned:
+    if (here := code_version(plugin)) != planned:
         raise RuntimeError(f"the code changed during the run, from {planned} to {here}")
 
 

@@ -180,7 +180,7 @@ class LatencyRecord(Record):
     ttft_ms: Milliseconds | None = None
     """Median time to first token of a model: from token ids on the device, in vLLM on the host, to the first token."""
     attention_ms: Number | None = None
-    """Time of the attention of all layers within one prefill, selecting and attending."""
+    """Time of all attention calls within one prefill: selecting and attending, and those that went dense."""
     timer: Clock | None = None
     cache: Cache | None = None
     density_by_head: Shares | None = None

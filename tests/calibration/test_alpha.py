@@ -7,6 +7,7 @@ from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.source import Shape
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.flashprefill import FlashPrefill
+from tests.cli.test_cli import fpbench
 from tests.jobs.latency.test_job import capture
 
 CPU = torch.device("cpu")
@@ -35,3 +36,9 @@ def test_the_alpha_keeps_what_is_wanted_and_a_larger_one_less(source, wanted):
 def test_what_no_alpha_keeps_is_refused_with_the_limit(source):
     with pytest.raises(UsageError, match=r"density 0.1 is below 0\.\d+"):
         found(source, 0.1)
+
+
+def test_options_that_calibrating_would_not_heed_are_refused():
+    done = fpbench("calibrate", "--method", "flashprefill:rule=topk")
+    assert done.exit_code == 2
+    assert "alpha is found for the default rule alone" in done.stderr

@@ -47,7 +47,16 @@ def test_mass_held_is_that_of_exact_attention_under_each_candidates_mask(monkeyp
             assert held[number, head].item() == pytest.approx(sum(kept).item() / 2, rel=1e-4)
 
 
-def test_the_verb_writes_a_file_that_the_method_reads(tmp_path):
+def test_a_length_at_which_every_head_is_dense_writes_no_file(tmp_path):
+    file = tmp_path / "patterns.json"
+    done = fpbench("search-heads", "--lens", "300", "--out", file)
+    assert done.exit_code == 2
+    assert "--lens 300: every head's best pattern keeps everything there" in done.stderr
+    assert not file.exists()
+
+
+def test_the_verb_writes_a_file_that_the_method_reads(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "CANDIDATES", (AShape(100, 200), Lines(30, 200), Lines(100, 100), Blocks(4)))
     file = tmp_path / "patterns.json"
     done = fpbench("search-heads", "--lens", "1200", "--out", file)
     assert done.exit_code == 0, done.output

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+import typer
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -121,6 +122,83 @@ USAGE = {
     "calibrate --density x": "'x'",
     "calibrate --dtype bf15": "'bf16'",
     "nonsense": "nonsense",
+    # limits of shapes, and what no record could hold
+    "latency --shape 2/1/999999": "up to 1024/1024/1024",
+    "latency --shape 1024/1/1024": "the limit is 65536",
+    f"latency --shape {'9' * 5000}/1/64": "5005 letters",
+    "latency --inputs captured:\x1b[31m": "control characters",
+    "latency --model \udcff": "no UTF-8",
+    "latency --seed 99999999999999999999": "0 to 4294967295",
+    "latency --batch 99999": "1 to 10000",
+    "latency --rounds 10001": "1 to 10000",
+    "latency --layers 99999999999": "'99999999999'",
+    "latency --devices 0 --ray auto": "give one",
+    "latency --model embedded?x=1 --lens 256": "no 'x'",
+    "latency --model embedded?num_hidden_layers=two --lens 256": "num_hidden_layers",
+    # accuracy
+    "accuracy --suite nonesuch": "'nonesuch'",
+    "accuracy --suite ruler:x=1": "'x'",
+    "accuracy --tasks nonesuch --lens 512": "'nonesuch'",
+    "accuracy --samples 0": "1 to 100000",
+    "accuracy --workers 65": "1 to 64",
+    "accuracy --dense-layers 99 --lens 512": "0 to 6",
+    "accuracy --chat maybe --lens 512": "'maybe'",
+    "accuracy --lens 16m": "4194303",
+    "accuracy --spread --workers 2": "--spread",
+    # compare, report, samples, merge
+    "compare {tmp}/run_a": "'new'",
+    "compare {tmp}/none {tmp}/run_a": "records.jsonl",
+    "compare {tmp}/run_a {tmp}/no_records": "line 1",
+    "compare {tmp}/run_a {tmp}/run_a --min-effect 0": "'0'",
+    "compare {tmp}/run_a {tmp}/run_a --min-effect lots": "'lots'",
+    "compare {tmp}/run_a {tmp}/run_a --alpha 0": "--alpha 0",
+    "compare {tmp}/run_a {tmp}/run_a --alpha nan": "--alpha nan",
+    "compare {tmp}/run_a {tmp}/run_a --max-drop -1": "--max-drop -1",
+    "compare {tmp}/run_a {tmp}/run_a --ci gitlab": "'gitlab'",
+    "compare {tmp}/run_a {tmp}/run_a --format xml": "'xml'",
+    "compare {tmp}/run_a {tmp}/run_a --allow all": "'all'",
+    "report {tmp}/run_a --format pdf": "'pdf'",
+    "report {tmp}/run_a --out .": "names no file",
+    "samples {tmp}/run_a": "no accuracy records",
+    "merge {tmp}/run_a --out /proc/x": "/proc/x",
+    # listings, reproduce, what is learnt from a model
+    "reproduce nonesuch": "'nonesuch'",
+    "reproduce --records {tmp}/none": "records.jsonl",
+    "suites nonesuch": "'nonesuch'",
+    "methods nonesuch": "'nonesuch'",
+    "doctor --aa --rounds 2": "6 to 1000",
+    "doctor --aa --rounds x": "'x'",
+    "doctor --nonsense": "--nonsense",
+    "search-heads --lens 0": "'0'",
+    "search-heads --dtype int4": "'int4'",
+    "search-heads --device tpu": "'tpu'",
+    "calibrate --method dense": "'dense'",
+    "calibrate --method flashprefill:alpha": "'alpha'",
+    "calibrate --method xattention --coverage 2": "coverage 2",
+    "calibrate --seed -1": "--seed -1",
+}
+MODEL = {
+    "model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": 128, "max_position_embeddings": 4096,
+}  # fmt: skip
+MODELS = {
+    "config.json holds no configuration": "[1]",
+    "config.json holds no configuration: it is NoneType": "null",
+    "config.json is not JSON": "{",
+    "config.json is not JSON: maximum recursion depth": "[" * 100_000,
+    "num_hidden_layers '-1' is no whole number from 1 to 10000": {"num_hidden_layers": -1},
+    "num_hidden_layers '1000000000'": {"num_hidden_layers": 10**9},
+    "num_hidden_layers '2.5'": {"num_hidden_layers": 2.5},
+    "num_attention_heads '0'": {"num_attention_heads": 0},
+    "num_attention_heads 'four'": {"num_attention_heads": "four"},
+    "4 query heads are no multiple of 3 KV heads": {"num_key_value_heads": 3},
+    "vocab_size '1000000000000'": {"vocab_size": 10**12},
+    "hidden_size '-64'": {"hidden_size": -64},
+    "max_position_embeddings 'x'": {"max_position_embeddings": "x"},
+    "model type `nonesuch`": {"model_type": "nonesuch"},
+    "cannot be loaded": {"model_type": ["a"]},
+    "field 'num_hidden_layers'": {"num_hidden_layers": None},
+    "text_config": {"text_config": {"num_hidden_layers": -1}},
 }
 UNAVAILABLE = {
     RUN + "--inputs captured:{tmp}/cut": "len256_layer0.safetensors",
@@ -192,6 +270,19 @@ def test_what_is_not_here_is_one_line_too(line, bad, monkeypatch, tmp_path):
     assert UNAVAILABLE[line] in done.output
 
 
+@pytest.mark.parametrize("complaint", MODELS)
+@pytest.mark.parametrize("verb", ["latency --model random:{folder}", "accuracy --model {folder}"])
+def test_a_model_s_broken_folder_is_one_line(verb, complaint, tmp_path):
+    broken = MODELS[complaint]
+    (tmp_path / "config.json").write_text(broken if isinstance(broken, str) else json.dumps(MODEL | broken))
+    words = [*verb.format(folder=tmp_path).split(), "--lens", "256", "--dry-run"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 3, done.output
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("fpbench: ")
+    assert (str(tmp_path) if complaint == "text_config" else complaint) in said
+
+
 def one_line(line, bad, monkeypatch, code):
     monkeypatch.chdir(bad)
     done = CliRunner().invoke(app, line.format(tmp=bad).split())
@@ -204,4 +295,6 @@ def one_line(line, bad, monkeypatch, code):
 
 
 def test_there_are_enough_of_them():
-    assert len(USAGE) + len(UNAVAILABLE) >= 60
+    assert len(USAGE) + len(UNAVAILABLE) + len(MODELS) >= 120
+    verbs = {line.split()[0] for line in USAGE}
+    assert verbs >= set(typer.main.get_command(app).commands)

@@ -74,3 +74,14 @@ def test_an_unknown_method_is_refused_with_a_near_name():
     done = fpbench("methods", "flashprefil")
     assert done.exit_code == 2
     assert "did you mean 'flashprefill'" in done.stderr
+
+
+def test_doctor_says_of_a_backend_what_a_run_would(monkeypatch):
+    from fp_bench.cli.listings.machine import Trial
+    from fp_bench.methods.registry import Spec
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for backend in ("hopper", "triton"):
+        runs, why_not = Trial().run(Spec("flexprefill"), backend)
+        assert (runs, why_not.partition(";")[0]) == ("", f"backend {backend}: there is no GPU")
+    assert Trial().run(Spec("flexprefill"), "torch") == ("torch", "")

@@ -13,8 +13,8 @@ class Trivial:
     def pid(self):
         return os.getpid()
 
-    def path(self):
-        return __import__("sys").path
+    def environment(self):
+        return dict(os.environ)
 
 
 if __name__ == "__main__":

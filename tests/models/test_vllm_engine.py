@@ -168,9 +168,11 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
 
 def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatch, folder):
     monkeypatch.setattr(worker_engine, "VllmEngine", HfEngine)
+    from fp_bench.jobs.accuracy.examinees import OURS, Examinees
     from fp_bench.jobs.accuracy.plan import make_plan
     from fp_bench.jobs.accuracy.worker import Examinee
     from fp_bench.jobs.request import AccuracyRequest
+    from fp_bench.jobs.schedule import Conduct
 
     plan = make_plan(
         AccuracyRequest(
@@ -183,7 +185,7 @@ def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatc
             dtype="fp32",
         )
     )
-    setup = plan.setup({}, plan.machine)
+    setup = Examinees(plan, plan.machine, Conduct(), {}).made(OURS)[1]
     assert setup.longest == 300
     answers = []
     for kind in (Examinee, worker_engine.EngineExaminee):

@@ -21,8 +21,8 @@ TESTED = (
     ("3.12", "2.11", "3.6", "H200"),
 )
 """Python, torch and triton that the tests have passed with, and on what."""
-TINY = 256
-"""Tokens of the call that methods are tried on."""
+TINY = (256, 4096)
+"""Tokens of the calls that methods are tried on: the longer one where a method runs dense on the shorter."""
 
 
 def machine_table() -> Table:
@@ -98,22 +98,25 @@ class Trial:
         """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
         try:
             method = create_method(spec, backend)
-            call = _tiny_call()
-            if reason := method.unsupported(call):
-                return "", reason
-            index = method.select(call)
+            for tokens in TINY:
+                call = _tiny_call(tokens)
+                if reason := method.unsupported(call):
+                    return "", reason
+                index = method.select(call)
+                if index is not None or method.name == "dense":
+                    break  # its own kernels run, not those of dense attention alone
             method.attend(call, index)
             if call.q.is_cuda:
                 torch.cuda.synchronize()
             ran = method.implementation(call, index)
             too_short = index is None and method.name != "dense"
-            note = f"dense: {TINY} tokens are too few for it" if too_short else method.slower_because(call, index)
+            note = f"dense: {tokens} tokens are too few for it" if too_short else method.slower_because(call, index)
             return ran, note or ""
         except Exception as error:  # a plug-in may raise anything
             return "", failure(error).reason
 
 
-def _tiny_call() -> AttentionCall:
+def _tiny_call(tokens: int) -> AttentionCall:
     device = Machine.here().device
-    q, k, v = (torch.randn(1, TINY, heads, 128, device=device, dtype=torch.bfloat16) for heads in (2, 1, 1))
+    q, k, v = (torch.randn(1, tokens, heads, 128, device=device, dtype=torch.bfloat16) for heads in (2, 1, 1))
     return AttentionCall(q, k, v, scale=128**-0.5)

@@ -14,7 +14,7 @@ from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
-from fp_bench.models.prompter import prompter
+from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
 from fp_bench.records.record import AccuracyRecord
@@ -124,6 +124,9 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     # Once: they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
     of_suite = {name: _asked_of_suite(suite, chat[name]) for name, suite in suites.items()}
+    if request.model != EMBEDDED:
+        for name in suites:
+            of_suite[name]["tokenizer"] = Prompter(facts.tokenizer, chat[name]).identity
     items = [
         Item(
             candidate,
@@ -178,7 +181,6 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
         "dtype": request.dtype,
         "dense_layers": request.dense_layers,
         "seed": request.seed,
-        "code_version": code_version(),
     }
 
 

@@ -14,7 +14,7 @@ from fp_bench.jobs.request import LatencyRequest
 from fp_bench.records.record import LatencyRecord, Record
 from fp_bench.records.store import RecordStore, newest
 from fp_bench.reports.table import Table
-from fp_bench.reports.verdict import Rule, Verdict, compare_times, smallest_found
+from fp_bench.reports.verdict import Floats, Rule, Verdict, compare_times, smallest_found, time_of
 from fp_bench.sizes import format_length
 
 LENGTHS_GPU, LENGTHS_CPU = (4096, 16384, 65536), (512, 1024)
@@ -23,22 +23,31 @@ FORECAST = (3, 5, 10)
 """Rounds a side that a smallest regression is given for."""
 
 
+LAUNCHES = 4
+"""Times that all processes are started anew: two a side are the fewest that are compared."""
+
+
 def aa_plan(rounds: int) -> Plan:
-    """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell."""
+    """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell in all launches."""
     lens = LENGTHS_CPU if Machine.here().gpu is None else LENGTHS_GPU
-    return make_plan(LatencyRequest(lens=list(lens), rounds=rounds))
+    return make_plan(LatencyRequest(lens=list(lens), rounds=-(-rounds // LAUNCHES)))
 
 
 def measure(plan: Plan) -> Iterator[LatencyRecord]:
-    """Measure a plan into a folder that is thrown away; yield the records."""
-    with tempfile.TemporaryDirectory() as folder, RecordStore(Path(folder)) as store:
-        yield from run(plan, store)
+    """Measure a plan `LAUNCHES` times, by new processes each time, into folders that are thrown away."""
+    for launch in range(LAUNCHES):
+        with tempfile.TemporaryDirectory() as folder, RecordStore(Path(folder)) as store:
+            for record in run(plan, store):
+                # Rounds are counted on: of two with one number the later would take the earlier one's place.
+                first = launch * max(group.effort.rounds for group in plan.groups)
+                yield record.model_copy(update={"round": first + record.round})
 
 
 def aa_table(records: Sequence[Record], rule: Rule) -> Table:
-    """Return the spread of the rounds of each cell, and the smallest slowdown that is found in 95 of 100 runs.
+    """Return the spread of the rounds and launches of each cell, and the smallest slowdown found in 95 of 100 runs.
 
-    The last column compares every second round with the others: nothing changed, so a regression is a false alarm.
+    The last column compares every second launch with the others, of one launch every second round: nothing changed, so
+    a regression is a false alarm.
 
     Args:
         records: rounds of unchanged code.
@@ -50,17 +59,37 @@ def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     timed = [rounds for rounds in by_cell.values() if all(record.status == "ok" for record in rounds)]
     if not timed:
         return Table(TITLE, ["length", "method"], [], numbers=2)
-    times = np.array([[[record.median_ms or np.nan for record in rounds]] for rounds in timed])
-    # Every second round: what drifts during the run hits both halves alike, and no process was started in between.
-    halves = compare_times(times[..., ::2], times[..., 1::2], replace(rule, restart=0.0), forecast=False)
+    times = _by_launch(timed)
+    several = times.shape[1] > 1
+    # Every second one: what drifts during the run hits both halves alike.
+    halves = (times[:, ::2], times[:, 1::2]) if several else (times[..., ::2], times[..., 1::2])
+    # Where no process was started in between, none can differ.
+    found = compare_times(*halves, rule if several else replace(rule, restart=0.0), forecast=False)
     rows = []
-    for rounds, of_cell, verdict in zip(timed, times, halves.verdict, strict=True):
-        first = rounds[0]
-        spread = float(np.std(np.log(of_cell), ddof=1))
-        found = [smallest_found(spread, n, rule) for n in FORECAST]
-        forecast = ["more than 100%" if share is None else f"{share:.1%}" for share in found]
+    for rounds, of_cell, verdict in zip(timed, times, found.verdict, strict=True):
+        first, logs = rounds[0], np.log(of_cell)
+        spread = float(np.sqrt(np.nanmean(np.nanvar(logs, axis=1, ddof=1))))
+        launches = float(np.std(np.nanmedian(logs, axis=1), ddof=1)) if several else rule.restart
+        forecast = [smallest_found(spread, n, replace(rule, restart=launches)) for n in FORECAST]
         said = "FALSE ALARM" if verdict in (Verdict.REGRESSED, Verdict.IMPROVED) else str(verdict)
-        where = [format_length(first.seq_len), first.label]
-        rows.append([*where, f"{np.median(of_cell):.4g}", f"{spread:.2%}", *forecast, said])
-    headings = ["length", "method", "ms", "spread of rounds", *(f"found with {n} rounds" for n in FORECAST), "A/A"]
-    return Table(TITLE, headings, rows, numbers=2)
+        where = [format_length(first.seq_len), first.label, f"{time_of(of_cell):.4g}", f"{spread:.2%}"]
+        shown = ["more than 100%" if share is None else f"{share:.1%}" for share in forecast]
+        rows.append([*where, *([f"{launches:.2%}"] if several else []), *shown, said])
+    headings = ["length", "method", "ms", "spread of rounds", *(["spread of launches"] if several else [])]
+    return Table(TITLE, [*headings, *(f"found with {n} rounds" for n in FORECAST), "A/A"], rows, numbers=2)
+
+
+def _by_launch(cells: Sequence[Sequence[LatencyRecord]]) -> Floats:
+    """Return the times ``[cells, launches, rounds]`` in their order, NaN where a launch has fewer rounds."""
+    parts = []
+    for rounds in cells:
+        launches: dict[str | None, list[float]] = {}
+        for record in sorted(rounds, key=lambda record: record.round):
+            launches.setdefault(record.launch, []).append(record.median_ms or np.nan)
+        parts.append(list(launches.values()))
+    shape = max(map(len, parts)), max(len(times) for launches in parts for times in launches)
+    found = np.full((len(parts), *shape), np.nan)
+    for cell, launches_of in enumerate(parts):
+        for launch, times in enumerate(launches_of):
+            found[cell, launch, : len(times)] = times
+    return found

@@ -154,17 +154,16 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
-    version = code_version()
     per_flop = _seconds_per_flop(machine, subject.heads, dtype)
     torch.cuda.empty_cache()  # workers measure, in processes of their own
     groups = []
     for shape in subject.shapes:
         for layer in subject.layers:
-            cells = [Cell(c, _asked(request, subject, c, shape, layer, version)) for c in candidates.values()]
+            cells = [Cell(c, _asked(request, subject, c, shape, layer)) for c in candidates.values()]
             seconds = per_flop * dense_flop(shape) * subject.attention_layers
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
-    return Plan(request, machine, subject.name, groups, version)
+    return Plan(request, machine, subject.name, groups, code_version())
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
@@ -275,7 +274,7 @@ def _effort(request: LatencyRequest, dense_seconds: float, machine: Machine) -> 
 
 
 def _asked(
-    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int, version: str
+    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()
@@ -297,6 +296,5 @@ def _asked(
         "engine": request.engine if request.model else "operator",
         "layer": layer,
         "seed": request.seed,
-        "code_version": version,
         "command": one.command,
     }

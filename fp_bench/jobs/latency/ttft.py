@@ -15,8 +15,7 @@ from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort, WallClock
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype, use_device
-from fp_bench.kernels.selection import Selection
-from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
@@ -135,9 +134,9 @@ class ModelHand:
     def _load(self) -> None:
         setup = self._setup
         if self._method is None:
-            check_code(setup.code_version)
             use_device(self._device, setup.threads)
             self._method = create_method(setup.spec, setup.backend)
+            check_code(setup.code_version, type(self._method))
         if self._model is None:
             from transformers.utils.logging import disable_progress_bar
 
@@ -175,8 +174,7 @@ class ModelHand:
         with SparsePrefill(self._model, self._method):
             # The token comes to the host, so the wall clock sees all of the device's work.
             samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
-        watched = Watched(self._method, self._device)
-        with SparsePrefill(self._model, watched):
+        with Watched(self._model, self._method, self._device) as watched:
             self._first_token()
         return PrefillTiming.of(clock, samples, watched.milliseconds())
 
@@ -196,38 +194,20 @@ class ModelHand:
         self._ids = self._model = None
 
 
-class Watched(Method):
-    """A method that takes the time of each of its calls: selecting and attending together."""
+class Watched(SparsePrefill):
+    """Takes the time of every attention call of a model, by the method or dense."""
 
-    def __init__(self, method: Method, device: torch.device) -> None:
-        super().__init__(method.params, backend=method.backend)
-        self.name = method.name  # type: ignore[misc]
-        self._method = method
+    def __init__(self, model: Any, method: Method, device: torch.device) -> None:
+        super().__init__(model, method)
         self._device = device
         self._marks: list[Any] = []
 
-    def unsupported(self, call: AttentionCall) -> str | None:
-        """Ask the method."""
-        return self._method.unsupported(call)
-
-    def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
-        """Run the method between two marks of the clock."""
+    def _attention(self, *call: Any, **options: Any) -> tuple[Tensor, None]:
+        """Compute one attention call between two marks of the clock."""
         self._mark()
-        result = self._method.run(call)
+        found = super()._attention(*call, **options)
         self._mark()
-        return result
-
-    def select(self, call: AttentionCall) -> Selection | None:
-        """Ask the method."""
-        return self._method.select(call)
-
-    def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
-        """Ask the method."""
-        return self._method.attend(call, index)
-
-    def implementation(self, call: AttentionCall, index: Selection | None) -> str:
-        """Ask the method."""
-        return self._method.implementation(call, index)
+        return found
 
     def milliseconds(self) -> float:
         """Return the time of all calls together."""

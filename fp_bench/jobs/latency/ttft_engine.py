@@ -59,8 +59,8 @@ class EngineHand:
     def _load(self) -> None:
         setup = self._setup
         if self._method is None:
-            check_code(setup.code_version)
             self._method = create_method(setup.spec, setup.backend)
+            check_code(setup.code_version, type(self._method))
         if self._engine is None:
             self._engine = VllmEngine(
                 setup.model,

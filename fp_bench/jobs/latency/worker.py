@@ -101,9 +101,9 @@ class Hand:
     def _load(self) -> None:
         if self._method is not None:
             return
-        check_code(self._setup.code_version)
         use_device(self._device, self._setup.threads)
         self._method = create_method(self._setup.spec, self._setup.backend)
+        check_code(self._setup.code_version, type(self._method))
         self._timer = timer_for(self._device)
 
     def _check(self, shape: Shape, layer: int) -> Found:

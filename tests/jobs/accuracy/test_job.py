@@ -200,7 +200,7 @@ def test_bad_requests_are_one_line(changed, message):
 
 
 def test_a_model_that_is_not_there_is_one_line(tmp_path):
-    with pytest.raises(UnavailableError, match="cannot be loaded"):
+    with pytest.raises(UnavailableError, match="nothing does not exist"):
         make_plan(request(model=str(tmp_path / "nothing")))
 
 

@@ -25,15 +25,35 @@ def test_a_difference_between_the_halves_is_a_false_alarm():
     assert table(0.002, 1.2).rows[0][-1] == "FALSE ALARM"
 
 
+def launches(factors, noise=0.002):
+    times = [
+        factor * np.exp(noise * draw)
+        for factor, draw in zip(factors, np.random.default_rng(0).standard_normal((4, 3)), strict=True)
+    ]
+    records = rounds([ms for of_launch in times for ms in of_launch])
+    named = [record.model_copy(update={"launch": str(record.round // 3)}) for record in records]
+    return aa.aa_table(named, Rule())
+
+
+def test_launches_are_compared_and_their_spread_is_shown():
+    steady, restless = launches((1, 1, 1, 1)), launches((1.0, 1.1, 1.2, 1.0))
+    assert steady.columns[3:5] == ["spread of rounds", "spread of launches"]
+    assert float(steady.rows[0][4].rstrip("%")) < 1 < float(restless.rows[0][4].rstrip("%"))
+    assert (steady.rows[0][-1], restless.rows[0][-1]) == ("unchanged", "inconclusive")
+    # Launches that differ by a tenth each are not told from a slowdown of a tenth by one of them a side.
+    assert restless.rows[0][6] == "more than 100%"
+
+
 def test_nothing_measured_is_no_row():
     assert aa.aa_table([failed()], Rule()).rows == []
 
 
 def test_doctor_measures_this_machine(monkeypatch):
     monkeypatch.setattr(aa, "LENGTHS_CPU", (256,))
+    monkeypatch.setattr(aa, "LAUNCHES", 2)
     # Quicker by the seconds that workers take to start.
     monkeypatch.setattr(aa, "run", lambda plan, store: run(plan, store, Conduct(isolate=False)))
     done = CliRunner().invoke(app, ["doctor", "--aa", "--rounds", "6"])
     assert done.exit_code == 0, done.output
-    for word in ("spread", "dense", "flashprefill", "A/A"):
+    for word in ("spread", "launches", "dense", "flashprefill", "A/A"):
         assert word in done.stdout

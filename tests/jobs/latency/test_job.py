@@ -257,13 +257,13 @@ def test_a_run_cut_off_anywhere_resumes_to_the_same_set(odd_methods, tmp_path, k
 def test_other_code_measures_again(odd_methods, tmp_path, monkeypatch):
     records_of(request("window"), tmp_path)
     assert records_of(request("window"), tmp_path) == []
-    for part in ("jobs.latency.plan", "records.environment"):
-        monkeypatch.setattr(f"fp_bench.{part}.code_version", lambda: "another")
+    for part in ("jobs.candidate", "records.environment"):
+        monkeypatch.setattr(f"fp_bench.{part}.code_version", lambda *_: "another")
     assert len(records_of(request("window"), tmp_path)) == 2
 
 
 def test_code_that_changes_during_a_run_is_not_measured_as_what_it_was(odd_methods, tmp_path, monkeypatch):
-    monkeypatch.setattr("fp_bench.records.environment.code_version", lambda: "another")
+    monkeypatch.setattr("fp_bench.records.environment.code_version", lambda *_: "another")
     (record,) = records_of(request("window"), tmp_path)
     assert (record.status, "the code changed during the run" in record.reason) == ("error", True)
 

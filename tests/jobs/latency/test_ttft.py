@@ -2,6 +2,7 @@ import pytest
 
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.latency import ttft
+from fp_bench.jobs.latency.measure import Effort
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.methods.registry import Spec
 from fp_bench.records.environment import code_version
@@ -22,3 +23,15 @@ def test_the_model_is_loaded_in_a_step_of_its_own(monkeypatch):
     hand.release(everything=True)
     assert hand.load().value is None
     assert loads == [1, 1]
+
+
+def test_attention_s_time_is_of_every_call_whatever_computes_it(monkeypatch):
+    setup = Setup(Spec("flashprefill"), "auto", "structured", "fp32", 0, "cpu", code_version(), model="embedded")
+    hand = ttft.ModelHand(setup)
+    hand.load()
+    monkeypatch.setattr(type(hand._method), "unsupported", lambda *_: "not today")
+    found = hand.check(Shape(1, 300, 6, 2, 64), 0).value.findings
+    assert found.fallback
+    assert set(found.dense_calls) == {"not today"}
+    timing = hand.measure(Effort(rounds=1, samples=1)).value
+    assert 0 < timing.attention_ms < timing.ttft_ms * 10

@@ -33,7 +33,7 @@ def listed(scores, need, kind, grid, backend, **forced):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", Need)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_the_best_exactly(backend, kind, data):
     blocks = data.draw(st.integers(1, 20))

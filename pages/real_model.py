@@ -1,0 +1,195 @@
+"""What methods cost and gain on a pretrained model: the README's picture and table, from published records.
+
+``python -m pages.real_model`` draws the picture again, with a CSV of what it shows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.store import read_run
+from fp_bench.reports.clusters import divergence_interval
+from fp_bench.reports.drawing import COLOURS, PANEL_TITLE, STYLE, Plot, method_colour, titled_figure
+from fp_bench.sizes import format_length, parse_length
+from pages.markdown import table
+from pages.tables import RESULTS, measured, number, share, speed_up
+
+FOLDER = Path(__file__).parents[1] / "docs" / "img"
+DIGITS = "%.4g"
+
+
+@dataclass(frozen=True)
+class RealModel:
+    """Loss and attention time of the settings of several methods at one length.
+
+    Args:
+        run: folder of the records, below ``results``: fidelity of a model, and attention on its own Q, K and V.
+        length: as the command line takes it.
+        limits: KL divergences at which methods are compared, nats.
+        methods: name of a method -> what its row is called.
+        main: the parameters that a method's line runs over; settings with others are points beside it.
+    """
+
+    run: str
+    length: str
+    limits: tuple[float, ...]
+    methods: Mapping[str, str]
+    main: tuple[str, ...]
+
+    def settings(self) -> pd.DataFrame:
+        """Return one row a setting: KL with its 95 % interval, nll, agreement, density, recall, milliseconds."""
+        length = parse_length(self.length)
+        records = [
+            record
+            for record in read_run(RESULTS / self.run).records
+            if isinstance(record, AccuracyRecord) and record.seq_len == length and record.status == "ok"
+        ]
+        times = measured(self.run)
+        rows = []
+        for label in dict.fromkeys(record.label for record in records):
+            mine = [record for record in records if record.label == label]
+            blocks = np.array([record.kl_by_part for record in mine])
+            low, high = divergence_interval(blocks)
+            timed = times.loc[(length, label)]
+            rows.append(
+                {
+                    "method": mine[0].method,
+                    "label": label,
+                    "samples": len(mine),
+                    "kl": blocks.mean(),
+                    "low": low,
+                    "high": high,
+                    "nll_difference": np.mean([record.nll_difference for record in mine]),
+                    "same_token": np.mean([record.score for record in mine]),
+                    "density": np.mean([record.density for record in mine]),
+                    "ms": timed["ms"],
+                    "dense_ms": timed["dense_ms"],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def markdown(self) -> str:
+        """Return the table of attention times at equal loss."""
+        found = self.settings()
+        dense_ms = float(found["dense_ms"].iloc[0])
+        head = ["", *(text for limit in self.limits for text in (f"KL {limit:g}: kept", "attention", "vs cuDNN"))]
+        lines = []
+        for method, name in self.methods.items():
+            line = self._line(found, method)
+            cells = []
+            for limit in self.limits:
+                density, ms = (at_loss(line, column, limit) for column in ("density", "ms"))
+                known = density is not None and ms is not None
+                cells += [share(density), f"{number(ms)} ms", speed_up(dense_ms / ms)] if known else ["", "", ""]
+            if any(cells):
+                lines.append([name, *cells])
+        dense = ["dense (cuDNN)", *(["100 %", f"{number(dense_ms)} ms", "1.00x"] * len(self.limits))]
+        return table(head, [dense, *lines], left=1)
+
+    def all_settings(self) -> str:
+        """Return the table of every setting."""
+        head = ["setting", "KL, nats", "95 %", "rise of NLL", "same top token", "kept", "attention ms"]
+        lines = [
+            [
+                f"`{row['label']}`",
+                f"{row['kl']:.4f}",
+                f"{row['low']:.4f} to {row['high']:.4f}",
+                f"{row['nll_difference']:+.4f}",
+                share(row["same_token"]),
+                share(row["density"]),
+                number(row["ms"]),
+            ]
+            for _, row in self.settings().sort_values("ms").iterrows()
+        ]
+        return table(head, lines, left=1)
+
+    def picture(self) -> Plot:
+        """Return KL against attention time, and KL against density: a line a method, a point a setting."""
+        found = self.settings()
+        found = found[found["method"] != "dense"]
+        title = f"What a pretrained model loses at {format_length(parse_length(self.length))}, against time and density"
+        note = "Qwen2.5-Coder-1.5B (4-bit weights), novels; time: three layers side by side (36 query, 6 KV heads), "
+        note += "H200; bars: 95 %; "
+        note += "diamond: FlashPrefill with mean correction"
+        caption = f"records: results/{self.run}; one point a setting; lower and further left is better"
+        with matplotlib.rc_context(STYLE):
+            figure = titled_figure(title, caption, (14.0, 5.4), below=0.3, above=0.75, note=note)
+            left, right = figure.subplots(1, 2, sharey=True)
+            self._draw(left, found, "ms")
+            self._draw(right, found.assign(density=100 * found["density"]), "density")
+        left.axvline(float(found["dense_ms"].iloc[0]), color=COLOURS["dense"], linewidth=1.3)
+        left.set_title("KL to dense attention (nats) against attention time; vertical line: cuDNN", **PANEL_TITLE)
+        left.set_xlabel("attention of one call, ms")
+        right.set_title("the same against what is kept", **PANEL_TITLE)
+        right.set_xlabel("computed share of the causal pairs, %")
+        right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
+        return Plot("real-model", title, figure, found)
+
+    def _draw(self, axes: Axes, found: pd.DataFrame, column: str) -> None:
+        for method, name in self.methods.items():
+            mine, colour = found[found["method"] == method], method_colour(method)
+            axes.vlines(mine[column], mine["low"], mine["high"], color=colour, linewidth=1)
+            line = self._line(found, method)
+            axes.plot(line[column], line["kl"], color=colour, marker="o", markeredgecolor="white", label=name)
+            beside = mine[~mine["label"].isin(line["label"])]
+            axes.plot(beside[column], beside["kl"], color=colour, marker="D", markeredgecolor="white", linestyle="")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+    def _line(self, found: pd.DataFrame, method: str) -> pd.DataFrame:
+        """Return a method's settings along its main parameter."""
+        mine = found[found["method"] == method]
+        others = mine["label"].map(
+            lambda label: any(part.partition("=")[0] not in self.main for part in label.split(":")[1:])
+        )
+        return mine[~others].sort_values("kl")
+
+
+def at_loss(line: pd.DataFrame, column: str, limit: float) -> float | None:
+    """Return a column at a KL divergence, on a straight line between settings in logarithms; None beyond them."""
+    kl = np.log(line["kl"].to_numpy())
+    if not kl.min() <= np.log(limit) <= kl.max():
+        return None
+    return float(np.exp(np.interp(np.log(limit), kl, np.log(line[column].to_numpy()))))
+
+
+REAL = RealModel(
+    "real/qwen2.5-coder-1.5b",
+    length="32k",
+    limits=(0.02, 0.05),
+    methods={
+        "flashprefill": "FlashPrefill",
+        "rbs": "RBS-Attention",
+        "stem": "Stem",
+        "xattention": "XAttention",
+        "prism": "Prism",
+        "flexprefill": "FlexPrefill",
+        "flashprefill_v2": "FlashPrefill V2",
+        "streaming": "StreamingLLM",
+        "minference": "MInference",
+        "trianglemix": "TriangleMix",
+    },
+    main=("alpha", "tau", "gamma", "mass", "budget", "n_local"),
+)
+
+
+def main() -> None:
+    """Draw the picture and write its PNG and CSV."""
+    drawn = REAL.picture()
+    (FOLDER / f"{drawn.name}.png").write_bytes(drawn.png)
+    drawn.data.to_csv(FOLDER / f"{drawn.name}.csv", index=False, float_format=DIGITS)
+
+
+if __name__ == "__main__":
+    main()
