@@ -106,7 +106,7 @@ def _mass(row: pd.Series) -> str:
 
 def _quality(score: pd.Series | None) -> str:
     if score is None:
-        return "no answers of the model that these inputs are of were scored"
+        return "what that costs in a model's answers was not measured on these inputs"
     if pd.notna(score["kl"]):
         return f"its next-token distributions have a KL of {score['kl']:.3g} nats to dense attention's"
     change = ""
