@@ -142,8 +142,7 @@ class Registry:
         """
         self.check(name)
         if len(owners := self.owners(name)) > 1:
-            several = ", ".join(owners)
-            raise UnavailableError(f"{self.noun} {name!r} is of several packages, {several}; keep one of them")
+            raise UnavailableError(f"{self.noun} {name!r} is of several packages, {', '.join(owners)}; keep one")
         module, _, attribute = self.targets()[name].partition(":")
         try:
             with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
@@ -171,7 +170,7 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
         # Its records would pass for those of another.
         owner, other = (", ".join(methods.owners(name)) or "no package" for name in (spec.name, taken))
         raise UnavailableError(
-            f"method {spec.name!r} is of {owner}, which calls itself {taken!r}, a name of {other}; "
-            f"let the class have the name {spec.name!r}"
+            f"method {spec.name!r} is of {owner}, which calls itself {taken!r}, a name of {other}; let the class "
+            f"have the name {spec.name!r}"
         )
     return method

@@ -132,7 +132,7 @@ def test_three_hundred_broken_files(data, tmp_path, plain):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(common, max_examples=60)
+@settings(common, max_examples=30)
 @given(data=broken_files())
-def test_sixty_broken_files_are_reported(data, tmp_path, plain, sketched):
+def test_thirty_broken_files_are_reported(data, tmp_path, plain, sketched):
     check(data, tmp_path / "broken", plain, REPORTED)
