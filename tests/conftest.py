@@ -66,7 +66,7 @@ def sketch(plot):
 @pytest.fixture(scope="session", autouse=True)
 def server_of_workers():
     """Have workers forked from a server that has imported what those of any test need, not only the first's."""
-    start_server(["fp_bench.jobs.latency.worker", "fp_bench.jobs.accuracy.worker", "fp_bench.models.imports"])
+    start_server(["fp_bench.jobs.latency.worker", "fp_bench.jobs.accuracy.worker", "fp_bench.models.loading.imports"])
 
 
 PLUGIN = Path(__file__).parent / "plugin"

@@ -17,7 +17,7 @@ from fp_bench.sizes import parse_share
 
 if TYPE_CHECKING:
     from fp_bench.records.store import Run
-    from fp_bench.reports.compare import Comparison
+    from fp_bench.reports.comparing.compare import Comparison
 
 GRAVITY = (EXIT_REGRESSED, EXIT_FAILED, EXIT_INCONCLUSIVE)
 """Exit codes of one comparison, the gravest first: of several, the gravest counts."""
@@ -64,8 +64,8 @@ def compare(
     if len(runs) == 1 and not (base and new):
         raise UsageError(f"{runs[0]} alone: give a second run, or --base METHOD and --new METHOD of this one")
     from fp_bench.cli.terminal import show_comparisons
-    from fp_bench.reports.compare import compare as compare_runs
-    from fp_bench.reports.compare_forms import FORMATS
+    from fp_bench.reports.comparing.compare import compare as compare_runs
+    from fp_bench.reports.comparing.forms import FORMATS
     from fp_bench.reports.escape import printable
     from fp_bench.reports.verdict import Rule
 
@@ -87,7 +87,7 @@ def compare(
 
 def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tuple[Run, Run]]":
     """Yield what is compared with what: every run, and every method in it, that is judged."""
-    from fp_bench.reports.one_method import methods_as_runs
+    from fp_bench.reports.comparing.one_method import methods_as_runs
 
     first, *others = runs
     for other in others or [first]:
@@ -100,7 +100,7 @@ def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tu
 
 def _tell_github(found: "Sequence[Comparison]") -> None:
     """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
-    from fp_bench.reports.compare_text import annotations, markdown
+    from fp_bench.reports.comparing.text import annotations, markdown
     from fp_bench.reports.escape import printable
 
     for line in itertools.chain.from_iterable(map(annotations, found)):

@@ -45,7 +45,7 @@ def report(
         raise UsageError(f"--out {str(out)!r} names no file or folder")
     read = read_runs(runs)
     if form == "customSmallerIsBetter":
-        from fp_bench.reports.compare_text import smaller_is_better
+        from fp_bench.reports.comparing.text import smaller_is_better
 
         print(smaller_is_better(read))
         return

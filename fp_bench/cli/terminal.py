@@ -28,7 +28,7 @@ from fp_bench.sizes import format_length
 if TYPE_CHECKING:
     from fp_bench.jobs.accuracy.plan import Plan as AccuracyPlan
     from fp_bench.jobs.latency.plan import Plan
-    from fp_bench.reports.compare import Comparison
+    from fp_bench.reports.comparing.compare import Comparison
 
 QUIET_SECONDS = 2.0
 """Between two lines of progress where there is no terminal."""
@@ -229,7 +229,7 @@ def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
 
 def show_comparisons(comparisons: "Sequence[Comparison]", wide: bool = False) -> None:
     """Print what changed, the gravest first, and the verdicts counted; of several comparisons an overview last."""
-    from fp_bench.reports.compare_text import overview, summary, tables, title
+    from fp_bench.reports.comparing.text import overview, summary, tables, title
 
     console = _Console(highlight=False)
     for comparison in comparisons:

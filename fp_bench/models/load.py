@@ -10,8 +10,8 @@ import torch
 
 from fp_bench.errors import UnavailableError, UsageError, first_line
 from fp_bench.models import embedded
-from fp_bench.models.config_check import check_folder, check_numbers
-from fp_bench.models.gguf_file import check_gguf, gguf_identity
+from fp_bench.models.loading.config_check import check_folder, check_numbers
+from fp_bench.models.loading.gguf_file import check_gguf, gguf_identity
 from fp_bench.models.spec import RANDOM, ModelSpec, positions
 
 EMBEDDED = "embedded"

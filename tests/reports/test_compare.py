@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from fp_bench.cli import app
 from fp_bench.errors import NotComparableError, UsageError
 from fp_bench.records.store import read_run
-from fp_bench.reports.compare import compare
-from fp_bench.reports.compare_rows import geometric_mean
-from fp_bench.reports.compare_text import MOST_ROWS, summary, tables
+from fp_bench.reports.comparing.compare import compare
+from fp_bench.reports.comparing.rows import geometric_mean
+from fp_bench.reports.comparing.text import MOST_ROWS, summary, tables
 from tests.records.records import answers, dense, failed, rounds, scored, write
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "h200"

@@ -10,8 +10,8 @@ import pytest
 
 from fp_bench.errors import UsageError
 from fp_bench.records.store import read_run
-from fp_bench.reports.compare import compare
-from fp_bench.reports.one_method import methods_as_runs
+from fp_bench.reports.comparing.compare import compare
+from fp_bench.reports.comparing.one_method import methods_as_runs
 from tests.records.records import answers, dense, failed, rounds, timed, write
 from tests.reports.test_compare import NOISY, SLOWER, STEADY, fpbench
 

@@ -119,7 +119,7 @@ class Examinee:
     Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
     """
 
-    IMPORTS: ClassVar = ("fp_bench.models.imports",)
+    IMPORTS: ClassVar = ("fp_bench.models.loading.imports",)
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

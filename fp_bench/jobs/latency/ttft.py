@@ -101,7 +101,7 @@ class ModelHand:
     part of it, nor is what a server adds.
     """
 
-    IMPORTS: ClassVar = ("fp_bench.models.imports",)
+    IMPORTS: ClassVar = ("fp_bench.models.loading.imports",)
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup

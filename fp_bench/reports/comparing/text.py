@@ -10,8 +10,8 @@ from fp_bench.records.record import AccuracyRecord, LatencyRecord
 from fp_bench.records.store import Run, newest
 from fp_bench.reports import escape
 from fp_bench.reports.accuracy.tables import points, signed
-from fp_bench.reports.compare import Comparison, code_of, side_name
-from fp_bench.reports.compare_rows import IDENTICAL, geometric_mean
+from fp_bench.reports.comparing.compare import Comparison, code_of, side_name
+from fp_bench.reports.comparing.rows import IDENTICAL, geometric_mean
 from fp_bench.reports.latency.tables import SETTING, setting_title
 from fp_bench.reports.scores import changed_answers
 from fp_bench.reports.table import Table

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fp_bench.reports.compare import Comparison
-from fp_bench.reports.compare_text import as_json, csv, markdown, smaller_is_better
-from fp_bench.reports.junit import junit
+from fp_bench.reports.comparing.compare import Comparison
+from fp_bench.reports.comparing.junit import junit
+from fp_bench.reports.comparing.text import as_json, csv, markdown, smaller_is_better
 
 FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {
     "md": lambda comparisons: "\n\n".join(map(markdown, comparisons)),

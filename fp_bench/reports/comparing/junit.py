@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from fp_bench.reports.compare import Comparison
-from fp_bench.reports.compare_text import describe_score, describe_time
+from fp_bench.reports.comparing.compare import Comparison
+from fp_bench.reports.comparing.text import describe_score, describe_time
 from fp_bench.reports.verdict import Verdict
 
 FAILURES = (Verdict.REGRESSED, Verdict.NEW_FAILURE)

@@ -12,7 +12,7 @@ from fp_bench.errors import NotComparableError, UsageError, did_you_mean
 from fp_bench.records.environment import machine_name
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.records.store import Run, newest
-from fp_bench.reports.compare_rows import Matched, Side, accuracy_rows, hashable, latency_rows
+from fp_bench.reports.comparing.rows import Matched, Side, accuracy_rows, hashable, latency_rows
 from fp_bench.reports.verdict import Rule, Verdict
 
 FACETS = ("gpu", "input", "dtype", "timer", "cache", "variant", "version", "params")

@@ -1,0 +1,1 @@
+"""What loading a model needs: its file and configuration checked, its imports made once."""

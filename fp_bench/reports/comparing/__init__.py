@@ -1,0 +1,1 @@
+"""Two runs, or two methods of one run, side by side."""
