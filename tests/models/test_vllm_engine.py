@@ -153,7 +153,7 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
     code = code_version()
     options = {"model": folder, "engine": "vllm", "longest": 700, "share": 0.25}
     setup = LatencySetup(spec, "auto", "structured", "fp32", 0, "cpu", code, **options)
-    hand = ttft_engine.EngineHand(setup)
+    hand = ttft_engine.EngineWorker(setup)
     assert hand.load().value is None
     found = hand.check(Shape(1, 700, 2, 1, 64), 0).value
     assert found.findings.density == pytest.approx(6 / 21)
@@ -168,9 +168,9 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
 
 def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatch, folder):
     monkeypatch.setattr(worker_engine, "VllmEngine", HfEngine)
-    from fp_bench.jobs.accuracy.examinees import OURS, Examinees
     from fp_bench.jobs.accuracy.plan import make_plan
-    from fp_bench.jobs.accuracy.worker import Examinee
+    from fp_bench.jobs.accuracy.worker import ModelWorker
+    from fp_bench.jobs.accuracy.workers import OURS, ModelWorkers
     from fp_bench.jobs.request import AccuracyRequest
     from fp_bench.jobs.schedule import Conduct
 
@@ -185,10 +185,10 @@ def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatc
             dtype="fp32",
         )
     )
-    setup = Examinees(plan, plan.machine, Conduct(), {}).made(OURS)[1]
+    setup = ModelWorkers(plan, plan.machine, Conduct(), {}).made(OURS)[1]
     assert setup.longest == 300
     answers = []
-    for kind in (Examinee, worker_engine.EngineExaminee):
+    for kind in (ModelWorker, worker_engine.EngineModelWorker):
         examinee = kind(setup)
         assert examinee.load().value is None
         answers.append(examinee.answer(("probe", "fact", 300), 0, "flashprefill").value)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from fp_bench.jobs.accuracy.examinees import Examinees
 from fp_bench.jobs.accuracy.plan import Item, Plan, by_sample
 from fp_bench.jobs.accuracy.worker import Stripe
+from fp_bench.jobs.accuracy.workers import ModelWorkers
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.places import Here, Place
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
@@ -56,7 +56,7 @@ def pending_items(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) ->
     return [item for item in plan.items if is_pending(item)]
 
 
-class _Answering(Schedule[list[Item], Examinees, AccuracyRecord]):
+class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):
     """Each sample is answered at one place, by one method after the other."""
 
     def __init__(
@@ -71,15 +71,15 @@ class _Answering(Schedule[list[Item], Examinees, AccuracyRecord]):
         self._plan = plan
         self._dealt = dealt
 
-    def open(self, place: Place, seat: int, threads: int | None) -> Examinees:
+    def open(self, place: Place, seat: int, threads: int | None) -> ModelWorkers:
         """Open the workers of a seat, which will mostly be asked for the samples dealt to it."""
-        return place.open(Examinees, self._plan, place.machine, self.conduct, self._dealt[seat], threads)
+        return place.open(ModelWorkers, self._plan, place.machine, self.conduct, self._dealt[seat], threads)
 
-    def do(self, task: Task[list[Item]], examinees: Examinees) -> Iterator[AccuracyRecord]:
+    def do(self, task: Task[list[Item]], workers: ModelWorkers) -> Iterator[AccuracyRecord]:
         """Answer a sample."""
         while task.left:
             item = task.left[0]
-            found = self.why_not(item, task) or examinees.answer(item)
+            found = self.why_not(item, task) or workers.answer(item)
             del task.left[0]
             if isinstance(found, Failure):
                 self.learn(item, found)

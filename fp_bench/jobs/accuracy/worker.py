@@ -113,7 +113,7 @@ class Reply:
     """Of a sample without answers, instead of tokens."""
 
 
-class Examinee:
+class ModelWorker:
     """A model in this process, which answers samples.
 
     Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
@@ -147,7 +147,7 @@ class Examinee:
             stripe: suite, task and length.
             number: of the sample; within a stripe they ascend.
             label: of the method.
-            expected: what another examinee's `expected` gave for a sample that is compared; None is made here.
+            expected: what another worker's `expected` gave for a sample that is compared; None is made here.
         """
 
         def answer() -> Answered:

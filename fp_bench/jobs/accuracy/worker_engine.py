@@ -5,7 +5,7 @@ from typing import Any
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.jobs.accuracy.answer import stop_tokens
-from fp_bench.jobs.accuracy.worker import Examinee, Reply
+from fp_bench.jobs.accuracy.worker import ModelWorker, Reply
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
 from fp_bench.models.load import model_facts, model_source
@@ -14,7 +14,7 @@ from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.suites.sample import Sample
 
 
-class EngineExaminee(Examinee):
+class EngineModelWorker(ModelWorker):
     """A model in vLLM, which answers samples; it gives tokens, no distributions."""
 
     _engine: VllmEngine

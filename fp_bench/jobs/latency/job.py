@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from fp_bench.errors import UsageError
 from fp_bench.jobs.failures import Failure
-from fp_bench.jobs.latency.hands import Hands
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
 from fp_bench.jobs.latency.ttft import PrefillFound
 from fp_bench.jobs.latency.worker import Found
+from fp_bench.jobs.latency.workers import MethodWorkers
 from fp_bench.jobs.places import Here, Place
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
 from fp_bench.records.environment import machine_name
@@ -88,24 +88,24 @@ class _Left(NamedTuple):
     pending: Pending
 
 
-class _Measuring(Schedule[_Left, Hands, _Maps | LatencyRecord]):
+class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
     """Each group is measured at one place."""
 
     def __init__(self, plan: Plan, tasks: Sequence[Task[_Left]], conduct: Conduct, store: RecordStore) -> None:
         super().__init__(tasks, conduct, [cell for group in plan.groups for cell in group.cells], store)
         self._plan = plan
 
-    def open(self, place: Place, seat: int, threads: int | None) -> Hands:
+    def open(self, place: Place, seat: int, threads: int | None) -> MethodWorkers:
         """Open the workers of a place."""
         del seat
-        return place.open(Hands, self._plan.on(place.machine), self.conduct, threads)
+        return place.open(MethodWorkers, self._plan.on(place.machine), self.conduct, threads)
 
-    def do(self, task: Task[_Left], hands: Hands) -> Iterator[_Maps | LatencyRecord]:
+    def do(self, task: Task[_Left], workers: MethodWorkers) -> Iterator[_Maps | LatencyRecord]:
         """Check every pending cell, then time those that passed, round by round in a shuffled order."""
         group, pending = task.left
         hopeless = {cell: why for cell in pending if (why := self.why_not(cell, task)) is not None}
         if possible := [cell.label for cell in pending if cell not in hopeless]:
-            hands.start(possible)
+            workers.start(possible)
         ready: dict[Cell, Found | PrefillFound] = {}
 
         def failed(cell: Cell, number: int, why: Failure) -> LatencyRecord:
@@ -116,7 +116,7 @@ class _Measuring(Schedule[_Left, Hands, _Maps | LatencyRecord]):
         for cell in list(pending):
             if not self.in_time:
                 return
-            found = hopeless.get(cell) or hands.check(cell, group)
+            found = hopeless.get(cell) or workers.check(cell, group)
             if isinstance(found, Failure):
                 yield failed(cell, pending[cell][0], found)
             else:
@@ -126,7 +126,7 @@ class _Measuring(Schedule[_Left, Hands, _Maps | LatencyRecord]):
             for cell in _shuffled([cell for cell in ready if number in pending.get(cell, ())], number):
                 if not self.in_time:
                     return
-                outcome = hands.measure(cell, group)
+                outcome = workers.measure(cell, group)
                 if isinstance(outcome, Failure):
                     del ready[cell]
                     yield failed(cell, number, outcome)
@@ -139,7 +139,7 @@ class _Measuring(Schedule[_Left, Hands, _Maps | LatencyRecord]):
                         del ready[cell], pending[cell]
                     yield record
         if ready:
-            hands.release()
+            workers.release()
 
 
 def _shuffled(cells: Sequence[Cell], number: int) -> list[Cell]:

@@ -94,7 +94,7 @@ class PrefillTiming:
         )
 
 
-class ModelHand:
+class PrefillWorker:
     """A model with its prefill attention swapped for one method, and a prompt.
 
     Time to first token is from token ids on the device to the first new token on the host: making text into ids is no

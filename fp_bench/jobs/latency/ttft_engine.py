@@ -24,7 +24,7 @@ from fp_bench.records.environment import check_code
 T = TypeVar("T")
 
 
-class EngineHand:
+class EngineWorker:
     """A vLLM engine with its prefill attention swapped for one method, and a prompt.
 
     Time to first token is from token ids on the host to the first new token there: scheduling, chunks, sampling and

@@ -66,7 +66,7 @@ class Found:
     maps: list[KeptMap]
 
 
-class Hand:
+class MethodWorker:
     """One method with the inputs it was last checked on.
 
     Every worker makes the inputs itself: they are deterministic, and so each sees the same numbers while none shares

@@ -13,7 +13,7 @@ def test_the_model_is_loaded_in_a_step_of_its_own(monkeypatch):
     load_model = ttft.load_model
     monkeypatch.setattr(ttft, "load_model", lambda *args, **more: loads.append(1) or load_model(*args, **more))
     setup = Setup(Spec("flashprefill"), "auto", "structured", "fp32", 0, "cpu", code_version(), model="embedded")
-    hand = ttft.ModelHand(setup)
+    hand = ttft.PrefillWorker(setup)
     shape = Shape(1, 300, 6, 2, 64)
     assert hand.check(shape, 0).value.reason == "RuntimeError: check comes after load"
     for _ in range(2):
@@ -27,7 +27,7 @@ def test_the_model_is_loaded_in_a_step_of_its_own(monkeypatch):
 
 def test_attention_s_time_is_of_every_call_whatever_computes_it(monkeypatch):
     setup = Setup(Spec("flashprefill"), "auto", "structured", "fp32", 0, "cpu", code_version(), model="embedded")
-    hand = ttft.ModelHand(setup)
+    hand = ttft.PrefillWorker(setup)
     hand.load()
     monkeypatch.setattr(type(hand._method), "unsupported", lambda *_: "not today")
     found = hand.check(Shape(1, 300, 6, 2, 64), 0).value.findings

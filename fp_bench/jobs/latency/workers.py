@@ -10,16 +10,16 @@ from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
 from fp_bench.jobs.latency.measure import Timing
 from fp_bench.jobs.latency.noise import Watch
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
-from fp_bench.jobs.latency.ttft import ModelHand, PrefillFound, PrefillTiming
-from fp_bench.jobs.latency.ttft_engine import EngineHand
-from fp_bench.jobs.latency.worker import Found, Hand, Setup
+from fp_bench.jobs.latency.ttft import PrefillFound, PrefillTiming, PrefillWorker
+from fp_bench.jobs.latency.ttft_engine import EngineWorker
+from fp_bench.jobs.latency.worker import Found, MethodWorker, Setup
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
 
 RELEASE_SECONDS = 60.0
 
 
-class Hands(Workers):
+class MethodWorkers(Workers):
     """Has cells checked and timed, each method in its own process.
 
     The processes stay for the whole run, so that what a method compiled or tuned is paid once. Each holds the inputs of
@@ -38,11 +38,11 @@ class Hands(Workers):
         self._threads = threads
         self._candidates = {cell.label: cell.candidate for group in plan.groups for cell in group.cells}
 
-    def made(self, name: str) -> tuple[type[Hand | ModelHand | EngineHand], Setup]:
-        """Return the hand of a method's label, and what it has to know."""
+    def made(self, name: str) -> tuple[type[MethodWorker | PrefillWorker | EngineWorker], Setup]:
+        """Return the worker of a method's label, and what it has to know."""
         asked, candidate = self._plan.request, self._candidates[name]
-        hand = (EngineHand if asked.engine == "vllm" else ModelHand) if asked.model else Hand
-        return hand, Setup(
+        worker = (EngineWorker if asked.engine == "vllm" else PrefillWorker) if asked.model else MethodWorker
+        return worker, Setup(
             candidate.spec,
             asked.backend,
             asked.inputs,

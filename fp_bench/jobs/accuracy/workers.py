@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from fp_bench.jobs.accuracy.plan import Item, Plan
-from fp_bench.jobs.accuracy.worker import Answered, Examinee, Setup, Stripe
-from fp_bench.jobs.accuracy.worker_engine import EngineExaminee
+from fp_bench.jobs.accuracy.worker import Answered, ModelWorker, Setup, Stripe
+from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS
@@ -17,7 +17,7 @@ ANSWER_SECONDS = 600.0
 OURS = "methods of fp_bench"
 
 
-class Examinees(Workers):
+class ModelWorkers(Workers):
     """Has samples answered.
 
     A model for each method would rarely fit, and loading it for each turn would take longer than the answers. So the
@@ -52,10 +52,10 @@ class Examinees(Workers):
             if candidate.method is not None:
                 self._methods.setdefault(self._worker_of(candidate), {})[candidate.method.label] = candidate
 
-    def made(self, name: str) -> tuple[type[Examinee], Setup]:
-        """Return the examinee for some methods, and what it has to know."""
+    def made(self, name: str) -> tuple[type[ModelWorker], Setup]:
+        """Return the worker for some methods, and what it has to know."""
         asked = self._plan.request
-        return EngineExaminee if asked.engine == "vllm" else Examinee, Setup(
+        return EngineModelWorker if asked.engine == "vllm" else ModelWorker, Setup(
             model=asked.model,
             dtype=asked.dtype,
             chat=asked.chat,
