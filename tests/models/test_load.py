@@ -127,6 +127,7 @@ def test_a_gguf_file_is_a_model(tmp_path: Path) -> None:
 def checkpoint(folder: Path, change: Callable[[dict[str, torch.Tensor]], None], config: Any = None) -> str:
     """Write a tiny Llama whose weights were changed, with another configuration where one is given."""
     sizes = {"vocab_size": 32, "hidden_size": 64, "intermediate_size": 32, "num_attention_heads": 1}
+    sizes |= {"num_key_value_heads": 1}
     set_seed(0)
     AutoModelForCausalLM.from_config(LlamaConfig(**sizes, num_hidden_layers=2)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(embedded.path()).save_pretrained(folder)
