@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,12 +71,12 @@ def identities(folder):
 
 
 def children(pid):
-    """Return the worker processes of a run, and what they started."""
-    try:
-        mine = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return []
-    return [int(child) for child in mine] + [grand for child in mine for grand in children(child)]
+    """Return the worker processes of a run, and what they started, whichever of its threads did."""
+    mine = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            mine += [int(child) for child in tasks.read_text().split()]
+    return mine + [grand for child in mine for grand in children(child)]
 
 
 def is_alive(pid):
