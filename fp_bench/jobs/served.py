@@ -5,6 +5,7 @@ second whether the process that started it is there, also while it imports, whic
 workers.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -32,5 +33,6 @@ def _say(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 sys.excepthook = _say
+atexit.register(_look)  # its workers may have noticed first, and Python's server ends with the last of them
 signal.signal(signal.SIGALRM, _look)
 signal.setitimer(signal.ITIMER_REAL, 1.0, 1.0)
