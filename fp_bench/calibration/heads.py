@@ -20,7 +20,7 @@ from fp_bench.kernels.lines import LAST_QUERIES, SINK_COLUMNS
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, HeadPatterns, Lines, Pattern
 from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
 from fp_bench.methods.base import AttentionCall
-from fp_bench.methods.minference_patterns import write_patterns
+from fp_bench.methods.minference.patterns import write_patterns
 from fp_bench.reports.table import Table
 
 CANDIDATES: tuple[Pattern, ...] = (

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from fp_bench.methods.base import Method
 
 BUILTIN_METHODS = {
-    "delta": "fp_bench.methods.delta:Delta",
+    "delta": "fp_bench.methods.modifiers.delta:Delta",
     "dense": "fp_bench.methods.dense:Dense",
     "flashprefill": "fp_bench.methods.flashprefill:FlashPrefill",
     "flashprefill_v2": "fp_bench.methods.flashprefill_v2:FlashPrefillV2",
     "flexprefill": "fp_bench.methods.flexprefill:FlexPrefill",
     "minference": "fp_bench.methods.minference:MInference",
-    "minference_official": "fp_bench.methods.minference_official:MInferenceOfficial",
+    "minference_official": "fp_bench.methods.minference.official:MInferenceOfficial",
     "prism": "fp_bench.methods.prism:Prism",
     "rbs": "fp_bench.methods.rbs:RBS",
-    "skip_softmax": "fp_bench.methods.skip_softmax:SkipSoftmax",
+    "skip_softmax": "fp_bench.methods.modifiers.skip_softmax:SkipSoftmax",
     "spargeattn": "fp_bench.methods.spargeattn:SpargeAttn",
     "stem": "fp_bench.methods.stem:Stem",
     "streaming": "fp_bench.methods.streaming:Streaming",

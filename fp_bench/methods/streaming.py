@@ -5,7 +5,7 @@ from pydantic import Field
 from fp_bench.kernels.lines.head_patterns import AShape
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
-from fp_bench.methods.minference_patterns import MOST
+from fp_bench.methods.minference.patterns import MOST
 
 
 class Streaming(LinesMethod):

@@ -13,7 +13,7 @@ from fp_bench.kernels.lines.index import TILE, VerticalSlashIndex
 from fp_bench.kernels.lines.mixed_heads import attend_heads
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
-from fp_bench.methods.minference_patterns import MOST
+from fp_bench.methods.minference.patterns import MOST
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fp_bench.kernels.lines import reference as defined
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, Lines
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.minference import MInference
-from fp_bench.methods.minference_patterns import read_patterns
+from fp_bench.methods.minference.patterns import read_patterns
 from tests.cli.test_cli import fpbench
 
 CANDIDATES = (AShape(10, 60), Lines(30, 50), Lines(200, 55), Blocks(2))

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -34,8 +33,12 @@ RUNS = {
 
 
 def start(*words, module="fp_bench", env=(), **more):
-    """Start a run that hears Ctrl-C: a shell in the background has its children ignore it."""
-    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    """Start a run that hears Ctrl-C and SIGHUP: a shell in the background, or nohup, has its children ignore them."""
+
+    def heard():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", module, *map(str, words)],

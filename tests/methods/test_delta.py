@@ -9,7 +9,7 @@ from fp_bench.jobs.latency.measure import check
 from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.kernels.attention.reference import attention
 from fp_bench.methods.base import AttentionCall
-from fp_bench.methods.delta import Delta
+from fp_bench.methods.modifiers.delta import Delta
 from fp_bench.methods.registry import Spec, create_method
 from tests.kernels.calls import Case, relative_error
 

@@ -11,7 +11,7 @@ from fp_bench.kernels.lines import reference as defined
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, Lines
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.minference import MInference
-from fp_bench.methods.minference_patterns import read_patterns, write_patterns
+from fp_bench.methods.minference.patterns import read_patterns, write_patterns
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.methods.streaming import Streaming
 from tests.kernels.calls import relative_error

@@ -15,7 +15,7 @@ from fp_bench.kernels.attention import reference
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.lines import reference as defined
 from fp_bench.methods.base import AttentionCall
-from fp_bench.methods.minference_official import MInferenceOfficial
+from fp_bench.methods.minference.official import MInferenceOfficial
 from fp_bench.methods.registry import Spec, create_method
 from tests.kernels.calls import relative_error
 from tests.methods.test_rivals import a_call

@@ -10,8 +10,8 @@ from fp_bench.jobs.latency.definition import dense_truth
 from fp_bench.jobs.latency.measure import check
 from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.modifiers.skip_softmax import SkipSoftmax
 from fp_bench.methods.registry import BUILTIN_METHODS, Spec, create_method, methods
-from fp_bench.methods.skip_softmax import SkipSoftmax
 from tests.kernels.calls import Case
 from tests.kernels.test_skipping import alike
 

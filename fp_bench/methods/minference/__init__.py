@@ -8,7 +8,7 @@ from pydantic import Field
 from fp_bench.kernels.lines.head_patterns import Lines, Pattern
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
-from fp_bench.methods.minference_patterns import DEFAULT, MOST, read_patterns
+from fp_bench.methods.minference.patterns import DEFAULT, MOST, read_patterns
 
 
 class MInference(LinesMethod):

@@ -1,0 +1,1 @@
+"""Methods that change what another one does: Delta Attention, skip-softmax."""
