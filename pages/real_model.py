@@ -50,6 +50,7 @@ class RealModel:
             record
             for record in read_run(RESULTS / self.run).records
             if isinstance(record, AccuracyRecord) and record.seq_len == length and record.status == "ok"
+            if record.method in ("dense", *self.methods)
         ]
         times = measured(self.run)
         rows = []
@@ -177,7 +178,6 @@ REAL = RealModel(
         "flashprefill_v2": "FlashPrefill V2",
         "streaming": "StreamingLLM",
         "minference": "MInference",
-        "trianglemix": "TriangleMix",
     },
     main=("alpha", "tau", "gamma", "mass", "budget", "n_local"),
 )
