@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
-from pages.real_model import REAL
+from pages.real_model import BESIDE, REAL
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED
 
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "rivals": RIVALS.markdown,
     "real model": REAL.markdown,
     "real settings": REAL.all_settings,
+    "real inputs": partial(REAL.beside_structured, RIVALS.run, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,
@@ -28,7 +29,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "latency record": partial(record_fields, LatencyRecord),
     "accuracy record": partial(record_fields, AccuracyRecord),
 }
-PAGES = ("README.md", "docs/results.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
+PAGES = ("README.md", "docs/results.md", "docs/inputs.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
 SCHEMA = "docs/record.schema.json"
 MARKED = re.compile(r"(?<=<!-- made: )(.+?)( -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
 

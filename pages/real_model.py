@@ -111,6 +111,35 @@ class RealModel:
         ]
         return table(head, lines, left=1)
 
+    def beside_structured(self, run: str, lengths: tuple[str, ...], labels: Mapping[str, str]) -> str:
+        """Return what methods keep of the model's attention, beside what they keep of structured inputs.
+
+        Args:
+            run: folder of records on structured inputs, below ``results``.
+            lengths: as the command line takes them.
+            labels: label of a setting -> what its row is called.
+        """
+        records = [record for record in read_run(RESULTS / self.run).records if isinstance(record, AccuracyRecord)]
+        structured = measured(run)
+        head = ["", "length", "model: kept", "structured: kept", "model: mass kept", "structured: mass kept"]
+        lines = []
+        for label, name in labels.items():
+            for length in map(parse_length, lengths):
+                mine = [record for record in records if record.label == label and record.seq_len == length]
+                ours = [np.mean([getattr(record, name) for record in mine]) for name in ("density", "recall")]
+                theirs = structured.loc[(length, label)]
+                lines.append(
+                    [
+                        name,
+                        format_length(length),
+                        share(ours[0]),
+                        share(theirs["density"]),
+                        share(ours[1]),
+                        share(theirs["recall"]),
+                    ]
+                )
+        return table(head, lines, left=2)
+
     def picture(self) -> Plot:
         """Return KL against attention time, and KL against density: a line a method, a point a setting."""
         found = self.settings()
@@ -181,6 +210,15 @@ REAL = RealModel(
     },
     main=("alpha", "tau", "gamma", "mass", "budget", "n_local"),
 )
+
+BESIDE = {
+    "flashprefill": "FlashPrefill, alpha 0.12",
+    "flashprefill_v2": "FlashPrefill V2, alpha 0.1",
+    "xattention": "XAttention, tau 0.9",
+    "flexprefill": "FlexPrefill, gamma 0.9",
+    "minference": "MInference",
+    "streaming": "StreamingLLM",
+}
 
 
 def main() -> None:
