@@ -16,7 +16,7 @@ from math import ceil, log2
 
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, settings
-from fp_bench.calibration.tuned import Tuned
+from fp_bench.calibration.tuned import Tuned, sample_number
 from fp_bench.errors import UsageError
 from fp_bench.jobs.accuracy import job as accuracy_job
 from fp_bench.jobs.accuracy.plan import make_plan as accuracy_plan
@@ -38,6 +38,10 @@ HELD_OUT = 8
 DENSE = Spec("dense")
 
 
+Losses = Mapping[tuple[int, str], Mapping[int, float]]
+"""What was measured: length, setting -> number of the sample -> loss."""
+
+
 @dataclass(frozen=True)
 class Search:
     """One method at one length."""
@@ -46,8 +50,15 @@ class Search:
     length: int
     candidates: Sequence[Spec]
     """Settings, the densest first."""
+    most: int
+    """Samples that a setting may take; those after them are held out."""
     problem: str | None = None
     """Why there is nothing to search."""
+
+    def step(self, losses: Losses, limit: float) -> Trial | Settled:
+        """Return what to measure next, or the end of the search."""
+        in_order = {str(setting): _leading(losses[self.length, str(setting)]) for setting in self.candidates}
+        return next_step(self.candidates, in_order, limit, self.most)
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,9 @@ def searches(request: TuneRequest) -> list[Search]:
     """Return a search for each method and length.
 
     Raises:
-        UsageError: an unknown method, or one that has no knob.
+        UsageError: an unknown method, one that has no knob, a text too short, or a length beyond the model's positions.
     """
-    found = []
+    most, found = _most_samples(request), []
     for spec in request.methods:
         candidate = Candidate.of(spec, request.backend)
         knob = candidate.method.knob if candidate.method else None
@@ -75,16 +86,12 @@ def searches(request: TuneRequest) -> list[Search]:
         rungs = (
             [Spec.parse(create_method(each, request.backend).label) for each in settings(spec, knob)] if knob else []
         )
-        found += [Search(spec.name, length, rungs, candidate.problem) for length in request.lens]
+        found += [Search(spec.name, length, rungs, most[length], candidate.problem) for length in request.lens]
     return found
 
 
-def samples_for(request: TuneRequest) -> Mapping[int, int]:
-    """Return how many samples of each length the search may take; as many pieces of the text follow as are held out.
-
-    Raises:
-        UsageError: a text too short, or a length beyond the model's positions.
-    """
+def _most_samples(request: TuneRequest) -> Mapping[int, int]:
+    """Return how many samples of each length a setting may take; as many pieces of the text follow as are held out."""
     most = dict.fromkeys(request.lens, request.samples)
     if request.text is None:
         return most
@@ -101,96 +108,80 @@ def samples_for(request: TuneRequest) -> Mapping[int, int]:
     return most
 
 
-def tune(request: TuneRequest, store: RecordStore, conduct: Conduct, places: Sequence[Place]) -> Iterator[Record]:
+def tune(
+    request: TuneRequest, todo: Sequence[Search], store: RecordStore, conduct: Conduct, places: Sequence[Place]
+) -> Iterator[Record]:
     """Search, measure again, time; yield each record after it is on disk. `results` reads what came of it.
 
     Args:
         request: what to tune.
+        todo: its `searches`.
         store: the run folder; what it has is not measured again.
         conduct: how the jobs behave.
         places: where.
-
-    Raises:
-        UsageError: see `searches` and `samples_for`.
     """
-    todo, most = searches(request), samples_for(request)
-    while wanted := list(_wanted(request, todo, most, store.records)):
+    while wanted := list(_wanted(request, todo, _losses(request, store.records))):
         before = len(store.records)
         yield from _answer(request, wanted, store, conduct, places)
         if len(store.records) == before:
             return  # the budget is spent
+    losses = _losses(request, store.records)
     for length in request.lens:
-        found = {search.method: _settled(request, search, most, store.records) for search in todo}
-        chosen = [step.setting for step in found.values() if isinstance(step, Settled) and step.setting]
+        methods = [DENSE, *chosen(request, todo, losses, length)]
         asked = LatencyRequest(
-            model=request.model, lens=[length], methods=[DENSE, *chosen], dtype=request.dtype, backend=request.backend
+            model=request.model, lens=[length], methods=methods, dtype=request.dtype, backend=request.backend
         )
         plan = places[0].run(latency_plan, asked, places[0].machine)
         yield from latency_job.run(plan, store, conduct, places)
 
 
-def pending(request: TuneRequest, records: Sequence[Record]) -> int:
+def chosen(request: TuneRequest, todo: Iterable[Search], losses: Losses, length: int) -> list[Spec]:
+    """Return the settings found at a length, in order of their searches."""
+    steps = [search.step(losses, request.limit) for search in todo if search.length == length]
+    return [step.setting for step in steps if isinstance(step, Settled) and step.setting is not None]
+
+
+def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> int:
     """Return how many records are still to come at most: searches that decide early take fewer."""
-    most, answered, found = samples_for(request), _losses(request, records), 0
-    for search in searches(request):
-        step = _settled(request, search, most, records)
-        if isinstance(step, Trial):
-            tried = sum(len(answered[search.length, str(setting)]) for setting in search.candidates)
-            found += max(1, ceil(log2(len(search.candidates) + 1)) * most[search.length] - tried) + HELD_OUT
-    wanted = _wanted(request, searches(request), most, records)
-    held_out = sum(len(each.numbers) for each in wanted if each.numbers.start)
+    losses, found = _losses(request, records), 0
+    for search in todo:
+        if isinstance(search.step(losses, request.limit), Trial):
+            tried = sum(len(losses[search.length, str(setting)]) for setting in search.candidates)
+            found += max(1, ceil(log2(len(search.candidates) + 1)) * search.most - tried) + HELD_OUT
+    held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
     timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
     return found + held_out + len(set(request.lens) - timed)
 
 
-def results(request: TuneRequest, records: Sequence[Record]) -> list[Tuned]:
-    """Return what was found for each method and length, from the records of a run.
+def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> list[Tuned]:
+    """Return what was found for each method and length, and dense attention, from the records of a run.
 
     Args:
         request: what was tuned.
+        todo: its `searches`.
         records: of its run folder.
     """
-    most = samples_for(request)
-    return [
-        Tuned.of(
-            search.method,
-            search.length,
-            search.problem,
-            step.setting if isinstance(step := _settled(request, search, most, records), Settled) else None,
-            isinstance(step, Trial),
-            records,
-            most[search.length],
-            HELD_OUT,
-        )
-        for search in [*searches(request), *(Search("dense", length, [DENSE]) for length in request.lens)]
-    ]
-
-
-def _wanted(
-    request: TuneRequest, todo: Iterable[Search], most: Mapping[int, int], records: Sequence[Record]
-) -> Iterator[Asked]:
-    """Yield what each search needs next, of a settled one the held-out samples that are missing."""
-    answered = _losses(request, records)
+    losses, found = _losses(request, records), []
     for search in todo:
-        if search.problem is not None:
-            continue
-        step = _settled(request, search, most, records)
+        step, held_out = search.step(losses, request.limit), range(search.most, search.most + HELD_OUT)
+        if isinstance(step, Settled) and step.setting is not None:
+            found.append(Tuned.of(search.method, search.length, step.setting, records, held_out))
+        else:
+            open_ = "the search is unfinished" if isinstance(step, Trial) else "no setting meets the limit"
+            found.append(Tuned(search.method, search.length, None, search.problem or open_))
+    return found + [Tuned.of(DENSE.name, length, DENSE, records, range(0)) for length in request.lens]
+
+
+def _wanted(request: TuneRequest, todo: Iterable[Search], losses: Losses) -> Iterator[Asked]:
+    """Yield what each search needs next, of a settled one the held-out samples that are missing."""
+    for search in todo:
+        step = search.step(losses, request.limit)
         if isinstance(step, Trial):
             yield Asked(step.setting, search.length, range(step.samples))
         elif step.setting is not None:
-            numbers = range(most[search.length], most[search.length] + HELD_OUT)
-            if not answered[search.length, str(step.setting)].keys() >= set(numbers):
+            numbers = range(search.most, search.most + HELD_OUT)
+            if not losses[search.length, str(step.setting)].keys() >= set(numbers):
                 yield Asked(step.setting, search.length, numbers)
-
-
-def _settled(
-    request: TuneRequest, search: Search, most: Mapping[int, int], records: Sequence[Record]
-) -> Trial | Settled:
-    if search.method == "dense":
-        return Settled(DENSE)
-    answered = _losses(request, records)
-    in_order = {str(setting): _leading(answered[search.length, str(setting)]) for setting in search.candidates}
-    return next_step(search.candidates, in_order, request.limit, most[search.length])
 
 
 def _leading(by_number: Mapping[int, float]) -> list[float]:
@@ -201,13 +192,11 @@ def _leading(by_number: Mapping[int, float]) -> list[float]:
     return found
 
 
-def _losses(request: TuneRequest, records: Iterable[Record]) -> Mapping[tuple[int, str], dict[int, float]]:
-    """Return the losses that were measured: length, setting -> number of the sample -> loss."""
+def _losses(request: TuneRequest, records: Iterable[Record]) -> Losses:
     found: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
     for record in records:
         if isinstance(record, AccuracyRecord) and record.suite == "fidelity":
-            number = int(record.sample_id.rpartition("/")[2])
-            found[record.seq_len, record.label][number] = request.loss(record)
+            found[record.seq_len, record.label][sample_number(record)] = request.loss(record)
     return found
 
 

@@ -38,39 +38,22 @@ class Tuned:
     """Time to first token of each round."""
 
     @classmethod
-    def of(
-        cls,
-        method: str,
-        length: int,
-        problem: str | None,
-        setting: Spec | None,
-        unfinished: bool,
-        records: Sequence[Record],
-        first: int,
-        count: int,
-    ) -> "Tuned":
-        """Read from records what became of a search.
+    def of(cls, method: str, length: int, setting: Spec, records: Sequence[Record], numbers: range) -> "Tuned":
+        """Read from records what a setting that was found costs.
 
         Args:
             method: its name.
             length: of the prompts, tokens.
-            problem: why it was not searched.
             setting: what was found.
-            unfinished: whether the search was broken off.
             records: of the run folder.
-            first: number of the first held-out sample.
-            count: of held-out samples.
+            numbers: of the held-out samples.
         """
-        if setting is None:
-            reason = problem or ("the search is unfinished" if unfinished else "no setting meets the limit")
-            return cls(method, length, None, reason)
         label = str(setting)
         mine = [record for record in records if record.seq_len == length and record.label == label]
-        wanted = range(first, first + count)
         held_out = [
             record
             for record in mine
-            if isinstance(record, AccuracyRecord) and record.status == "ok" and _number(record) in wanted
+            if isinstance(record, AccuracyRecord) and record.status == "ok" and sample_number(record) in numbers
         ]
         timed = [
             record for record in mine if isinstance(record, LatencyRecord) and record.ttft_ms and record.status == "ok"
@@ -96,7 +79,8 @@ class Tuned:
         return median(self.rounds_ms) if self.rounds_ms else None
 
 
-def _number(record: AccuracyRecord) -> int:
+def sample_number(record: AccuracyRecord) -> int:
+    """Return the number of a record's sample among those of its task and length."""
     return int(record.sample_id.rpartition("/")[2])
 
 

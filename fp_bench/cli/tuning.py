@@ -16,7 +16,7 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     """Find which method to run on a model, at which setting: the fastest within a limit of quality."""
     known(request.methods, known_methods)
     from fp_bench.calibration import tuned
-    from fp_bench.calibration.tune import pending, results, samples_for, searches, tune
+    from fp_bench.calibration.tune import pending, results, searches, tune
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.schedule import Conduct
     from fp_bench.records.files import replace_file
@@ -25,25 +25,23 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, request.workers) as places:
-        todo, most = searches(request), samples_for(request)
-        settings = max((len(search.candidates) for search in todo), default=0)
+        todo = searches(request)
+        settings = max(len(search.candidates) for search in todo)
+        samples = max(search.most for search in todo)
         if how.dry_run or not how.quiet:
-            say(
-                f"{len(todo)} searches over at most {settings} settings, {max(most.values())} samples each; "
-                f"into {folder}"
-            )
+            say(f"{len(todo)} searches over at most {settings} settings, {samples} samples each; into {folder}")
         if how.dry_run:
             return
         record(
             folder,
-            lambda store: tune(request, store, conduct, places),
-            lambda store: pending(request, store.records),
+            lambda store: tune(request, todo, store, conduct, places),
+            lambda store: pending(request, todo, store.records),
             set(),
             how.budget,
             how.quiet,
         )
     records = list(read_records(folder).records)
-    found = results(request, records)
+    found = results(request, todo, records)
     table = tuned.table(found, request.limit_text)
     if how.as_json:
         print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))

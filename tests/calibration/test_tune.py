@@ -5,6 +5,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fp_bench.calibration import tune as tuning
+from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import settings
 from fp_bench.calibration.tuned import Tuned, verdicts
 from fp_bench.cli.front import app
@@ -72,3 +73,17 @@ def test_times_that_cannot_be_told_apart_are_ties():
     found = [timed("a", 10.0, 10.1, 9.9), timed("b", 10.05, 9.95, 10.1), timed("c", 20.0, 20.1, 19.9)]
     assert verdicts(found) == ["fastest", "tie with the fastest", "2.00x the fastest"]
     assert verdicts([Tuned("a", 1024, None, "no setting meets the limit")]) == ["no setting meets the limit"]
+
+
+def test_each_length_is_timed_with_the_settings_found_at_it():
+    request = TuneRequest(lens="1k,2k", methods="flashprefill,streaming", max_kl=0.1, samples=4)
+    todo = tuning.searches(request)
+    free, dear = dict.fromkeys(range(4), 0.0), dict.fromkeys(range(4), 1.0)
+    losses = {
+        (search.length, str(setting)): free if search.length == 2048 else dear
+        for search in todo
+        for setting in search.candidates
+    }
+    assert tuning.chosen(request, todo, losses, 1024) == []
+    sparsest = [search.candidates[-1] for search in todo if search.length == 2048]
+    assert tuning.chosen(request, todo, losses, 2048) == sparsest
