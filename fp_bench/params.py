@@ -2,9 +2,10 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from fp_bench.errors import UsageError, did_you_mean
 
@@ -78,3 +79,29 @@ class Params(BaseModel):
                 known.get("enum", []),
                 " ".join(field.get("description", "").split()).replace("``", "`"),
             )
+
+
+NUMBERS = TypeAdapter(list[float])
+LARGEST = 1e6
+
+
+def read_layers(path: Path) -> list[float]:
+    """Read a JSON list with a number for each layer.
+
+    Raises:
+        UsageError: the file cannot be read, or holds anything but numbers from 0 to `LARGEST`.
+    """
+    try:
+        found = NUMBERS.validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it must be a JSON list of numbers"
+        raise UsageError(f"{path}: {reason}; give a file like [0, 0.5, 1.2] with a number for each layer") from None
+    if not found or not all(0 <= number <= LARGEST for number in found):
+        raise UsageError(f"{path}: it must hold a number from 0 to {LARGEST:g} for each layer")
+    return found
+
+
+def write_layers(path: Path, numbers: list[float]) -> None:
+    """Write the file that `read_layers` reads, and the folder it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([float(f"{number:.3g}") for number in numbers]) + "\n")

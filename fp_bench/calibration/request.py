@@ -1,12 +1,12 @@
 """What can be asked of ``fpbench tune``: its options, without torch."""
 
 from math import inf
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import Lengths, Request, Specs
+from fp_bench.jobs.request import CHANGES, ROPE, Lengths, Request, Specs, with_model_changes
 from fp_bench.records.record import AccuracyRecord
 
 LIMITS = {"max_kl": "kl", "max_nll": "nll", "min_recall": "recall"}
@@ -20,6 +20,8 @@ class TuneRequest(Request):
     joined: ClassVar[tuple[str, ...]] = ()
 
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
+    rope: str | None = Field(None, description=ROPE)
+    model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     lens: Lengths = Field(
         "4k",  # type: ignore[arg-type]
         description="Lengths in tokens: 32k, 4k-64k (doubling), separated by commas.",
@@ -38,10 +40,18 @@ class TuneRequest(Request):
         None, gt=0, lt=1, description="Instead: smallest share of the attention mass that is kept."
     )
     text: str | None = Field(None, description="Text file that the model reads; default: sentences made up here.")
+    per: Literal["model", "layer"] = Field(
+        "model", description="layer: also search FlashPrefill with an alpha for each layer; model: one alpha alone."
+    )
     samples: int = Field(16, ge=4, le=1024, description="Pieces of text that a setting may take before it is given up.")
     workers: int | None = Field(None, ge=1, le=64, description="Processes, each with the model.")
     dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return with_model_changes({"model": "embedded"} | given)
 
     @model_validator(mode="after")
     def _one_limit(self) -> Self:

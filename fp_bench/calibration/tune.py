@@ -2,44 +2,41 @@
 
 1. For each method and length, `search` finds the sparsest setting that meets the limit. Its trials are samples of the
    `fidelity` suite, answered by the accuracy job.
-2. The setting found is measured again on pieces of text that the search did not see: that loss is the one reported.
-3. The latency job times the model's prefill with dense attention and with each setting found.
+2. With ``per=layer`` a search over FlashPrefill with an alpha for each layer joins them; see `per_layer`.
+3. The setting found is measured again on pieces of text that the search did not see: that loss is the one reported.
+4. The latency job times the model's prefill with dense attention and with each setting found.
 
 All of it is records in one run folder, so a broken-off call goes on, and another limit reuses what is there.
 """
 
-import dataclasses
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
+from pathlib import Path
 
+from fp_bench.calibration.per_layer import factor_file, layer_trials, missing
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, settings
-from fp_bench.calibration.tuned import Tuned, sample_number
+from fp_bench.calibration.trials import Asked, Losses, answer, losses_of
+from fp_bench.calibration.tuned import Tuned
 from fp_bench.errors import UsageError
-from fp_bench.jobs.accuracy import job as accuracy_job
-from fp_bench.jobs.accuracy.plan import make_plan as accuracy_plan
 from fp_bench.jobs.candidate import Candidate
-from fp_bench.jobs.latency import job as latency_job
-from fp_bench.jobs.latency.plan import make_plan as latency_plan
+from fp_bench.jobs.latency import job
+from fp_bench.jobs.latency.plan import make_plan
 from fp_bench.jobs.places import Place
-from fp_bench.jobs.request import AccuracyRequest, LatencyRequest
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.load import model_facts
-from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.records.record import LatencyRecord, Record
 from fp_bench.records.store import RecordStore
 from fp_bench.sizes import format_length
 from fp_bench.suites.fidelity import Fidelity
 
 HELD_OUT = 8
-"""Samples that the search does not see, on which the setting found is measured."""
+"""Samples that the search does not see, on which the setting found is measured; of a short text a third, at least 2."""
+LEAST_HELD_OUT = 2
 DENSE = Spec("dense")
-
-
-Losses = Mapping[tuple[int, str], Mapping[int, float]]
-"""What was measured: length, setting -> number of the sample -> loss."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,9 @@ class Search:
     candidates: Sequence[Spec]
     """Settings, the densest first."""
     most: int
-    """Samples that a setting may take; those after them are held out."""
+    """Samples that a setting may take."""
+    held_out: range
+    """Numbers of the samples that only the setting found takes."""
     problem: str | None = None
     """Why there is nothing to search."""
 
@@ -61,13 +60,23 @@ class Search:
         return next_step(self.candidates, in_order, limit, self.most)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Samples of one setting at one length that are to be answered."""
+def profile(
+    request: TuneRequest, folder: Path, store: RecordStore, conduct: Conduct, places: Sequence[Place]
+) -> Iterator[Record]:
+    """Measure each layer alone, as far as the run folder lacks it; yield each record after it is on disk."""
+    wanted = missing(layer_trials(request, folder), losses_of(request, store.records))
+    if wanted:
+        yield from answer(request, wanted, store, conduct, places)
 
-    setting: Spec
-    length: int
-    numbers: range
+
+def with_layers(request: TuneRequest, folder: Path, records: Sequence[Record]) -> TuneRequest:
+    """Return the request with FlashPrefill at the factors that a profile gave beside its other methods.
+
+    Raises:
+        UsageError: the profile is unfinished, or no layer may be sparse.
+    """
+    setting = factor_file(request, layer_trials(request, folder), records, folder)
+    return request.model_copy(update={"methods": [*request.methods, setting]})
 
 
 def searches(request: TuneRequest) -> list[Search]:
@@ -76,7 +85,7 @@ def searches(request: TuneRequest) -> list[Search]:
     Raises:
         UsageError: an unknown method, one that has no knob, a text too short, or a length beyond the model's positions.
     """
-    most, found = _most_samples(request), []
+    samples, found = _samples(request), []
     for spec in request.methods:
         candidate = Candidate.of(spec, request.backend)
         knob = candidate.method.knob if candidate.method else None
@@ -86,26 +95,32 @@ def searches(request: TuneRequest) -> list[Search]:
         rungs = (
             [Spec.parse(create_method(each, request.backend).label) for each in settings(spec, knob)] if knob else []
         )
-        found += [Search(spec.name, length, rungs, most[length], candidate.problem) for length in request.lens]
+        found += [Search(spec.name, length, rungs, *samples[length], candidate.problem) for length in request.lens]
     return found
 
 
-def _most_samples(request: TuneRequest) -> Mapping[int, int]:
-    """Return how many samples of each length a setting may take; as many pieces of the text follow as are held out."""
-    most = dict.fromkeys(request.lens, request.samples)
+def _samples(request: TuneRequest) -> Mapping[int, tuple[int, range]]:
+    """Return for each length how many samples a setting may take, and which are held out."""
     if request.text is None:
-        return most
+        return {length: (request.samples, _after(request.samples, HELD_OUT)) for length in request.lens}
     text = Fidelity(Fidelity.Params(text=request.text)).text()
     tokens = len(model_facts(request.model).tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    found = {}
     for length in request.lens:
-        pieces = tokens // length - HELD_OUT
-        if pieces < FIRST_LOOK:
+        pieces = tokens // length
+        held_out = min(HELD_OUT, max(LEAST_HELD_OUT, pieces // 3))
+        if (least := FIRST_LOOK + LEAST_HELD_OUT) > pieces:
             raise UsageError(
-                f"--text {request.text} has {tokens} tokens; {FIRST_LOOK + HELD_OUT} pieces of "
-                f"{format_length(length)} take {(FIRST_LOOK + HELD_OUT) * length}: give a longer text"
+                f"--text {request.text} has {tokens} tokens; {least} pieces of {format_length(length)} take "
+                f"{least * length}: give a longer text"
             )
-        most[length] = min(most[length], pieces)
-    return most
+        most = min(request.samples, pieces - held_out)
+        found[length] = most, _after(most, held_out)
+    return found
+
+
+def _after(most: int, held_out: int) -> range:
+    return range(most, most + held_out)
 
 
 def tune(
@@ -120,19 +135,19 @@ def tune(
         conduct: how the jobs behave.
         places: where.
     """
-    while wanted := list(_wanted(request, todo, _losses(request, store.records))):
+    while wanted := list(_wanted(request, todo, losses_of(request, store.records))):
         before = len(store.records)
-        yield from _answer(request, wanted, store, conduct, places)
+        yield from answer(request, wanted, store, conduct, places)
         if len(store.records) == before:
             return  # the budget is spent
-    losses = _losses(request, store.records)
+    losses = losses_of(request, store.records)
     for length in request.lens:
         methods = [DENSE, *chosen(request, todo, losses, length)]
         asked = LatencyRequest(
             model=request.model, lens=[length], methods=methods, dtype=request.dtype, backend=request.backend
         )
-        plan = places[0].run(latency_plan, asked, places[0].machine)
-        yield from latency_job.run(plan, store, conduct, places)
+        plan = places[0].run(make_plan, asked, places[0].machine)
+        yield from job.run(plan, store, conduct, places)
 
 
 def chosen(request: TuneRequest, todo: Iterable[Search], losses: Losses, length: int) -> list[Spec]:
@@ -143,11 +158,11 @@ def chosen(request: TuneRequest, todo: Iterable[Search], losses: Losses, length:
 
 def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> int:
     """Return how many records are still to come at most: searches that decide early take fewer."""
-    losses, found = _losses(request, records), 0
+    losses, found = losses_of(request, records), 0
     for search in todo:
         if isinstance(search.step(losses, request.limit), Trial):
             tried = sum(len(losses[search.length, str(setting)]) for setting in search.candidates)
-            found += max(1, ceil(log2(len(search.candidates) + 1)) * search.most - tried) + HELD_OUT
+            found += max(1, ceil(log2(len(search.candidates) + 1)) * search.most - tried) + len(search.held_out)
     held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
     timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
     return found + held_out + len(set(request.lens) - timed)
@@ -161,11 +176,11 @@ def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
         todo: its `searches`.
         records: of its run folder.
     """
-    losses, found = _losses(request, records), []
+    losses, found = losses_of(request, records), []
     for search in todo:
-        step, held_out = search.step(losses, request.limit), range(search.most, search.most + HELD_OUT)
+        step = search.step(losses, request.limit)
         if isinstance(step, Settled) and step.setting is not None:
-            found.append(Tuned.of(search.method, search.length, step.setting, records, held_out))
+            found.append(Tuned.of(search.method, search.length, step.setting, records, search.held_out))
         else:
             open_ = "the search is unfinished" if isinstance(step, Trial) else "no setting meets the limit"
             found.append(Tuned(search.method, search.length, None, search.problem or open_))
@@ -178,10 +193,8 @@ def _wanted(request: TuneRequest, todo: Iterable[Search], losses: Losses) -> Ite
         step = search.step(losses, request.limit)
         if isinstance(step, Trial):
             yield Asked(step.setting, search.length, range(step.samples))
-        elif step.setting is not None:
-            numbers = range(search.most, search.most + HELD_OUT)
-            if not losses[search.length, str(step.setting)].keys() >= set(numbers):
-                yield Asked(step.setting, search.length, numbers)
+        elif step.setting and not losses[search.length, str(step.setting)].keys() >= set(search.held_out):
+            yield Asked(step.setting, search.length, search.held_out)
 
 
 def _leading(by_number: Mapping[int, float]) -> list[float]:
@@ -190,40 +203,3 @@ def _leading(by_number: Mapping[int, float]) -> list[float]:
     while len(found) in by_number:
         found.append(by_number[len(found)])
     return found
-
-
-def _losses(request: TuneRequest, records: Iterable[Record]) -> Losses:
-    found: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
-    for record in records:
-        if isinstance(record, AccuracyRecord) and record.suite == "fidelity":
-            found[record.seq_len, record.label][sample_number(record)] = request.loss(record)
-    return found
-
-
-def _answer(
-    request: TuneRequest, wanted: Sequence[Asked], store: RecordStore, conduct: Conduct, places: Sequence[Place]
-) -> Iterator[Record]:
-    """Answer the samples that searches wait for, all of them in one run of the accuracy job."""
-    asked = {(each.length, str(each.setting)): each.numbers for each in wanted}
-    methods = list({str(each.setting): each.setting for each in wanted}.values())
-    samples = max(each.numbers.stop for each in wanted)
-    plan = places[0].run(accuracy_plan, _fidelity(request, methods, samples), places[0].machine)
-    items = [item for item in plan.items if item.number in asked.get((item.stripe[2], item.label), ())]
-    yield from accuracy_job.run(dataclasses.replace(plan, items=items), store, conduct, places)
-
-
-def _fidelity(request: TuneRequest, methods: Sequence[Spec], samples: int) -> AccuracyRequest:
-    return AccuracyRequest(
-        suites=[_fidelity_of(request)],
-        lens=request.lens,
-        methods=methods,
-        model=request.model,
-        samples=samples,
-        dtype=request.dtype,
-        backend=request.backend,
-        workers=request.workers,
-    )
-
-
-def _fidelity_of(request: TuneRequest) -> Spec:
-    return Spec("fidelity", {"text": request.text} if request.text else {})

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from fp_bench.calibration.trials import sample_number
 from fp_bench.methods.registry import Spec
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.reports.clusters import divergence_interval
@@ -79,11 +80,6 @@ class Tuned:
         return median(self.rounds_ms) if self.rounds_ms else None
 
 
-def sample_number(record: AccuracyRecord) -> int:
-    """Return the number of a record's sample among those of its task and length."""
-    return int(record.sample_id.rpartition("/")[2])
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
@@ -132,6 +128,20 @@ def _cells(each: Tuned, verdict: str) -> list[str]:
         _or_blank(each.attention_ms, ".4g"),
         _or_blank(each.ttft_ms, ".4g"),
     ]
+
+
+def gain_of_layers(found: Sequence[Tuned]) -> str:
+    """Return what an alpha for each layer gains over one alpha in attention time, by length."""
+    lines = []
+    for length in sorted({each.length for each in found}):
+        mine = [each for each in found if each.length == length and each.method == "flashprefill" and each.label]
+        times = {"alpha_file" in (each.label or ""): each.attention_ms for each in mine}
+        one, each_layer = times.get(False), times.get(True)
+        if one and each_layer:
+            lines.append(
+                f"{format_length(length)}: an alpha for each layer takes {1 - each_layer / one:.0%} less attention time"
+            )
+    return "; ".join(lines) or "an alpha for each layer cannot be compared: one of both searches found nothing"
 
 
 def _or_blank(value: float | None, form: str) -> str:

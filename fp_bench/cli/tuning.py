@@ -16,7 +16,9 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     """Find which method to run on a model, at which setting: the fastest within a limit of quality."""
     known(request.methods, known_methods)
     from fp_bench.calibration import tuned
-    from fp_bench.calibration.tune import pending, results, searches, tune
+    from fp_bench.calibration.per_layer import layer_trials, missing
+    from fp_bench.calibration.trials import losses_of
+    from fp_bench.calibration.tune import pending, profile, results, searches, tune, with_layers
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.schedule import Conduct
     from fp_bench.records.files import replace_file
@@ -32,6 +34,18 @@ def tune(request: TuneRequest, how: Conducting) -> None:
             say(f"{len(todo)} searches over at most {settings} settings, {samples} samples each; into {folder}")
         if how.dry_run:
             return
+        if request.per == "layer":
+            asked = layer_trials(request, folder)
+            record(
+                folder,
+                lambda store: profile(request, folder, store, conduct, places),
+                lambda store: sum(len(each.numbers) for each in missing(asked, losses_of(request, store.records))),
+                set(),
+                how.budget,
+                how.quiet,
+            )
+            request = with_layers(request, folder, read_records(folder).records)
+            todo = searches(request)
         record(
             folder,
             lambda store: tune(request, todo, store, conduct, places),
@@ -47,6 +61,8 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))
     else:
         show_tables([table], how.wide)
+    if request.per == "layer":
+        say(tuned.gain_of_layers(found))
     replace_file(folder / "tuned.yaml", tuned.methods_file(found, request.model).encode())
     drawn = tuned.plot(records, request.limit if request.measure == "kl" else None) if how.report else None
     if drawn is not None:

@@ -1,5 +1,6 @@
 """FlashPrefill as a method, with the thresholds its authors use for each model."""
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -17,8 +18,9 @@ from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import BlockMeans, block_means
 from fp_bench.kernels.selection import Selection
-from fp_bench.methods.base import AttentionCall, Knob
+from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod, BlockParams, without_unset_skip
+from fp_bench.params import read_layers
 
 FP8_TOLERANCE = 0.1
 """Largest relative error of a head in FP8, to attention over the same blocks."""
@@ -34,6 +36,8 @@ class FlashPrefill(BlockMethod):
 
         alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
         """Threshold relative to the row's largest energy."""
+        alpha_file: str | None = None
+        """JSON list with a factor on alpha for each layer of a model; 0 makes the layer dense."""
         sink_blocks: int = Field(2, ge=0)
         """First key blocks that every query block keeps."""
         window_blocks: int = Field(4, ge=0)
@@ -70,6 +74,7 @@ class FlashPrefill(BlockMethod):
         def _hashed_as_before_there_were_these(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
             found = without_unset_skip(dump(self))
             later = {"rule", "keep", "mass"} if self.rule == "max" else set()
+            later |= set() if self.alpha_file else {"alpha_file"}
             later |= set() if self.correction else {"correction"}
             later |= set() if self.precision == "fp8" else {"precision"}
             return {name: value for name, value in found.items() if name not in later}
@@ -83,8 +88,18 @@ class FlashPrefill(BlockMethod):
         "embedded": {"alpha": 0.18},
     }
 
+    def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
+        super().__init__(params, backend=backend)
+        self._factors = None if self.params.alpha_file is None else read_layers(Path(self.params.alpha_file))
+
+    def file_content(self) -> object:
+        """Return the factors of the file."""
+        return self._factors
+
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when no kernel takes the call's head_dim, or none the precision on this backend."""
+        """Return the reason when the file is of another model, or no kernel takes the head_dim or precision."""
+        if self._factors is not None and call.layers != len(self._factors):
+            return f"{self.params.alpha_file} has {len(self._factors)} layers; the model has {call.layers}"
         if self.params.precision == "fp8":
             if call.head_dim != HEAD_DIM:
                 return f"precision=fp8 takes head_dim {HEAD_DIM}, not {call.head_dim}"
@@ -98,7 +113,7 @@ class FlashPrefill(BlockMethod):
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
         """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
-        if call.kv_len < self.params.dense_below:
+        if self._runs_dense(call):
             return None
         return self._select(call, pool_keys(call.k, backend=self.backend))
 
@@ -113,13 +128,13 @@ class FlashPrefill(BlockMethod):
         params = self.params
         plain = params.precision == "input" and params.skip is None
         planned = plain and params.rule == "max" and not params.correction
-        if not planned or params.dense_above < 1 or call.kv_len < params.dense_below:
+        if not planned or params.dense_above < 1 or self._runs_dense(call):
             return super().__call__(call)
         return prefill(call.q, call.k, call.v, self._settings(call))[0]
 
     def run(self, call: AttentionCall) -> tuple[Tensor, Selection | None]:
         """Run the whole operator; in FP8 the pass that rounds K also pools it."""
-        if self.params.precision == "input" or call.kv_len < self.params.dense_below:
+        if self.params.precision == "input" or self._runs_dense(call):
             return super().run(call)
         if (reason := self.unsupported(call) or fp8_missing(call.q, call.k, call.v)) is not None:
             raise UnavailableError(reason)
@@ -145,9 +160,16 @@ class FlashPrefill(BlockMethod):
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
 
+    def _factor(self, call: AttentionCall) -> float:
+        """Return the factor on alpha of the call's layer."""
+        return 1.0 if self._factors is None else self._factors[call.layer]
+
+    def _runs_dense(self, call: AttentionCall) -> bool:
+        return call.kv_len < self.params.dense_below or self._factor(call) == 0
+
     def _settings(self, call: AttentionCall) -> Settings:
         return Settings(
-            alpha=self.params.alpha,
+            alpha=self.params.alpha * self._factor(call),
             sink_blocks=self.params.sink_blocks,
             window_blocks=self.params.window_blocks,
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,

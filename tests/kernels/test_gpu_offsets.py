@@ -17,8 +17,12 @@ from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.lines import select_vertical_slash, vertical_slash_attention
 from fp_bench.kernels.lines.head_patterns import AShape, HeadPatterns
+from fp_bench.kernels.paged import flash_prefill_paged
+from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.pooling import pool_keys
 from fp_bench.kernels.pooling.means import block_means
+from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.registry import Spec, create_method
 
 on_hopper = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0)
 room = torch.cuda.is_available() and torch.cuda.get_device_properties(0).total_memory > 60 * 2**30
@@ -120,6 +124,33 @@ def test_both_layouts_of_a_million_tokens_give_the_same(operator, layouts):
     found, expected = ((x,) if isinstance(x, torch.Tensor) else x for x in (found, expected))
     for ours, theirs in zip(found, expected, strict=True):
         assert torch.equal(ours, theirs)
+
+
+SELECTING = ["flexprefill", "flashprefill:rule=topk", "minference", "rbs", "prism", "stem", "spargeattn"]
+
+
+@pytest.mark.parametrize("method", SELECTING)
+def test_selections_of_a_million_tokens_are_the_same_in_both_layouts(method, layouts):
+    made = create_method(Spec.parse(method))
+    found, expected = (made.select(AttentionCall(*tensors, SCALE)) for tensors in layouts)
+    if isinstance(found, BlockIndex):
+        for ours, theirs in zip(lists(found), lists(expected), strict=True):
+            assert torch.equal(ours, theirs)
+    assert torch.equal(found.entries(), expected.entries())
+
+
+@pytest.mark.parametrize("backend", ["triton", pytest.param("hopper", marks=needs_hopper)])
+def test_pages_of_a_million_tokens_in_both_layouts(backend, layouts):
+    pages = TOKENS // 128
+    rules = {"alpha": 2.0, "sink_blocks": 1, "window_blocks": 2, "last_full_blocks": 0, "backend": backend}
+    whole = torch.tensor([TOKENS], dtype=torch.int32, device="cuda")
+    table = torch.arange(pages, dtype=torch.int32, device="cuda")[None]
+    batch = PagedBatch(torch.cat([whole * 0, whole]), whole, table, TOKENS, TOKENS, TOKENS)
+    found, expected = (
+        flash_prefill_paged(q[0], *(x[0].unflatten(0, (pages, 128)) for x in (k, v)), batch, **rules)
+        for q, k, v in layouts
+    )
+    assert torch.equal(found, expected)
 
 
 def test_xattention_of_a_chunk_in_both_layouts(layouts):
