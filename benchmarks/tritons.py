@@ -2,11 +2,11 @@
 
 Where a release is installed, in a folder of its own (no GPU needed, nothing else of it travels):
 
-    PYTHONPATH=build/triton-3.9 python -m benchmarks.tritons compile compiled-3.9.pkl
+    PYTHONPATH=build/triton-3.9 python -m benchmarks.tritons compile compiled-3.9.json
 
 On the GPU, with the files of any releases:
 
-    python -m benchmarks.tritons run compiled-*.pkl > tritons.csv
+    python -m benchmarks.tritons run compiled-*.json > tritons.csv
 
 Each release's kernels are launched on the same tensors: 16K, 32 query and 8 KV heads (256: 16 and 4), bf16, structured
 inputs, alpha 0.12. A row is a release and a head size: the relative error to the float32 definition on sampled rows,
@@ -14,8 +14,9 @@ over the blocks that were kept, and the median time with a cold cache. The insta
 """
 
 import csv
-import pickle
+import json
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,15 @@ def compile_here(path: Path) -> None:
     launch.compile_kernel = compile_and_keep
     for head_dim, *heads in CASES:
         flash_prefill(*fake_cuda.tensors(LENGTH, tuple(heads), head_dim), alpha=ALPHA)
-    binaries = {name: tuple(binary) for name, binary in made.items()}
-    path.write_bytes(pickle.dumps((triton.__version__, binaries)))
+    binaries = {name: binary._asdict() | {"cubin": b64encode(binary.cubin).decode()} for name, binary in made.items()}
+    path.write_text(json.dumps({"triton": triton.__version__, "binaries": binaries}))
     print(f"{path}: {len(made)} kernels of Triton {triton.__version__}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def read_binary(facts: dict[str, Any]) -> launch.Binary:
+    """Return a kernel from its JSON."""
+    maps = tuple(launch.Tma(*numbers, block=tuple(block)) for *numbers, block in facts["maps"])
+    return launch.Binary(**facts | {"cubin": b64decode(facts["cubin"]), "maps": maps})
 
 
 def forget_compiled() -> None:
@@ -84,8 +91,9 @@ def run(paths: Sequence[Path]) -> None:
 
     releases: list[tuple[str, Callable[..., launch.Binary]]] = [(triton.__version__, launch.compile_kernel)]
     for path in paths:
-        version, binaries = pickle.loads(path.read_bytes())
-        releases.append((version, lambda *asked, made=binaries: launch.Binary(*made[wanted(*asked)])))
+        found = json.loads(path.read_text())
+        made = {name: read_binary(facts) for name, facts in found["binaries"].items()}
+        releases.append((found["triton"], lambda *asked, made=made: made[wanted(*asked)]))
     out = csv.writer(sys.stdout)
     out.writerow(["head_dim", "triton", "error", "ms", "to_installed"])
     timer = CudaEvents()
