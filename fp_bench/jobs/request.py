@@ -327,6 +327,17 @@ class AccuracyRequest(Request):
     engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
     dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
     chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
+    reasoning: str = Field(
+        "auto", description="Thoughts before an answer: auto (if the chat template always asks for one), on or off."
+    )
+    thinking_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description="Tokens that a thought may take beyond the length; default 4096."
+    )
+    thought_end: str | None = Field(
+        None,
+        max_length=200,
+        description="Regular expression of what ends a thought, e.g. '</think>'; default: of the chat template.",
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
 
     @model_validator(mode="before")

@@ -3,14 +3,18 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Any
 
 from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.models.thoughts import Marks, marks_of
 
 NOTHING = "\x00"
 """Stands for the user's text where only what a template adds is of interest."""
+TODAY = date(2024, 7, 26)
+"""What templates that write the date are given, so that a prompt is the same on every day."""
 
 
 @dataclass(frozen=True)
@@ -21,18 +25,26 @@ class Prompter:
         tokenizer: the tokenizer.
         chat: whether prompts go through its chat template: the prompt is the user's turn, and the answer prefix
             begins the assistant's.
+        reasons: whether the model thinks before it answers; an answer prefix is then left out.
+        marks: what stands around thoughts; None where that is not known.
     """
 
     tokenizer: Any
     chat: bool
+    reasons: bool = False
+    marks: Marks | None = None
 
     @property
     def identity(self) -> str:
         """Twelve hex digits of the `fingerprint`, and of the chat template where prompts go through it."""
         if not self.chat:
             return self.fingerprint
-        template = json.dumps(self.tokenizer.chat_template, sort_keys=True)  # a text, or several by name
-        return hashlib.sha256(f"{self.fingerprint} {template}".encode()).hexdigest()[:12]
+        dated = f" {TODAY}" if "strftime_now" in self._template else ""
+        return hashlib.sha256(f"{self.fingerprint} {self._template}{dated}".encode()).hexdigest()[:12]
+
+    @property
+    def _template(self) -> str:
+        return json.dumps(self.tokenizer.chat_template, sort_keys=True)  # a text, or several by name
 
     @cached_property
     def fingerprint(self) -> str:
@@ -46,9 +58,9 @@ class Prompter:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids without special tokens."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of token ids, without special tokens unless they are asked for."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         return text
 
     @cached_property
@@ -66,11 +78,41 @@ class Prompter:
             answer_prefix: what the answer begins with.
         """
         if self.chat:
-            return self.encode(self._user_turn(text) + answer_prefix)
+            return self.encode(self.prompt_text(text, answer_prefix))
         ids: list[int] = self.tokenizer(text + answer_prefix, verbose=False).input_ids
         eos = self.tokenizer.eos_token_id
         # Some tokenizers close every text; a prompt is to be continued.
         return ids[:-1] if len(ids) > 1 and ids[-1] == eos and self.encode(text)[-1:] != [eos] else ids
+
+    def prompt_text(self, text: str, answer_prefix: str) -> str:
+        """Return a whole prompt as a chat template writes it; see `prompt_ids`."""
+        return self._user_turn(text) + ("" if self.reasons else self.closing + answer_prefix)
+
+    @cached_property
+    def closing(self) -> str:
+        """What is put after the template, which ends within a thought or asks for one, so that none is written."""
+        if self.marks is None or self.reasons or not self.reasons_anyway:
+            return ""
+        return ("" if self.marks.open(self._around[1]) else self.marks.opening) + self.marks.closing
+
+    @cached_property
+    def reasons_anyway(self) -> bool:
+        """Whether the template has a thought written though none is asked for."""
+        return self.marks is not None and self.marks.reasons_anyway(*self._around)
+
+    def answer(self, ids: Sequence[int]) -> str | None:
+        """Return the answer within the tokens that a model wrote; None where its thought has no end."""
+        if not self.reasons or self.marks is None:
+            return self.decode(ids)
+        found = self.marks.answer(self._around[1], self.decode(ids, special=True))
+        # Marks may be special tokens, and so may what ends an answer.
+        return None if found is None else self.decode(self.encode(found)).strip()
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        """What the template writes before the user's text, and after it."""
+        before, _, after = self._user_turn(NOTHING).partition(NOTHING)
+        return before, after
 
     def _user_turn(self, text: str) -> str:
         try:
@@ -78,26 +120,40 @@ class Prompter:
                 [{"role": "user", "content": text}],
                 tokenize=False,
                 add_generation_prompt=True,
-                enable_thinking=False,  # a variable of some templates; others ignore it
+                # Variables of some templates; others ignore them.
+                enable_thinking=self.reasons,
+                thinking=self.reasons,
+                strftime_now=TODAY.strftime,
             )
         except Exception as error:  # templates are programs, and may raise anything
             raise UnavailableError(f"the chat template fails: {' '.join(str(error).split())}") from None
         return turn
 
 
-def prompter(tokenizer: Any, chat: str) -> Prompter:
-    """Return the prompter that ``--chat`` asks for.
+def prompter(tokenizer: Any, chat: str, reasoning: str = "off", thought_end: str | None = None) -> Prompter:
+    """Return the prompter that ``--chat`` and ``--reasoning`` ask for.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
         chat: ``auto`` uses a chat template if there is one, ``on`` requires it, ``off`` uses none.
+        reasoning: ``auto`` lets a model think whose template asks for it in any case, ``on`` every one that can,
+            ``off`` none: a thought that the template begins is closed at once.
+        thought_end: regular expression of what ends a thought; None is what the template knows.
 
     Raises:
-        UsageError: ``on`` without a template, or another word.
+        UsageError: ``on`` without a template that can do it, or another word.
     """
     has = getattr(tokenizer, "chat_template", None) is not None
-    if chat not in ("auto", "on", "off"):
-        raise UsageError(f"--chat {chat!r} is unknown; write auto, on or off")
+    for option, word in (("chat", chat), ("reasoning", reasoning)):
+        if word not in ("auto", "on", "off"):
+            raise UsageError(f"--{option} {word!r} is unknown; write auto, on or off")
     if chat == "on" and not has:
         raise UsageError("--chat on: this model's tokenizer has no chat template; write --chat off")
-    return Prompter(tokenizer, has and chat != "off")
+    found = Prompter(tokenizer, has and chat != "off")
+    if found.chat:
+        given = Marks.given(thought_end) if thought_end is not None else None
+        found = replace(found, marks=given or marks_of(found._template))
+    if reasoning == "on" and found.marks is None:
+        problem = "names no thought that we know; give --thought-end" if found.chat else "is not used"
+        raise UsageError(f"--reasoning on: this model's chat template {problem}, or write --reasoning off")
+    return replace(found, reasons=reasoning == "on" or (reasoning == "auto" and found.reasons_anyway))

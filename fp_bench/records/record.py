@@ -214,8 +214,8 @@ class AccuracyRecord(Record):
     """One sample of a suite, answered by a model with one method."""
 
     asked: ClassVar[tuple[str, ...]] = (
-        "kind", "method", "method_hash", "asked_backend", "model", "dtype", "dense_layers", "chat", "suite", "variant",
-        "suite_version", "suite_params", "task", "seq_len", "sample_id", "seed", "tokenizer",
+        "kind", "method", "method_hash", "asked_backend", "model", "dtype", "dense_layers", "chat", "reasoning",
+        "suite", "variant", "suite_version", "suite_params", "task", "seq_len", "sample_id", "seed", "tokenizer",
     )  # fmt: skip
     result: ClassVar[str] = "score"
 
@@ -237,8 +237,11 @@ class AccuracyRecord(Record):
     """First layers that ran dense whatever the method."""
     chat: bool = False
     """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
+    reasoning: Name | None = None
+    """How long thoughts may be and what ends them, ``closed at once`` where the chat template begins one that is not
+    wanted; None without thoughts, and in tasks that go through no template."""
     score: Score | None = None
-    """0 to 1."""
+    """0 to 1; 0 for a thought without an end."""
     lenient_score: Score | None = None
     """A kinder reading of the prediction, in tasks whose comparable metric refuses right answers in another form."""
     kl: Number | None = None
@@ -255,6 +258,11 @@ class AccuracyRecord(Record):
     nll_difference_by_part: Annotated[list[Difference], Field(max_length=2**10)] | None = None
     """``nll_difference`` of the same runs."""
     prediction: Prose | None = None
+    """What the model wrote, after its thought."""
+    thought: Prose | None = None
+    """The end of its thought, up to 400 letters."""
+    thought_cut: bool | None = None
+    """Whether the thought has no end: nothing of it is an answer. None where the model does not reason."""
     answers: Annotated[list[Prose], Field(max_length=2**16)] | None = None
     provenance: dict[Name, Name] | None = None
     """Versions and hashes of the data that the sample was made of, where it is not the package's own."""

@@ -31,7 +31,9 @@ class Prompts:
         suite = create_suite(spec)
         if suite.version != record.suite_version:
             raise UsageError(f"{spec} was of version {record.suite_version}, and is of version {suite.version} now")
-        prompts = self._prompter(asked.model, "off" if record.task in suite.untemplated else asked.chat)
+        raw = record.task in suite.untemplated
+        chat, reasoning = ("off", "off") if raw else (asked.chat, asked.reasoning)
+        prompts = self._prompter(asked.model, chat, reasoning, asked.thought_end)
         written = suite.samples(
             record.task, record.seq_len, [asked.samples - 1], prompts, seed=record.seed, reserved=prompts.reserved
         )
@@ -44,5 +46,5 @@ class Prompts:
         return sample
 
 
-def _prompter(model: str, chat: str) -> Prompter:
-    return prompter(model_facts(model).tokenizer, chat)
+def _prompter(model: str, chat: str, reasoning: str, thought_end: str | None) -> Prompter:
+    return prompter(model_facts(model).tokenizer, chat, reasoning, thought_end)

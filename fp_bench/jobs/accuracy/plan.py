@@ -31,6 +31,8 @@ METHODS_EMBEDDED = (
     *RIVALS,
 )
 """FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
+THINKING_TOKENS = 4096
+"""That a thought may take."""
 CPU_SAMPLES, GPU_SAMPLES = 3, 50
 """Samples a task and length."""
 
@@ -66,6 +68,8 @@ class Plan:
     samples: int
     """A task and length; of tasks that have fewer, all."""
     chat: bool
+    reasoning: str | None
+    """As in `AccuracyRecord`."""
     code_version: str
 
     @property
@@ -81,6 +85,8 @@ class Plan:
                 "The embedded model is a probe of attention methods: it compares methods, it says nothing of other "
                 "models' scores."
             )
+        if self.reasoning is not None:
+            notes.append(f"Reasoning: {self.reasoning}.")
         if self.machine.gpu is None:
             notes.append("No GPU here: the torch backend on the CPU; scores are as on a GPU but for rounding.")
         return notes
@@ -94,8 +100,8 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         machine: the device; None is the current one.
 
     Raises:
-        UsageError: an unknown suite, task, method, parameter, dtype, backend or chat mode, or a length beyond the
-            model's positions.
+        UsageError: an unknown suite, task, method, parameter, dtype, backend, chat or reasoning mode, or a length
+            beyond the model's positions.
         UnavailableError: a suite, its data or the model's tokenizer cannot be loaded.
     """
     parse_dtype(request.dtype)
@@ -108,22 +114,26 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     _check_tasks(list(suites.values()), request.tasks or ())
     tasks = {name: _tasks(suite, request.tasks) for name, suite in suites.items()}
     facts = model_facts(request.model)
-    if facts.positions is not None and max(request.lens) > facts.positions:
+    reads = prompter(facts.tokenizer, request.chat, request.reasoning, request.thought_end)
+    request = _with_reasoning(request, reads)
+    thought = request.thinking_tokens or 0
+    if facts.positions is not None and max(request.lens) + thought > facts.positions:
+        beside = f" with thoughts of {thought} tokens" if thought else ""
         raise UsageError(
-            f"length {format_length(max(request.lens))} exceeds the {facts.positions} positions of model "
+            f"length {format_length(max(request.lens))}{beside} exceeds the {facts.positions} positions of model "
             f"{request.model}; give shorter --lens"
         )
     if not 0 <= request.dense_layers <= facts.layers:
         raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
-    template = prompter(facts.tokenizer, request.chat).chat
-    chat = {name: template and not suite.untemplated.issuperset(suite.tasks) for name, suite in suites.items()}
+    chat = {name: reads.chat and not suite.untemplated.issuperset(suite.tasks) for name, suite in suites.items()}
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
     counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
     # Once: they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
-    of_suite = {name: _asked_of_suite(suite, chat[name]) for name, suite in suites.items()}
+    reasoning = _reasoning(request, reads)
+    of_suite = {name: _asked_of_suite(suite, chat[name], reasoning) for name, suite in suites.items()}
     if request.model != EMBEDDED:
         for name in suites:
             of_suite[name]["tokenizer"] = Prompter(facts.tokenizer, chat[name]).identity
@@ -142,7 +152,32 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         if number < counts[name, task]
         for candidate in candidates.values()
     ]
-    return Plan(request, machine, list(candidates.values()), items, samples, any(chat.values()), code_version())
+    return Plan(
+        request, machine, list(candidates.values()), items, samples, any(chat.values()), reasoning, code_version()
+    )
+
+
+def _with_reasoning(request: AccuracyRequest, reads: Prompter) -> AccuracyRequest:
+    """Return the request with what ``auto`` and the default budget are for this model.
+
+    Raises:
+        UsageError: a budget for thoughts that are not written.
+    """
+    if reads.reasons:
+        return request.pinned(reasoning="on", thinking_tokens=request.thinking_tokens or THINKING_TOKENS)
+    if request.thinking_tokens is not None:
+        raise UsageError(
+            f"--thinking-tokens {request.thinking_tokens}: model {request.model} does not reason here; "
+            "give --reasoning on, or leave it out"
+        )
+    return request
+
+
+def _reasoning(request: AccuracyRequest, reads: Prompter) -> str | None:
+    """Return the field of records."""
+    if reads.reasons and reads.marks:
+        return f"up to {request.thinking_tokens} tokens, ended by {reads.marks.name}"
+    return "closed at once" if reads.closing else None
 
 
 def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:
@@ -184,7 +219,7 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
     }
 
 
-def _asked_of_suite(suite: Suite, chat: bool) -> dict[str, Any]:
+def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str, Any]:
     """Return the record fields that all items of a suite have in common."""
     return {
         "suite": suite.name,
@@ -192,6 +227,7 @@ def _asked_of_suite(suite: Suite, chat: bool) -> dict[str, Any]:
         "suite_version": suite.version,
         "suite_params": suite.facts(),
         "chat": chat,
+        "reasoning": reasoning if chat else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +38,8 @@ Stripe = tuple[str, str, int]
 """Name of a suite, task and length: samples of one stripe come in the order of their numbers."""
 
 
+THOUGHT_KEPT = 400
+"""Letters of the end of a thought that a record keeps."""
 Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """`NextTokens` as arrays: tensors would travel through shared memory, which outlives who is killed."""
 
@@ -60,6 +62,10 @@ class Setup:
     threads: int | None
     """That the process may use; None is what torch takes."""
     code_version: str
+    reasoning: str = "off"
+    thought_end: str | None = None
+    thinking_tokens: int = 0
+    """Beyond the length of a sample, where the model reasons."""
     engine: str = "hf"
     """What runs the model."""
     longest: int = 0
@@ -95,6 +101,8 @@ class Answered:
     dense_calls: dict[str, int]
     seconds: float
     lenient_score: float | None = None
+    thought: str | None = None
+    thought_cut: bool | None = None
     kl: float | None = None
     nll: float | None = None
     nll_difference: float | None = None
@@ -183,10 +191,16 @@ class ModelWorker:
         self._model, tokenizer = load_model(
             setup.model, device=self._device, dtype=parse_dtype(setup.dtype), spread=setup.spread
         )
-        self._prompter, self._untemplated = prompter(tokenizer, setup.chat), prompter(tokenizer, "off")
+        self._read(tokenizer)
         self._stop = stop_tokens(self._model, tokenizer)
         config = self._model.config.get_text_config()
         self._positions = positions(config)
+
+    def _read(self, tokenizer: Any) -> None:
+        """Take a tokenizer, with which prompts are written and answers are read."""
+        asked = self._setup
+        self._prompter = prompter(tokenizer, asked.chat, asked.reasoning, asked.thought_end)
+        self._untemplated = prompter(tokenizer, "off")
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
         """Return a sample; the methods that answer it after each other share it."""
@@ -210,6 +224,9 @@ class ModelWorker:
                 )
             found = next((sample for sample in self._streams[stripe] if sample.id == wanted), None)
             if found is not None:
+                if prompts.reasons:
+                    more = self._setup.thinking_tokens
+                    found = replace(found, length=found.length + more, max_new_tokens=found.max_new_tokens + more)
                 self._sample = (stripe, number, found)
                 return found
             del self._streams[stripe]  # it has passed the number, or broke off when it raised
@@ -243,18 +260,15 @@ class ModelWorker:
         started = time.perf_counter()
         prompts, prompt = self._prompter_of(suite, sample.task), self._prompt(sample, suite)
         method = self._method(label)
-        stop = self._stop | {prompts.encode(text)[-1] for text in sample.stop}
+        # A thought may hold what ends an answer.
+        stop = self._stop | {prompts.encode(text)[-1] for text in ([] if prompts.reasons else sample.stop)}
         reply = self._reply(sample, method, prompt, stop)
         counts = reply.counts
         found: dict[str, Any]
         if reply.likeness is not None:
             found = {"prediction": None, "new_tokens": 0, **_compared(reply.likeness)}
         else:
-            tokens = reply.tokens or []
-            prediction = prompts.decode(tokens)
-            score = self._suite(suite).score(sample, prediction)
-            lenient = self._suite(suite).lenient_score(sample, prediction)
-            found = {"score": score, "lenient_score": lenient, "prediction": prediction, "new_tokens": len(tokens)}
+            found = self._scored(sample, self._suite(suite), prompts, reply.tokens or [])
         return Answered(
             **found,
             answers=list(sample.answers),
@@ -275,6 +289,23 @@ class ModelWorker:
             dense_calls={reason: count for reason, count in counts.dense.items() if reason != "decode"},
             seconds=round(time.perf_counter() - started, 3),
         )
+
+    def _scored(self, sample: Sample, suite: Suite, prompts: Prompter, tokens: list[int]) -> dict[str, Any]:
+        """Return the fields of an answer that say what a model wrote, and how right it is."""
+        answer = prompts.answer(tokens)
+        prediction = answer or ""
+        found: dict[str, Any] = {"new_tokens": len(tokens)}
+        if prompts.reasons:
+            for text in sample.stop:
+                prediction = prediction.partition(text)[0]
+            written = prompts.decode(tokens)
+            thought = written[: written.rfind(prediction)]
+            found |= {"thought": thought[-THOUGHT_KEPT:], "thought_cut": answer is None}
+        return found | {
+            "score": 0.0 if answer is None else suite.score(sample, prediction),
+            "lenient_score": suite.lenient_score(sample, prediction),
+            "prediction": prediction,
+        }
 
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> "Reply":
         """Return the model's new tokens or, for a sample without answers, how its distributions compare with dense."""

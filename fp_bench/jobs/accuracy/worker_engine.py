@@ -9,7 +9,6 @@ from fp_bench.jobs.accuracy.worker import ModelWorker, Reply
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
 from fp_bench.models.load import model_facts, model_source
-from fp_bench.models.prompter import prompter
 from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.suites.sample import Sample
 
@@ -30,7 +29,7 @@ class EngineModelWorker(ModelWorker):
         )
         facts = model_facts(setup.model)
         self._positions = facts.positions
-        self._prompter, self._untemplated = prompter(facts.tokenizer, setup.chat), prompter(facts.tokenizer, "off")
+        self._read(facts.tokenizer)
         self._stop = stop_tokens(SimpleNamespace(generation_config=_generation(setup.model)), facts.tokenizer)
 
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> Reply:

@@ -14,6 +14,8 @@ from fp_bench.jobs.workers import Workers
 
 ANSWER_SECONDS = 600.0
 """An answer may take this long when nothing else was asked for."""
+THOUGHT_SECONDS = 0.25
+"""And so much longer for each token of a thought."""
 OURS = "methods of fp_bench"
 
 
@@ -68,8 +70,11 @@ class ModelWorkers(Workers):
             spread=asked.spread,
             threads=self._threads,
             code_version=self._plan.code_version,
+            reasoning=asked.reasoning,
+            thought_end=asked.thought_end,
+            thinking_tokens=asked.thinking_tokens or 0,
             engine=asked.engine,
-            longest=max(asked.lens),
+            longest=max(asked.lens) + (asked.thinking_tokens or 0),
             share=1 / len(self._methods),
             stripes=self._stripes,
         )
@@ -93,7 +98,7 @@ class ModelWorkers(Workers):
         # Loading is no part of an answer, and may well take longer than one.
         if failed := self.load(name, LOAD_SECONDS):
             return failed
-        limit = self._conduct.timeout or ANSWER_SECONDS
+        limit = self._conduct.timeout or ANSWER_SECONDS + THOUGHT_SECONDS * (self._plan.request.thinking_tokens or 0)
         expected = None
         if item.compared and name != OURS:  # a plug-in may have changed what dense attention is in its process
             if failed := self.load(OURS, LOAD_SECONDS):

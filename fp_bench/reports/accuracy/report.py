@@ -104,6 +104,11 @@ def _circumstances(rows: pd.DataFrame, common: int) -> Iterator[str]:
         yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
     if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
+    for method, part in ok[ok["thought_cut"].notna()].groupby("label", sort=False):
+        yield (
+            f"{method}: {part['thought_cut'].sum()} of {len(part)} thoughts have no end, and score 0; replies take "
+            f"{part['new_tokens'].median():.0f} tokens in the median."
+        )
     kinder = ok[ok["lenient_score"].notna()]
     for (task, _), part in kinder.groupby(["task", "seq_len"], sort=False):
         means = part.groupby("label", sort=False)["lenient_score"].mean()

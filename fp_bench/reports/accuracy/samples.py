@@ -71,7 +71,15 @@ def _check(what: str, given: str | None, known: set[str]) -> None:
 def _question(record: AccuracyRecord) -> tuple[object, ...]:
     """Return what two answers to one question have in common."""
     variant = record.variant, str(record.suite_params), record.suite_version
-    settings = record.model, record.dtype, record.dense_layers, record.chat, record.seed, record.engine
+    settings = (
+        record.model,
+        record.dtype,
+        record.dense_layers,
+        record.chat,
+        record.reasoning,
+        record.seed,
+        record.engine,
+    )
     return record.suite, *variant, *settings, record.sample_id
 
 
@@ -89,6 +97,8 @@ def _score(record: AccuracyRecord) -> str:
 def _answer(record: AccuracyRecord) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
+    if record.thought_cut:
+        return f"no answer: its thought has no end after {record.new_tokens} tokens: ...{record.thought!r}"
     if record.prediction is None:
         return f"KL {record.kl:.3g} nats to dense" if record.kl is not None else ""
     return repr(record.prediction)

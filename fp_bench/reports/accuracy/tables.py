@@ -15,7 +15,7 @@ from fp_bench.reports.scores import changed_answers, paired_interval, wilson
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
-SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed")
+SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "reasoning", "seed")
 """Scores are only compared where these agree."""
 PER_SAMPLE = (
     "seq_len",
@@ -32,6 +32,7 @@ PER_SAMPLE = (
 FOUND = (
     "score",
     "lenient_score",
+    "thought_cut",
     "kl",
     "nll",
     "nll_difference",
@@ -57,7 +58,9 @@ def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row a sample and method, of the newest code that scored it."""
     names = (*SETTING, *PER_SAMPLE, *FOUND)
     table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
-    return table.assign(suite_params=[_options(params) for params in table["suite_params"]])
+    return table.assign(
+        suite_params=[_options(params) for params in table["suite_params"]], reasoning=table["reasoning"].fillna("")
+    )
 
 
 def _options(params: Mapping[str, Any]) -> str:
@@ -217,6 +220,7 @@ def setting_title(row: pd.Series) -> str:
     more = [str(row["suite_params"])] if row["suite_params"] else []
     more += [f"first {row['dense_layers']} layers dense"] if row["dense_layers"] else []
     more += ["chat template"] if row["chat"] else []
+    more += [f"reasoning {row['reasoning']}"] if row["reasoning"] else []
     return ", ".join([suite, *more, f"model {row['model']}", str(row["dtype"]), f"seed {row['seed']}"])
 
 

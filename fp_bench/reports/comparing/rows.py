@@ -166,8 +166,8 @@ def _times(side: Side, launches: int, rounds: Sequence[int]) -> Floats:
 
 ACCURACY_COLUMNS = (
     "verdict", "label", "seq_len", "task", "suite", "variant", "suite_params", "model", "dtype", "dense_layers",
-    "chat", "seed", "asked_backend", "n", "base_score", "new_score", "difference", "low", "high", "worse", "better",
-    "p", "more_samples", "base_kl", "new_kl", "kl_low", "kl_high", "note",
+    "chat", "reasoning", "seed", "asked_backend", "n", "base_score", "new_score", "difference", "low", "high",
+    "worse", "better", "p", "more_samples", "base_kl", "new_kl", "kl_low", "kl_high", "note",
 )  # fmt: skip
 
 
@@ -213,8 +213,8 @@ def _change(changes: Sequence[Floats], *, identical: bool) -> ScoreChange:
     return ScoreChange(len(everything), *paired_interval(changes), worse, better, identical)
 
 
-AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed",
-            "asked_backend")  # fmt: skip
+AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat",
+            "reasoning", "seed", "asked_backend")  # fmt: skip
 """Tasks that agree in these are averaged."""
 
 
