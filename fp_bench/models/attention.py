@@ -1,8 +1,8 @@
 """A sparse-prefill method inside a Hugging Face model: its attention swapped, and swapped back.
 
-Prefill of plain causal attention goes through the method; decode goes dense, of drafted tokens too. What a method does
-not define (windows, soft caps, sinks, padding, packed rows, ...) goes dense with the right mask and is counted with its
-reason.
+Prefill of plain causal attention goes through the method, of padded and packed batches one sequence after the other;
+decode goes dense, of drafted tokens too. What a method does not define (windows, soft caps, sinks, other masks, ...)
+goes dense with the right mask and is counted with its reason.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,16 @@ from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
 from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.models.masks import (
+    Span,
+    both,
     dense_prefill_mask,
     hides_a_key,
     is_plain_causal,
-    kept_by_model,
     packed_positions,
     prefill_mask,
+    sequences,
     visible,
+    with_own_selection,
 )
 
 RECALL_ROWS = 16
@@ -63,7 +66,7 @@ class SparsePrefill:
     def __init__(self, model: Any, method: Method, *, dense_layers: int = 0, measure_selection: bool = False) -> None:
         self.method = method
         self.counts = CallCounts()
-        """What became of the calls since the last ``counts.clear()``."""
+        """What became of the calls since ``counts.clear()``; each sequence of a padded or packed batch is one."""
         self.last_chunk = True
         """Whether the next forward pass ends the prompt; set to False before each earlier chunk of it.
 
@@ -79,6 +82,7 @@ class SparsePrefill:
         self._measure_selection = measure_selection
         self._restarts: tuple[Tensor | None, bool] = (None, False)
         self._plain_mask: tuple[Tensor | None, bool] = (None, False)
+        self._spans: tuple[Tensor | None, Tensor | None, list[Span] | None] = (None, None, None)
         self._former: str | None = None
 
     @property
@@ -141,18 +145,31 @@ class SparsePrefill:
         elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
             # The mask alone says so in models whose layers call themselves not causal.
             attention_mask, options["is_causal"] = None, True
-        attention_mask, selects = _with_own_selection(module, query, key, attention_mask, options)
+        attention_mask, selects = with_own_selection(module, query, key, attention_mask, options)
         call = Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
         call.packed = self._packed(call)
-        reason = OWN_SELECTION if selects else call.not_plain_causal()
+        reason = OWN_SELECTION if selects else call.not_causal_prefill()
+        if reason is None and not (call.mask is None and call.packed is None):
+            spans = self._sequences(call)
+            if spans is not None:
+                out = torch.zeros_like(call.query.transpose(1, 2))
+                for span in spans:
+                    part = call.part(span)
+                    out[span.row, span.queries] = self._causal(part, calls, part.too_few_queries())[0]
+                return out, None
+            reason = call.why_masked()
+        return self._causal(call, calls, reason or call.too_few_queries()), None
+
+    def _causal(self, call: "Call", calls: LayerCalls, reason: str | None) -> Tensor:
+        """Compute a call by the method or, for a reason that is given or found, densely; count it."""
         if reason is None:
             try:
-                return self._by_method(call, calls), None
+                return self._by_method(call, calls)
             except UnsupportedError as error:
                 reason = str(error)
         calls.went_dense(reason, call.q_len, call.kv_len)
-        return call.dense(), None
+        return call.dense()
 
     def _by_method(self, call: "Call", calls: LayerCalls) -> Tensor:
         """Compute a plain causal call by the method, or by dense attention in the first layers, and count it.
@@ -186,6 +203,15 @@ class SparsePrefill:
         if self._plain_mask[0] is not mask:
             self._plain_mask = (mask, is_plain_causal(mask))
         return self._plain_mask[1]
+
+    def _sequences(self, call: "Call") -> list[Span] | None:
+        """Return the sequences of a padded or packed batch; None where its mask says more."""
+        packing = call.unmasked_packing
+        # Reading masks waits for the GPU: once for all layers that get the same tensors.
+        if self._spans[0] is not call.mask or self._spans[1] is not packing:
+            found = sequences(call.mask, packing, call.query.shape[0], call.q_len, call.kv_len)
+            self._spans = (call.mask, packing, found)
+        return self._spans[2]
 
     def _packed(self, call: "Call") -> Tensor | None:
         """Return the packed queries' positions ``[rows, q_len]``; None where each row is one sequence.
@@ -264,8 +290,8 @@ class Call:
         """``packed`` where the mask does not say it: there is none, or bounds were given, which no mask knows of."""
         return self.packed if self.mask is None or self.options.get("cu_seq_lens_q") is not None else None
 
-    def not_plain_causal(self) -> str | None:
-        """Return what makes this call more than plain causal prefill, or None."""
+    def not_causal_prefill(self) -> str | None:
+        """Return what, beside a mask, makes this call more than causal prefill, or None."""
         if self.q_len == 1:
             return "decode"
         extras = {
@@ -276,14 +302,25 @@ class Call:
             "attention sinks": self.options.get("s_aux") is not None,
             "position bias": self.options.get("position_bias") is not None,
             "sliding window": self.window is not None,
-            "packed rows": self.unmasked_packing is not None,
         }
-        if (reason := next((name for name, given in extras.items() if given), None)) is not None:
-            return reason
-        if self.mask is not None:
-            if hides_a_key(self.mask):
-                return "padding"
-            return "custom mask" if self.packed is None else "packed rows"
+        return next((name for name, given in extras.items() if given), None)
+
+    def why_masked(self) -> str:
+        """Return what a mask is for that no sequence of a batch explains."""
+        if self.mask is not None and hides_a_key(self.mask):
+            return "padding"
+        return "custom mask" if self.packed is None else "packed rows"
+
+    def part(self, span: Span) -> "Call":
+        """Return one sequence of a batch as a call of its own."""
+        row = slice(span.row, span.row + 1)
+        query, key, value = self.query[row, :, span.queries], self.key[row, :, span.keys], self.value[row, :, span.keys]
+        without = ("cu_seq_lens_q", "cu_seq_lens_k", "position_ids")
+        options = {name: given for name, given in self.options.items() if name not in without}
+        return Call(self.module, query, key, value, None, options)
+
+    def too_few_queries(self) -> str | None:
+        """Return why a causal call is not worth a method, or None."""
         # Assisted decoding checks a few drafted tokens at a time; of a prompt, dense attention of so few is as fast.
         return "less than a block after cached keys" if self.q_len < min(BLOCK_SIZE, self.kv_len) else None
 
@@ -315,7 +352,7 @@ class Call:
         if packing is None and (self.window is None or self.mask is not None):
             return self.mask
         own = visible(self.q_len, self.kv_len, window=self.window, positions=packing, device=self.query.device)
-        return own if self.mask is None else _both(self.mask, own)
+        return own if self.mask is None else both(self.mask, own)
 
     def _chunk(self) -> Tensor:
         """Bottom-right causal attention: SDPA of transformers would take the keys for a static cache's."""
@@ -364,35 +401,6 @@ def _masked(logits: Tensor, mask: Tensor) -> Tensor:
     if mask.dtype == torch.bool:
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return logits + mask
-
-
-def _with_own_selection(
-    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
-) -> tuple[Tensor | None, bool]:
-    """Fold the keys that the model itself selects into the mask; return it, and whether there were any.
-
-    transformers folds them into the mask of eager and SDPA only, and gives other functions the numbers.
-    """
-    tokens, blocks = options.get("indices"), options.get("block_indices")
-    if tokens is None and blocks is None:
-        return mask, False
-    q_len, kv_len = query.shape[2], key.shape[2]
-    if tokens is not None:
-        kept = kept_by_model(tokens[:, None], kv_len)
-    else:
-        assert blocks is not None
-        kept = kept_by_model(blocks, kv_len, block_size=module.indexer.block_size)
-        kept = kept.repeat_interleave(query.shape[1] // kept.shape[1], dim=1)
-    if mask is None:
-        mask = visible(q_len, kv_len, device=query.device)
-    return _both(mask, kept), True
-
-
-def _both(mask: Tensor, own: Tensor) -> Tensor:
-    """Return what both a boolean or additive mask and a boolean one let through, of the first one's type."""
-    if mask.dtype == torch.bool:
-        return mask & own
-    return mask.masked_fill(~own, torch.finfo(mask.dtype).min)
 
 
 def _written(key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, None]:

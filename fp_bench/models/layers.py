@@ -79,7 +79,7 @@ class _Asked(SparsePrefill):
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
         call = Call(module, query, key, value, None, options)
-        reason = call.not_plain_causal()
+        reason = call.not_causal_prefill()
         if reason is None and any(options.get(name) is not None for name in ("indices", "block_indices")):
             reason = OWN_SELECTION
         if reason is None and attention_mask is not None and attention_mask.dtype == torch.bool:

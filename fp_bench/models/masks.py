@@ -10,7 +10,7 @@ packed rows would be dropped in silence. ``prefill_mask`` is that function. It s
 Models that run eager alone may extend their mask or read it, as an additive one: ``dense_prefill_mask`` gives it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -110,6 +110,35 @@ def kept_by_model(indices: Tensor, kv_len: int, *, block_size: int = 1) -> Tenso
     return kept[..., :blocks].repeat_interleave(block_size, dim=-1)[..., :kv_len]
 
 
+def with_own_selection(
+    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor | None, bool]:
+    """Fold the keys that the model itself selects into the mask; return it, and whether there were any.
+
+    transformers folds them into the mask of eager and SDPA only, and gives other functions the numbers.
+    """
+    tokens, blocks = options.get("indices"), options.get("block_indices")
+    if tokens is None and blocks is None:
+        return mask, False
+    q_len, kv_len = query.shape[2], key.shape[2]
+    if tokens is not None:
+        kept = kept_by_model(tokens[:, None], kv_len)
+    else:
+        assert blocks is not None
+        kept = kept_by_model(blocks, kv_len, block_size=module.indexer.block_size)
+        kept = kept.repeat_interleave(query.shape[1] // kept.shape[1], dim=1)
+    if mask is None:
+        mask = visible(q_len, kv_len, device=query.device)
+    return both(mask, kept), True
+
+
+def both(mask: Tensor, own: Tensor) -> Tensor:
+    """Return what both a boolean or additive mask and a boolean one let through, of the first one's type."""
+    if mask.dtype == torch.bool:
+        return mask & own
+    return mask.masked_fill(~own, torch.finfo(mask.dtype).min)
+
+
 def visible(
     q_len: int,
     kv_len: int,
@@ -145,6 +174,62 @@ def packed_positions(cu_seq_lens: Tensor, q_len: int) -> Tensor:
     tokens = torch.arange(q_len, device=cu_seq_lens.device)
     sequence = torch.searchsorted(cu_seq_lens.contiguous(), tokens, right=True) - 1
     return (tokens - cu_seq_lens[sequence])[None]
+
+
+class Span(NamedTuple):
+    """One sequence of a batch: queries that see what lies between their first key and themselves, and nothing else."""
+
+    row: int
+    queries: slice
+    keys: slice
+
+
+def sequences(mask: Tensor | None, positions: Tensor | None, rows: int, q_len: int, kv_len: int) -> list[Span] | None:
+    """Return the sequences of a padded or packed batch; None where the mask says more. It waits for the device.
+
+    Args:
+        mask: ``[rows, heads, q_len, kv_len]``, boolean or additive; None where positions say all.
+        positions: ``[rows or 1, q_len]``, of each query in its own packed sequence; None where the mask says all.
+        rows: of the batch.
+        q_len: queries; the last ones of the keys.
+        kv_len: keys.
+    """
+    first = None
+    if mask is not None and (first := _first_keys(mask, kv_len)) is None:
+        return None
+    if positions is not None:
+        own = torch.arange(kv_len - q_len, kv_len, device=positions.device) - positions
+        first = own.clamp_min(0) if first is None else own.maximum(first).where(first >= 0, first)
+    assert first is not None
+    found = []
+    for row, keys in enumerate(first.expand(rows, -1)):
+        stop = 0
+        for key, count in zip(*(part.tolist() for part in keys.unique_consecutive(return_counts=True)), strict=True):
+            start, stop = stop, stop + count
+            if key >= 0:
+                found.append(Span(row, slice(start, stop), slice(key, kv_len - q_len + stop)))
+    return found
+
+
+def _first_keys(mask: Tensor, kv_len: int) -> Tensor | None:
+    """Return the first key that each query of a mask sees, ``[rows, q_len]``; -1 of padding, which none sees.
+
+    None where a query sees more or less than all keys from its first one to itself.
+    """
+    if mask.shape[1] != 1 or mask.shape[-1] != kv_len:
+        return None
+    keys, before = torch.arange(kv_len, device=mask.device), kv_len - mask.shape[-2]
+    firsts, whole, seen_by_any = [], [], torch.zeros(mask.shape[0], kv_len, dtype=torch.bool, device=mask.device)
+    for start in range(0, mask.shape[-2], ROWS):
+        part = mask[:, 0, start : start + ROWS]
+        seen = part if part.dtype == torch.bool else part > torch.finfo(part.dtype).min
+        first = seen.int().argmax(-1)
+        own = keys[before + start :][: part.shape[1], None]
+        whole.append((seen == ((keys >= first[..., None]) & (keys <= own))).all(-1))
+        firsts.append(first)
+        seen_by_any |= seen.any(1)
+    padding = ~seen_by_any[:, before:]
+    return torch.cat(firsts, 1).where(~padding, -1) if bool((torch.cat(whole, 1) | padding).all()) else None
 
 
 def hides_a_key(mask: Tensor) -> bool:

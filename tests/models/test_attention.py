@@ -175,20 +175,57 @@ def test_sinks_equal_the_models_own_attention() -> None:
     assert prefill.counts.dense == {"attention sinks": LAYERS}
 
 
-@pytest.mark.parametrize("softcap", [False, True])
-def test_left_padding_hides_the_padding(softcap: bool) -> None:
-    if softcap:
-        model = build(Gemma2Config(**SIZES, sliding_window=100, attn_logit_softcapping=2.0), "eager")
-    else:
-        model = build(PLAIN["qwen3"])
-    ids, mask = tokens(300, batch=2), torch.ones(2, 300, dtype=torch.long)
-    ids[1, :40], mask[1, :40] = 0, 0
+def padded(side: str) -> dict[str, Tensor]:
+    """Return a batch of two prompts, 800 and 650 tokens, of which the second one is padded."""
+    mask = torch.ones(2, 800, dtype=torch.long)
+    mask[1, slice(0, 150) if side == "left" else slice(650, 800)] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    expected = logits(model, ids, attention_mask=mask, position_ids=positions)
+    return {"input_ids": tokens(800, batch=2) * mask, "attention_mask": mask, "position_ids": positions}
+
+
+def test_left_padding_hides_the_padding_under_a_soft_cap() -> None:
+    model = build(Gemma2Config(**SIZES, sliding_window=100, attn_logit_softcapping=2.0), "eager")
+    batch = padded("left")
+    mask = batch["attention_mask"].bool()
+    expected = logits(model, batch.pop("input_ids"), **batch)
     with SparsePrefill(model, keeps_little()) as prefill:
-        found = logits(model, ids, attention_mask=mask, position_ids=positions)
-    assert_same(found[mask.bool()], expected[mask.bool()])
-    assert prefill.counts.dense == {"soft cap" if softcap else "padding": LAYERS}
+        found = logits(model, padded("left")["input_ids"], **batch)
+    assert_same(found[mask], expected[mask])
+    assert prefill.counts.dense == {"soft cap": LAYERS}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_prompt_of_a_padded_batch_is_answered_as_alone(side: str) -> None:
+    model, batch = build(PLAIN["qwen3"]), padded(side)
+    mask = batch["attention_mask"].bool()
+    with SparsePrefill(model, keeps_little()) as prefill:
+        alone = [logits(model, ids[real][None]) for ids, real in zip(batch["input_ids"], mask, strict=True)]
+        prefill.counts.clear()
+        found = logits(model, batch.pop("input_ids"), **batch)
+    assert_same(found[mask], torch.cat(alone, dim=1)[0])
+    assert str(prefill.counts) == f"{2 * LAYERS} sparse; dense: none"
+
+
+def test_a_padded_batch_that_keeps_everything_equals_dense_attention() -> None:
+    model, batch = build(PLAIN["llama"]), padded("left")
+    ids, mask = batch.pop("input_ids"), batch["attention_mask"].bool()
+    expected = logits(model, ids, **batch)
+    with SparsePrefill(model, keeps_all(), measure_selection=True) as prefill:
+        assert_same(logits(model, ids, **batch)[mask], expected[mask])
+    assert prefill.counts.density() == 1.0
+
+
+def test_a_padded_batch_generates_what_its_prompts_do_alone() -> None:
+    model, batch = build(PLAIN["llama"]), padded("left")
+    new = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    with SparsePrefill(model, keeps_little()) as prefill:
+        together = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], **new)[:, 800:]
+        assert (prefill.counts.sparse, dict(prefill.counts.dense)) == (2 * LAYERS, {"decode": 3 * LAYERS})
+        for row, start in enumerate((0, 150)):
+            alone = batch["input_ids"][row : row + 1, start:]
+            assert torch.equal(
+                model.generate(alone, attention_mask=torch.ones_like(alone), **new)[0, 800 - start :], together[row]
+            )
 
 
 def test_a_mask_without_padding_is_plain_causal() -> None:
@@ -212,17 +249,18 @@ def test_a_4d_mask_is_honoured() -> None:
 @pytest.mark.parametrize("use_cache", [False, True])
 @pytest.mark.parametrize("told_by", ["positions", "bounds"])
 def test_packed_rows_do_not_see_each_other(use_cache: bool, told_by: str) -> None:
-    model, ids = build(PLAIN["qwen2"]), tokens(500)
-    expected = torch.cat([logits(model, ids[:, :200]), logits(model, ids[:, 200:])], dim=1)
-    positions = torch.cat([torch.arange(200), torch.arange(300)])[None]
+    model, ids = build(PLAIN["qwen2"]), tokens(1300)
+    positions = torch.cat([torch.arange(500), torch.arange(800)])[None]
     told = {"position_ids": positions}
     if told_by == "bounds":
         # RoPE is relative, so that positions without a restart give the same.
-        bounds = torch.tensor([0, 200, 500])
+        bounds = torch.tensor([0, 500, 1300])
         told = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds}
     with SparsePrefill(model, keeps_little()) as prefill:
+        expected = torch.cat([logits(model, ids[:, :500]), logits(model, ids[:, 500:])], dim=1)
+        prefill.counts.clear()
         assert_same(logits(model, ids, use_cache=use_cache, **told), expected)
-    assert prefill.counts.dense == {"packed rows": LAYERS}
+    assert str(prefill.counts) == f"{2 * LAYERS} sparse; dense: none"
 
 
 def test_packed_rows_beside_others_are_refused() -> None:
@@ -364,16 +402,18 @@ def test_a_mask_makes_layers_causal_that_do_not_say_so() -> None:
     assert prefill.counts.sparse == LAYERS
 
 
-def test_a_padded_chunk_is_dense_and_right() -> None:
-    model, ids = build(PLAIN["llama"]), tokens(300)
-    expected = logits(model, ids[:, 20:])
+def test_a_padded_chunk_sees_what_is_cached_of_its_own_prompt() -> None:
+    model, ids = build(PLAIN["llama"]), tokens(820)
     mask = torch.ones_like(ids)
     mask[:, :20] = 0
     with SparsePrefill(model, keeps_little()) as prefill, torch.no_grad():
-        first = model(ids[:, :200], attention_mask=mask[:, :200], use_cache=True)
-        second = model(ids[:, 200:], attention_mask=mask, past_key_values=first.past_key_values)
-    assert_same(torch.cat([first.logits[:, 20:], second.logits], dim=1), expected)
-    assert prefill.counts.dense == {"padding": 2 * LAYERS}
+        both = []
+        for start in (0, 20):  # padded, and the prompt alone
+            first = model(ids[:, start:404], attention_mask=mask[:, start:404], use_cache=True)
+            second = model(ids[:, 404:], attention_mask=mask[:, start:], past_key_values=first.past_key_values)
+            both.append(torch.cat([first.logits[:, 20 - start :], second.logits], dim=1))
+    assert_same(*both)
+    assert str(prefill.counts) == f"{4 * LAYERS} sparse; dense: none"
 
 
 def test_head_sizes_that_kernels_do_not_take_go_dense_whole_or_in_chunks() -> None:
