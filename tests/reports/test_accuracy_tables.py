@@ -143,6 +143,18 @@ def test_effective_length_is_said_where_all_of_ruler_was_scored():
     assert not any("Effective length" in line for line in some)
 
 
+def test_the_mean_of_ruler_is_printed_as_both_harnesses_define_it():
+    def record(task, prediction, answers, score):
+        return scored("dense", task, 0, score, suite="ruler", prediction=prediction, answers=answers)
+
+    records = [record(task, "one", ["one"], 1.0) for task in TASKS if not task.startswith("qa")]
+    records += [record("qa_1", "It is one.", ["One", "the one"], 1.0), record("qa_2", "two", ["one"], 0.0)]
+    lines = accuracy_chapter(records, "a machine").headlines
+    (mean,) = (line for line in lines if "thirteen tasks" in line)
+    assert mean.endswith(f"dense {100 * 12 / 13:.1f} and {100 * 11.5 / 13:.1f}.")
+    assert not any("thirteen tasks" in line for line in accuracy_chapter(records[1:], "a machine").headlines)
+
+
 def test_plots_show_every_setting():
     records = [
         scored(label, task, n, score, length)

@@ -21,7 +21,7 @@ from fp_bench.reports.accuracy.tables import (
 )
 from fp_bench.reports.chapter import Chapter
 from fp_bench.sizes import format_length
-from fp_bench.suites.ruler.summary import EFFECTIVE, LENGTHS, effective_length, weighted_average
+from fp_bench.suites.ruler.summary import EFFECTIVE, LENGTHS, effective_length, lm_eval_score, weighted_average
 from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
@@ -45,7 +45,7 @@ def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter
     return Chapter(
         title="Accuracy of sparse-prefill attention",
         name="accuracy",
-        headlines=[*_headlines(totals), *_effective_lengths(totals)]
+        headlines=[*_headlines(totals), *_means_of_ruler(answered(records)), *_effective_lengths(totals)]
         or ["No sparse method was scored beside dense attention."],
         tables=accuracy_tables(records),
         draw=partial(accuracy_plots, records, machine),
@@ -66,6 +66,26 @@ def _headlines(totals: pd.DataFrame) -> Iterator[str]:
             f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
             f"keeping {row['density']:.1%} of the {row['density_of'] or 'block pairs'}."
         )
+
+
+def _means_of_ruler(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield the mean of RULER's thirteen tasks for each setting and length, as NVIDIA and lm-eval define it."""
+    rows = rows[(rows["suite"] == "ruler") & rows["prediction"].notna() & rows["answers"].notna()]
+    pairs = zip(rows["prediction"], rows["answers"], strict=True)
+    rows = rows.assign(lm_eval=[lm_eval_score(prediction, answers) for prediction, answers in pairs])
+    for _, setting in rows.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
+        found = []
+        for label, line in setting.groupby("label", sort=False):
+            tasks = line.groupby("task")[["score", "lm_eval"]].mean()
+            if len(tasks) == len(TASKS):
+                found.append(f"{label} {points(tasks['score'].mean())} and {points(tasks['lm_eval'].mean())}")
+        if found:
+            first = setting.iloc[0]
+            yield (
+                f"Mean of RULER's thirteen tasks at {format_length(int(first['seq_len']))} on {setting_title(first)}, "
+                "as NVIDIA scores qa (any reference answer) and as lm-evaluation-harness (the share of them): "
+                f"{', '.join(found)}."
+            )
 
 
 def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:

@@ -48,6 +48,8 @@ FOUND = (
     "cut_tokens",
     "prompt_tokens",
     "new_tokens",
+    "prediction",
+    "answers",
     "fallback",
     "seconds",
 )

@@ -1,14 +1,25 @@
-"""What the RULER paper makes of task scores: how long a context a model can use, and averages over lengths.
+"""What is made of RULER's task scores: a mean as each harness has it, the longest context that a model can use.
 
 Scores are shares, 0 to 1; the paper prints percent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from fp_bench.suites.scoring import all_of, printable
 
 LENGTHS = tuple(4096 * 2**doublings for doublings in range(6))
 """The lengths of the paper's tables, 4K to 128K."""
 EFFECTIVE = 0.856
 """Average of Llama-2-7B at 4K, which a model must reach at a length for it to count (RULER, section 4)."""
+
+
+def lm_eval_score(prediction: str, answers: Sequence[str]) -> float:
+    """Return the score that lm-evaluation-harness gives a sample of any task: the share of its answers that occur.
+
+    In qa NVIDIA's is 1 when any answer occurs. Its mean is that of the thirteen tasks' means, as NVIDIA's.
+    Source: EleutherAI/lm-evaluation-harness ``lm_eval/tasks/ruler/common_utils.py``, commit 4e7e0d47.
+    """
+    return all_of(printable(prediction), answers)
 
 
 def effective_length(averages: Mapping[int, float], threshold: float = EFFECTIVE) -> int | None:
