@@ -25,6 +25,11 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
 
         show_tables([task_table(spec.name for spec in request.suites)])
         return
+    from fp_bench.jobs.server import start_server
+
+    if how.isolate and not how.dry_run and not how.ray:
+        # It imports torch and transformers for the workers while this process does so for the plan.
+        start_server(["fp_bench.jobs.accuracy.worker", "fp_bench.models.loading.imports"])
     from fp_bench.cli.terminal import show_accuracy_plan
     from fp_bench.jobs.accuracy.cost import prefill_seconds
     from fp_bench.jobs.accuracy.job import pending_items, run

@@ -182,7 +182,7 @@ class SparsePrefill:
         attention = call.for_method(layer, self._layers, self.last_chunk)
         if (reason := method.unsupported(attention)) is not None:
             raise UnsupportedError(reason)
-        out, index = method.run(attention)
+        out, index = self._run(method, attention)
         calls.kernels.add(method.implementation(attention, index))
         if index is not None:
             calls.sparse += 1
@@ -194,6 +194,9 @@ class SparsePrefill:
         else:
             calls.went_dense(f"one of the first {self._dense_layers} layers", call.q_len, call.kv_len)
         return out
+
+    def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:
+        return method.run(call)
 
     def _plain(self, mask: Tensor, kv_len: int) -> bool:
         """Whether an additive mask says no more than plain causal attention does."""

@@ -49,8 +49,13 @@ def load(repository: Repository, split: str, owner: str) -> Any:
         owner: who needs it, for messages.
 
     Raises:
-        UnavailableError: it cannot be had.
+        UnavailableError: it cannot be had, or `datasets` would read a folder of its name instead.
     """
+    if Path(repository.name).exists():
+        raise UnavailableError(
+            f"{owner}: {repository.name} of the hub cannot be read where a folder has its name; start elsewhere, or "
+            "rename the folder"
+        )
     try:
         import datasets
 

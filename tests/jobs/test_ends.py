@@ -175,24 +175,6 @@ def test_a_killed_process_leaves_neither_workers_nor_files(tmp_path):
     assert files == []
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_parent_killed_alone_at_twenty_moments_leaves_nothing(tmp_path):
-    draw, temporary = random.Random(0), tmp_path / "tmp"
-    temporary.mkdir()
-    for number in range(20):
-        asked, folder = RUNS["latency" if number % 2 else "accuracy"], tmp_path / f"run-{number}"
-        running = start(*asked.words, "--out", folder, env={"TMPDIR": str(temporary)})
-        # Half of them while the server and its workers start, half while records are written.
-        least = draw.randint(1, asked.whole // 2) if number % 4 < 2 else 0
-        while running.poll() is None and (lines(folder) < least or not children(running.pid)):
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.1 if least else 6))
-        below, left, files = killed_alone(running, temporary)
-        assert not left, (number, below)
-        assert files == [], number
-
-
 def test_nothing_of_the_working_directory_runs(tmp_path):
     for name in HOSTILE:
         (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/{name}.ran', 'w').close()\nraise SystemExit(9)\n")
@@ -225,6 +207,26 @@ def test_a_server_that_ends_at_its_start_is_no_interrupt():
     code += "except UnavailableError as error: print(error)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("no worker process can be started: their server ended")
+
+
+def test_a_server_that_is_killed_before_its_next_worker_starts_is_replaced_without_a_word():
+    code = """
+import os
+from multiprocessing import forkserver
+from fp_bench.jobs import isolation
+from tests.jobs.trivial import Trivial
+
+def then_killed(imports):
+    start(imports)
+    os.kill(forkserver._forkserver._forkserver_pid, 9)
+    os.waitid(os.P_PID, forkserver._forkserver._forkserver_pid, os.WEXITED | os.WNOWAIT)
+    isolation.start_server = start
+
+start, isolation.start_server = isolation.start_server, then_killed
+print(isolation.WorkerProcess(Trivial).call("pid"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip().isdigit(), done.stderr) == (True, "")
 
 
 def test_a_server_that_a_method_kills_is_started_again(tmp_path):

@@ -1,5 +1,6 @@
 """Models by name: GGUF files, changes to a configuration, and one line for what cannot be had."""
 
+import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, LlamaConfig, Qwen2Config, set_seed
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models import embedded
 from fp_bench.models.load import _taken_attention, load_model, model_config, model_facts, model_label
+from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.spec import ModelSpec, positions
 
 CPU = torch.device("cpu")
@@ -183,3 +186,9 @@ def test_checkpoints_without_their_weights_are_refused_by_name(
 def test_a_whole_checkpoint_is_loaded(tmp_path: Path) -> None:
     network, _ = load_model(checkpoint(tmp_path, unchanged), device=CPU, dtype=torch.float32)
     assert network(torch.tensor([[2, 3, 4]])).logits.isfinite().all()
+
+
+def test_bars_of_a_worker_hold_no_semaphore() -> None:
+    no_progress_bars()
+    assert list(tqdm([1], disable=True)) == [1]
+    assert isinstance(tqdm.get_lock(), type(threading.RLock()))

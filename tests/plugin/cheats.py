@@ -71,6 +71,28 @@ class RemembersByPlace(Best):
         return self.memory[key]
 
 
+class RemembersLayers(Best):
+    """Computes each layer of a model once."""
+
+    def __init__(self, params=None, *, backend="auto"):
+        super().__init__(params, backend=backend)
+        self.memory = {}
+
+    def run(self, call):
+        if call.layer not in self.memory:
+            self.memory[call.layer] = super().run(call)
+        return self.memory[call.layer]
+
+
+class PreviousOfLayer(RemembersLayers):
+    """Returns what the layer had in the call before."""
+
+    def run(self, call):
+        out = Best.run(self, call)
+        before, self.memory[call.layer] = self.memory.get(call.layer, out), out
+        return before
+
+
 class OnlyAttendsOnce(Best):
     """Its attention alone, which is timed too, comes from memory."""
 

@@ -2,23 +2,23 @@ import random
 
 import pytest
 
-from tests.soak.kill_resume import accuracy_run, identities, kill_at_random, latency_run, undisturbed
+from tests.soak.kill_resume import JOBS, Outcome, soak
 
-RUNS = {
-    "latency": latency_run(methods="dense", lens="128", rounds=40),
-    "accuracy": accuracy_run(methods="dense", lens="300", samples=6, workers=1),
-}
+KILLS = [
+    ("parent", "FULL"),
+    ("worker", "KILL"),
+    ("parent", "KILL"),
+    ("server", "TERM"),
+    ("worker", "STOP"),
+    ("parent", "INT"),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("job", "kills"), [("latency", 2), ("accuracy", 1)])
-def test_kills_while_records_are_written_lose_nothing(tmp_path, job, kills):
-    run, draw = RUNS[job], random.Random(0)
-    for _ in range(kills):
-        killed, _code, said, left_behind = kill_at_random(run, tmp_path, draw, longest=None)
-        assert killed, said
-        assert not left_behind
-    kept = identities(tmp_path)
-    whole, _ = undisturbed(run, tmp_path)
-    assert kept.total() < whole.total() == len(whole) == run.whole
-    assert kept <= whole
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("job", "places"), [("latency", 1), ("accuracy", 2), ("ttft", 1)])
+def test_whatever_ends_a_run_nothing_is_lost_or_twice_or_left(tmp_path, job, places):
+    outcome = Outcome()
+    soak(JOBS[job](places), KILLS, random.Random(0), tmp_path, outcome, job)
+    assert outcome.kills.total() == len(KILLS)
+    assert outcome.wrong == []

@@ -26,6 +26,7 @@ from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
+from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.models.spec import positions
 from fp_bench.records.environment import check_code
@@ -185,9 +186,7 @@ class ModelWorker:
 
     def _load_model(self) -> None:
         setup = self._setup
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()  # of loading the weights; this process talks through its parent
+        no_progress_bars()
         self._model, tokenizer = load_model(
             setup.model, device=self._device, dtype=parse_dtype(setup.dtype), spread=setup.spread
         )

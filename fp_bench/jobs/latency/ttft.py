@@ -1,7 +1,8 @@
 """Time to first token: what a worker process does that times a model's prefill with one method."""
 
+import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -12,15 +13,19 @@ from torch import Tensor
 
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_free
+from fp_bench.jobs.latency.changing import fingerprint
+from fp_bench.jobs.latency.definition import Truth, allowed, check_error, defined, seen
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
-from fp_bench.jobs.latency.timers import WallClock
+from fp_bench.jobs.latency.timers import Event, WallClock, synchronize
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype, use_device
-from fp_bench.methods.base import Method
+from fp_bench.kernels.selection import Selection
+from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
+from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
@@ -95,7 +100,7 @@ class PrefillTiming:
 
 
 class PrefillWorker:
-    """A model with its prefill attention swapped for one method, and a prompt.
+    """A model with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token is from token ids on the device to the first new token on the host: making text into ids is no
     part of it, nor is what a server adds.
@@ -110,6 +115,8 @@ class PrefillWorker:
         self._model: Any = None
         self._tokenizer: Any = None
         self._ids: Tensor | None = None
+        self._layers: list[int] = []
+        """Those that the method computes."""
 
     def load(self) -> Answer[None]:
         """Build the method and load the model, unless both are there."""
@@ -139,9 +146,7 @@ class PrefillWorker:
             self._method = create_method(setup.spec, setup.backend)
             check_code(setup.code_version, type(self._method))
         if self._model is None:
-            from transformers.utils.logging import disable_progress_bar
-
-            disable_progress_bar()  # of loading the weights; this process talks through its parent
+            no_progress_bars()
             dtype = parse_dtype(setup.dtype)
             self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
 
@@ -151,9 +156,13 @@ class PrefillWorker:
         vocabulary = self._model.config.get_text_config().vocab_size
         ids = some_tokens(self._tokenizer, length, self._setup.seed, vocabulary=vocabulary)
         self._ids = torch.tensor([ids], device=self._device)
+        with SparsePrefill(self._model, self._method) as prefill:
+            self._prefill()
+        prefill.counts.check_reached()
+        self._change()  # so that a selection that is kept from an earlier call has the recall of one
         with SparsePrefill(self._model, self._method, measure_selection=True) as prefill:
             logits = self._prefill()
-        prefill.counts.check_reached()
+        self._layers = [number for number, calls in prefill.counts.layers.items() if calls.kernels]
         if not bool(torch.isfinite(logits).all()):
             raise IncorrectError("the logits of the first token are not all finite")
         return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])
@@ -172,13 +181,28 @@ class PrefillWorker:
 
     def _measure(self, effort: Effort) -> PrefillTiming:
         assert self._method is not None
-        clock = WallClock()
-        with SparsePrefill(self._model, self._method):
-            # The token comes to the host, so the wall clock sees all of the device's work.
-            samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
-        with Watched(self._model, self._method, self._device) as watched:
+        clock, count = WallClock(), effort.samples or MIN_SAMPLES
+
+        def timed(count: int) -> list[float]:
+            assert self._method is not None
+            with SparsePrefill(self._model, self._method):
+                # The token comes to the host, so the wall clock sees all of the device's work.
+                return clock.samples(self._first_token, count, before=self._change)
+
+        # One call more is watched instead of timed; nothing foretells which.
+        drawn = secrets.randbelow(count + 1)
+        samples = timed(drawn)
+        self._change()
+        layer = secrets.choice(self._layers) if self._layers else None
+        with Watched(self._model, self._method, self._device, layer) as watched:
             self._first_token()
+        samples += timed(count - drawn)
+        watched.check()
         return PrefillTiming.of(clock, samples, watched.milliseconds())
+
+    def _change(self, _number: int = 0) -> None:
+        assert self._ids is not None
+        self._ids = turned(self._ids)
 
     def _first_token(self) -> int:
         return int(self._prefill().argmax())
@@ -196,13 +220,28 @@ class PrefillWorker:
         self._ids = self._model = None
 
 
-class Watched(SparsePrefill):
-    """Takes the time of every attention call of a model, by the method or dense."""
+def turned(ids: Tensor) -> Tensor:
+    """Return a prompt that begins elsewhere after its first token: as much work, and an answer from memory is wrong."""
+    rest = ids[..., 1:]
+    return torch.cat([ids[..., :1], rest.roll(secrets.randbelow(max(1, rest.shape[-1])), -1)], -1)
 
-    def __init__(self, model: Any, method: Method, device: torch.device) -> None:
+
+class Watched(SparsePrefill):
+    """Takes the time of every attention call of a model, by the method or dense, and holds one to the definition.
+
+    Args:
+        model: as for `SparsePrefill`.
+        method: the same.
+        device: of the model.
+        layer: whose call is held to the definition; None is no one's.
+    """
+
+    def __init__(self, model: Any, method: Method, device: torch.device, layer: int | None) -> None:
         super().__init__(model, method)
         self._device = device
+        self._layer = layer
         self._marks: list[Any] = []
+        self._held: tuple[AttentionCall, Truth, Tensor, Selection | None] | None = None
 
     def _attention(self, *call: Any, **options: Any) -> tuple[Tensor, None]:
         """Compute one attention call between two marks of the clock."""
@@ -211,18 +250,46 @@ class Watched(SparsePrefill):
         self._mark()
         return found
 
+    def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:
+        """Compute the call; of the layer that is looked at, keep what it is held to, outside the marks."""
+        if call.layer != self._layer:
+            return super()._run(method, call)
+        self._mark()
+        own = replace(call)
+        truth, before = Truth(call, torch.tensor([call.q_len - 1])), fingerprint(call.q, call.k, call.v)
+        self._mark()
+        out, index = super()._run(method, call)
+        self._mark()
+        if fingerprint(own.q, own.k, own.v) != before:
+            raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+        self._held = own, truth, out[:, truth.hidden.rows].float(), seen(index, own, truth, copied=True)
+        self._mark()
+        return out, index
+
+    def check(self) -> None:
+        """Raise IncorrectError where the output is no attention over the method's selection."""
+        if self._held is None:
+            return
+        call, truth, found, over = self._held
+        of_method = defined(self.method, call, over, truth.hidden.rows)
+        right = truth.over(truth.hidden, over).out if of_method is None else of_method
+        try:
+            check_error(found, right, allowed(self.method, call.q.dtype)[0])
+        except IncorrectError as error:
+            raise IncorrectError(f"in layer {call.layer}, {error}") from None
+
     def milliseconds(self) -> float:
         """Return the time of all calls together."""
         starts, ends = self._marks[::2], self._marks[1::2]
         if self._device.type != "cuda":
             return float(sum(end - start for start, end in zip(starts, ends, strict=True)) * 1e3)
-        torch.cuda.synchronize(self._device)
+        synchronize(self._device)
         return sum(float(start.elapsed_time(end)) for start, end in zip(starts, ends, strict=True))
 
     def _mark(self) -> None:
         if self._device.type != "cuda":
             self._marks.append(perf_counter())
             return
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append(event)

@@ -10,7 +10,7 @@ from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, attempt, collect_and_free
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import WallClock
-from fp_bench.jobs.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming
+from fp_bench.jobs.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming, turned
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class EngineWorker:
-    """A vLLM engine with its prefill attention swapped for one method, and a prompt.
+    """A vLLM engine with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token is from token ids on the host to the first new token there: scheduling, chunks, sampling and
     whatever else the engine does are in it, a server's network is not.
@@ -78,6 +78,9 @@ class EngineWorker:
         tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
         vocabulary = model_config(setup.model).vocab_size
         self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)
+        self._engine.use(method)
+        self._first_token()
+        self._change()  # as in `PrefillWorker`
         counts = self._engine.use(method, measure_selection=True)
         self._first_token()
         findings = PrefillFindings.of(method, counts)
@@ -87,8 +90,12 @@ class EngineWorker:
     def _measure(self, effort: Effort) -> PrefillTiming:
         assert self._engine is not None
         clock = WallClock()
-        samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES)
+        samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES, before=self._change)
+        self._change()
         return PrefillTiming.of(clock, samples, self._engine.attention_milliseconds(self._first_token))
+
+    def _change(self, _number: int = 0) -> None:
+        self._ids = turned(torch.tensor(self._ids)).tolist()
 
     def _first_token(self) -> int:
         assert self._engine is not None

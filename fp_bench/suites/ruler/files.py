@@ -126,7 +126,10 @@ def _sample(file: Path, task: str, length: int, number: int, row: Row) -> Sample
         raise UnavailableError(
             f"ruler@files: {file}: sample {number} of {task} has no field {error}; fields: {', '.join(sorted(row))}"
         ) from None
-    written = tasks.Written(prompt, (answers,) if isinstance(answers, str) else tuple(map(str, answers)))
+    answers = list(map(str, answers)) if isinstance(answers, list | tuple) else [str(answers)]
+    if not answers or not all(map(str.strip, answers)):  # which every prediction contains
+        raise UnavailableError(f"ruler@files: {file}: sample {number} of {task} has an empty answer: {answers}")
+    written = tasks.Written(prompt, tuple(answers))
     return tasks.sample_of(task, length, number, written, new_tokens)
 
 

@@ -5,14 +5,18 @@ import time
 import pytest
 import torch
 
-from fp_bench.jobs.failures import IncorrectError
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.failures import Failure, IncorrectError
+from fp_bench.jobs.latency import ttft
 from fp_bench.jobs.latency.changing import ChangingCall, fingerprint
 from fp_bench.jobs.latency.definition import Truth, dense_truth
 from fp_bench.jobs.latency.kept_maps import kept_maps
 from fp_bench.jobs.latency.measure import Effort, check, computed_entries, measure
 from fp_bench.jobs.latency.timers import WallClock
+from fp_bench.jobs.latency.worker import Setup
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.dense import Dense
+from fp_bench.methods.registry import Spec
 from tests.jobs.latency.test_job import records_of, request
 from tests.plugin import cheats
 
@@ -172,3 +176,42 @@ def test_a_fingerprint_sees_numbers_and_their_places():
         assert fingerprint(change(tensor)) != print_before
     tensor[1, 2, 1, 3] += 1e-6
     assert fingerprint(tensor) != print_before
+
+
+def ttft_of(cheat, monkeypatch, rounds=3):
+    """Return what came of a cheat's time to first token: a failure, or the timing of its last round."""
+    monkeypatch.setattr(ttft, "create_method", lambda *_: cheat())
+    monkeypatch.setattr(ttft, "check_code", lambda *_: None)
+    hand = ttft.PrefillWorker(Setup(Spec("best"), "auto", "", "fp32", 0, "cpu", "", model="embedded"))
+    answers = [hand.load(), hand.check(Shape(1, LENGTH, 6, 2, 64), 0)]
+    answers += [hand.measure(FAST) for _ in range(rounds)]
+    return next((answer.value for answer in answers if isinstance(answer.value, Failure)), answers[-1].value)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "says"),
+    [
+        (cheats.PreviousOfLayer, "relative error to the float32 definition"),
+        (cheats.RemembersLayers, "relative error to the float32 definition"),
+        (cheats.ZeroesV, "it writes into its inputs"),
+        (cheats.Tolerant, "relative error to the float32 definition is 0.5"),
+        (cheats.HandsOn, "relative error to the float32 definition"),
+    ],
+)
+def test_a_cheat_has_no_time_to_first_token(cheat, says, monkeypatch):
+    found = ttft_of(cheat, monkeypatch)
+    assert isinstance(found, Failure)
+    assert found.status == "incorrect"
+    assert says in found.reason
+
+
+def test_the_honest_one_has_a_time_to_first_token_of_prompts_that_differ(monkeypatch):
+    prompts, first_token = [], ttft.PrefillWorker._first_token
+    monkeypatch.setattr(
+        ttft.PrefillWorker,
+        "_first_token",
+        lambda hand: prompts.append(tuple(hand._ids[0].tolist())) or first_token(hand),
+    )
+    assert len(ttft_of(cheats.Best, monkeypatch).samples_ms) == 3
+    assert len(set(prompts)) == len(prompts) == 12
+    assert len({tuple(sorted(prompt)) for prompt in prompts}) == 1

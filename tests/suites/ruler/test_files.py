@@ -51,6 +51,13 @@ def test_a_set_of_another_length_is_refused(tmp_path):
         read(tmp_path, "vt", 1024)
 
 
+@pytest.mark.parametrize("answers", [[], [""], ["12", " "], ""])
+def test_an_empty_answer_is_refused(answers, tmp_path):
+    lines(tmp_path / "vt" / "validation.jsonl", [nvidia_row(ours("vt")[0]) | {"outputs": answers}])
+    with pytest.raises(UnavailableError, match=r"validation.jsonl: sample 0 of vt has an empty answer: \['?"):
+        read(tmp_path, "vt", 2048, [0])
+
+
 def test_helmet_rows_become_helmets_prompts(tmp_path):
     row = {"context": "One {of} 1.", "query": "a-b", "type_needle_v": "number", "outputs": ["1"], "index": 0}
     lines(tmp_path / "niah_mk_2" / "validation_4096.jsonl", [row])

@@ -192,6 +192,13 @@ def test_the_hub_gives_squad_as_the_file_does(made_up_data, monkeypatch):
     assert asked_for == [((sources.SQUAD[0],), {"revision": sources.SQUAD[1], "split": "validation"})]
 
 
+def test_a_folder_named_as_a_data_set_of_the_hub_is_not_taken_for_it(monkeypatch, tmp_path):
+    (tmp_path / "rajpurkar" / "squad_v2").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnavailableError, match="qa_1: rajpurkar/squad_v2 of the hub cannot be read where a folder"):
+        sources.squad("qa_1", "hub")
+
+
 def test_a_hub_out_of_reach_is_one_line(monkeypatch):
     def refuse(*_args, **_options):
         raise ConnectionError("no route\nto host")
