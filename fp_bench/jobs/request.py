@@ -265,7 +265,14 @@ class LatencyRequest(Request):
     dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     layers: Layers | None = Field(None, description="Layers of captured inputs, e.g. 0,3; default: all.")
-    rounds: int | None = Field(None, ge=1, le=10_000, description="Rounds a cell; default: 5, fewer for long calls.")
+    rounds: int | None = Field(None, ge=1, le=10_000, description="Rounds a cell; default: 6, 3 for long calls.")
+    launches: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Times that processes start anew, each for its part of the rounds; default: 3, 1 for long calls, "
+        "for models, and where --budget is short.",
+    )
     samples: int | None = Field(None, ge=1, le=10_000, description="Timed calls a round; default: by time.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of inputs, sampled rows and order.")
 
@@ -279,6 +286,8 @@ class LatencyRequest(Request):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
+        if self.rounds is not None and self.launches is not None and self.launches > self.rounds:
+            raise UsageError(f"--launches {self.launches} of --rounds {self.rounds}: a launch has a round or more")
         if self.model is None:
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
