@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.methods.registry import Spec
-from fp_bench.sizes import parse_lengths
+from fp_bench.sizes import format_layers, parse_layers, parse_lengths
 
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
@@ -94,6 +94,21 @@ Specs = Annotated[Sequence[InstanceOf[Spec]], from_text(Spec.parse_all)]
 Shape = Annotated[InstanceOf[Heads], from_text(Heads.parse)]
 Words = Annotated[Sequence[str], from_text(parse_words)]
 Layers = Annotated[Sequence[int], from_text(lambda text: parse_numbers(text, "layers"))]
+
+
+def _dense_layers(given: Any) -> str:
+    """Return ``4`` for the first four layers, also given as ``0-3``, or a set as it is written shortest."""
+    text = str(given).strip()
+    if text.isascii() and text.isdigit():
+        return str(int(text))
+    try:
+        layers = parse_layers(text)
+    except ValueError as error:
+        raise UsageError(f"--dense-layers {text!r}: {error}") from None
+    return str(len(layers)) if layers == list(range(len(layers))) else format_layers(layers)
+
+
+DenseLayers = Annotated[str, BeforeValidator(_dense_layers)]
 
 
 class Options(BaseModel):
@@ -334,7 +349,10 @@ class AccuracyRequest(Request):
     dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
-    dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
+    dense_layers: DenseLayers = Field(
+        "0",
+        description="Layers of the model that run dense: so many first ones, e.g. 4, or a set, e.g. 0-3,17 or 17-17.",
+    )
     chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
 
@@ -342,6 +360,11 @@ class AccuracyRequest(Request):
     @classmethod
     def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
         return with_model_changes({"model": "embedded"} | given)
+
+    @property
+    def dense(self) -> Sequence[int]:
+        """The layers that run dense."""
+        return range(int(self.dense_layers)) if self.dense_layers.isdigit() else parse_layers(self.dense_layers)
 
 
 REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}

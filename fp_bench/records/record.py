@@ -236,8 +236,8 @@ class AccuracyRecord(Record):
     """Place of the task in its suite's order."""
     sample_id: Name
     """The same for every model and method; results of methods are paired by it."""
-    dense_layers: Count = 0
-    """First layers that ran dense whatever the method."""
+    dense_layers: Count | Name = 0
+    """Layers that ran dense whatever the method: so many first ones, or a set as ``0-3,17``."""
     chat: bool = False
     """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
     score: Score | None = None
