@@ -1,4 +1,4 @@
-"""What FP8 attention gains and costs: ``python -m benchmarks.fp8 > fp8.csv``, on one Hopper GPU, about a minute.
+"""What FP8 attention gains and costs: ``python -m benchmarks.fp8 --out RUN``, on one Hopper GPU, about a minute.
 
 The same lists of blocks, FlashPrefill's on structured inputs, 32/8/128, bf16, attended in bf16 and in FP8; median of
 samples with a cold cache. ``gain`` is bf16's time over FP8's, the pass that rounds K and V included; ``gain_operator``
@@ -6,13 +6,12 @@ also counts the selection, and in bf16 the pooling that FP8's pass makes needles
 the same lists on sampled rows: all, and those of the last two blocks of queries, which read everything.
 """
 
-import csv
-import sys
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.bench import milliseconds, relative_error, structured_call
+from benchmarks.bench import Rows, milliseconds, relative_error, structured_call
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.latency.measure import computed_entries
 from fp_bench.jobs.latency.timers import CudaEvents
@@ -25,10 +24,7 @@ from fp_bench.methods.flashprefill import FlashPrefill
 Q_HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 LENGTHS = (16384, 32768, 65536, 131072, 262144)
 SAMPLES, ROWS = 10, 32
-COLUMNS = (
-    "length", "density", "bf16_ms", "fp8_ms", "round_ms", "pool_ms", "select_ms", "gain",
-    "gain_operator", "bf16_tflops", "fp8_tflops", "bf16_err", "fp8_err", "fp8_err_last", "fp8_err_worst_row",
-)  # fmt: skip
+LABEL = "flashprefill:precision=fp8"
 
 
 def measured(length: int, timer: CudaEvents) -> dict[str, float]:
@@ -47,7 +43,6 @@ def measured(length: int, timer: CudaEvents) -> dict[str, float]:
         return block_sparse_attention(q, k, v, index, scale=scale).out
 
     base = {
-        "length": length,
         "density": float(index.density().mean()),
         "bf16_ms": (bf16_ms := milliseconds(half, timer, SAMPLES)),
         "bf16_tflops": flop / bf16_ms / 1e9,
@@ -76,14 +71,10 @@ def measured(length: int, timer: CudaEvents) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write one CSV row a length to stdout."""
-    timer = CudaEvents(torch.device("cuda"))
-    out = csv.DictWriter(sys.stdout, COLUMNS)
-    out.writeheader()
-    print(torch.cuda.get_device_name(), file=sys.stderr)
+    """Write one row a length."""
+    rows, timer = Rows.asked("fp8"), CudaEvents(torch.device("cuda"))
     for length in LENGTHS:
-        out.writerow({name: f"{value:.4g}" for name, value in measured(length, timer).items()})
-        sys.stdout.flush()
+        rows.row(LABEL, length, partial(measured, length, timer))
 
 
 if __name__ == "__main__":

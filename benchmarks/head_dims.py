@@ -1,4 +1,4 @@
-"""Attention over one list of blocks, by head_dim: ``python -m benchmarks.head_dims > head_dims.csv``, on a Hopper GPU.
+"""Attention over one list of blocks, by head_dim: ``python -m benchmarks.head_dims --out RUN``, on a Hopper GPU.
 
 Lists of ``--inputs density:0.05`` (sink, window and random blocks), bf16, for rows of one head and packed rows of a KV
 head. Beside each time stand cuDNN's dense rate on the same tensors, in TFLOP/s over the entries that each computes, and
@@ -6,13 +6,9 @@ what mean correction adds: means of K and V, the lists as bits, and the loop ove
 cache.
 """
 
-import csv
-import sys
-from collections.abc import Iterator
-
 import torch
 
-from benchmarks.bench import milliseconds
+from benchmarks.bench import Rows, milliseconds
 from fp_bench.inputs.density import GivenDensity
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.latency.measure import computed_entries
@@ -27,6 +23,7 @@ CASES = ((64, 32, 8, 65536), (128, 32, 8, 65536), (128, 32, 8, 131072), (128, 32
 DENSE_UP_TO = 65536
 DENSITY = 0.05
 SAMPLES = 7
+LABEL = "block-sparse attention"
 
 
 def measured(call: AttentionCall, packed: int, timer: CudaEvents) -> dict[str, float]:
@@ -56,8 +53,9 @@ def measured(call: AttentionCall, packed: int, timer: CudaEvents) -> dict[str, f
     }
 
 
-def rows(timer: CudaEvents) -> Iterator[dict[str, object]]:
-    """Yield one row a case and kind of list."""
+def main() -> None:
+    """Write one row a case and kind of list."""
+    rows, timer = Rows.asked("head_dims"), CudaEvents(torch.device("cuda"))
     for head_dim, q_heads, kv_heads, length in CASES:
         q, k, v = (
             torch.randn(1, length, heads, head_dim, device="cuda", dtype=torch.bfloat16)
@@ -70,21 +68,15 @@ def rows(timer: CudaEvents) -> Iterator[dict[str, object]]:
             dense_ms = milliseconds(lambda: cudnn(call), timer, SAMPLES)  # noqa: B023 - called at once
             dense = {"cudnn_tflops": 4 * head_dim * computed_entries(call, None) / dense_ms / 1e9}
         for packed in (1, q_heads // kv_heads):
-            found = measured(call, packed, timer)
-            share = {"of_cudnn": found["tflops"] / dense["cudnn_tflops"]} if dense else {}
-            shape = {"head_dim": head_dim, "heads": f"{q_heads}/{kv_heads}", "length": length, "packed": packed}
-            yield shape | {name: f"{value:.4g}" for name, value in (found | dense | share).items()}
 
+            def figures(
+                packed: int = packed, call: AttentionCall = call, dense: dict[str, float] = dense
+            ) -> dict[str, float]:
+                found = measured(call, packed, timer)
+                share = {"of_cudnn": found["tflops"] / dense["cudnn_tflops"]} if dense else {}
+                return found | dense | share
 
-def main() -> None:
-    """Write CSV to stdout."""
-    columns = ("head_dim", "heads", "length", "packed", "density", "ms", "tflops", "cudnn_tflops", "of_cudnn")
-    out = csv.DictWriter(sys.stdout, (*columns, "portable_tflops", "corrected_ms", "correction_cost"))
-    out.writeheader()
-    print(torch.cuda.get_device_name(), file=sys.stderr)
-    for row in rows(CudaEvents(torch.device("cuda"))):
-        out.writerow(row)
-        sys.stdout.flush()
+            rows.row(LABEL, length, figures, head_dim=head_dim, heads=f"{q_heads}/{kv_heads}", packed=packed)
 
 
 if __name__ == "__main__":

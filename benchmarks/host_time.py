@@ -1,4 +1,4 @@
-"""What a short call costs with the host's time in it: ``python benchmarks/host_time.py > host_time.csv``.
+"""What a short call costs with the host's time in it: ``python -m benchmarks.host_time --out RUN``.
 
 ``fpbench latency`` flushes the cache before each sample, which hides the host's launches as earlier layers do in a
 model. Here calls follow each other with nothing between them (eager: the slower of host and GPU counts), come alone
@@ -6,20 +6,17 @@ with a sync after each (single: host and GPU one after the other), and replay fr
 Structured inputs, 32/8/128, bf16; medians of 20 batches of 50 calls, and of 200 single ones.
 """
 
-import csv
 import functools
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 
+from benchmarks.bench import Rows, structured_call
 from fp_bench.inputs.source import Shape
-from fp_bench.inputs.structured import Structured
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.registry import Spec, create_method
-from fp_bench.sizes import format_length
 
 LENGTHS = (1024, 4096, 8192)
 METHODS = ("dense:impl=cudnn", "dense:impl=fa2", "flashprefill", "flashprefill:backend=triton")
@@ -52,28 +49,28 @@ def single_microseconds(call: Callable[[], object]) -> float:
     return statistics.median(times)
 
 
+def measured(name: str, call: AttentionCall) -> dict[str, float]:
+    """Return the times of one method."""
+    method = create_method(Spec.parse(name))
+    index = method.select(call)
+    run = functools.partial(method, call)
+    host, eager = microseconds(run)
+    single = single_microseconds(run)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        method(call)
+    _, replay = microseconds(graph.replay)
+    density = 1.0 if index is None else float(index.density().mean())
+    return {"density": density, "host_us": host, "eager_us": eager, "single_us": single, "graph_us": replay}
+
+
 def main() -> None:
-    """Write one CSV row a length and method."""
-    out = csv.writer(sys.stdout)
-    out.writerow(["length", "method", "density", "host_us", "eager_us", "single_us", "graph_us"])
+    """Write one row a length and method."""
+    rows = Rows.asked("host_time")
     for length in LENGTHS:
-        shape = Shape(1, length, 32, 8, 128)
-        qkv = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
-        call = AttentionCall(*qkv, scale=128**-0.5)
+        call = structured_call(Shape(1, length, 32, 8, 128), torch.device("cuda"))
         for name in METHODS:
-            method = create_method(Spec.parse(name))
-            index = method.select(call)
-            density = 1.0 if index is None else float(index.density().mean())
-            run = functools.partial(method, call)
-            host, eager = microseconds(run)
-            single = single_microseconds(run)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                method(call)
-            _, replay = microseconds(graph.replay)
-            times = (f"{t:.1f}" for t in (host, eager, single, replay))
-            out.writerow([format_length(length), name, f"{density:.3f}", *times])
-            sys.stdout.flush()
+            rows.row(name, length, functools.partial(measured, name, call))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What pages cost: ``python -m benchmarks.paged > paged.csv``, on a GPU, under 90 seconds.
+"""What pages cost: ``python -m benchmarks.paged --out RUN``, on a GPU, under 90 seconds.
 
 The paged operator beside the unpaged one on the same queries, keys and values: whole prompts, the last chunk of a long
 prompt, and four prompts in one batch (the unpaged operator then runs once a prompt). Pages are shuffled; K and V share
@@ -6,15 +6,13 @@ one tensor with heads inside slots, as vLLM 0.26 has them. ``triton`` is the unp
 kernels, ``auto`` by the fastest there is. Structured inputs, 32/8/128, bf16; median of samples with a cold cache.
 """
 
-import csv
-import sys
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from benchmarks.bench import milliseconds, structured_call
+from benchmarks.bench import Rows, milliseconds, relative_error, structured_call
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.latency.timers import CudaEvents
 from fp_bench.kernels.paged import flash_prefill_paged
@@ -36,6 +34,7 @@ CASES = {
 """Queries and keys of each sequence."""
 SAMPLES = 12
 BACKENDS = ("triton", "auto")
+FIGURES = ("triton_ms", "auto_ms", "paged_triton_ms", "paged_ms", "to_triton", "to_auto")
 
 
 @dataclass(frozen=True)
@@ -104,26 +103,26 @@ def one_by_one(method: FlashPrefill, sequences: list[AttentionCall]) -> Tensor:
 
 
 def main() -> None:
-    """Write one CSV row a case and page size, and the same to stderr for people."""
-    timer = CudaEvents(torch.device("cuda"))
+    """Write one row a case and page size."""
+    rows, timer = Rows.asked("paged"), CudaEvents(torch.device("cuda"))
     methods = {backend: FlashPrefill(backend=backend) for backend in BACKENDS}
-    columns = ["case", "page", "triton_ms", "auto_ms", "paged_triton_ms", "paged_ms", "to_triton", "to_auto", "rel_err"]
-    out = csv.writer(sys.stdout)
-    out.writerow(columns)
-    print(torch.cuda.get_device_name(), *columns, file=sys.stderr)
     for name, sizes in CASES.items():
         sequences = calls(sizes)
         unpaged = [milliseconds(partial(one_by_one, method, sequences), timer, SAMPLES) for method in methods.values()]
         expected = one_by_one(methods["triton"], sequences).float()
-        for page in PAGE_SIZES:
+
+        def figures(
+            page: int, sequences: list[AttentionCall], unpaged: list[float], expected: Tensor
+        ) -> dict[str, float]:
             ours = paged(sequences, page)
             times = [milliseconds(partial(ours, methods[backend]), timer, SAMPLES) for backend in BACKENDS]
             ratios = [time / base for time, base in zip(times, unpaged, strict=True)]
-            error = float((ours(methods["auto"]).float() - expected).norm() / expected.norm())
-            cells = [name, page, *(f"{value:.3f}" for value in (*unpaged, *times, *ratios)), f"{error:.1e}"]
-            out.writerow(cells)
-            sys.stdout.flush()
-            print(*cells, sep="  ", file=sys.stderr, flush=True)
+            found = dict(zip(FIGURES, (*unpaged, *times, *ratios), strict=True))
+            return found | {"rel_err": relative_error(ours(methods["auto"]), expected)}
+
+        for page in PAGE_SIZES:
+            made = partial(figures, page, sequences, unpaged, expected)
+            rows.row("flash_prefill_paged", max(kv for _, kv in sizes), made, batch=name, page=page)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,21 @@
 ``python -m benchmarks.parity --official-xattention PATH --official-flexprefill PATH --official-flashprefill PATH
 --official-minference PATH --lens 4k,16k,64k --out runs/parity``
 
-Paths are plain checkouts; one that is not given is left out. See docs/parity.md. Every row is written to
-``OUT/parity.jsonl`` the moment it exists.
+Paths are plain checkouts; one that is not given is left out. See docs/parity.md. Every row is a record in OUT
+the moment it exists.
 """
 
 import argparse
 import functools
-import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import triton
 from torch import Tensor
 
-from benchmarks.bench import DEFINED_UP_TO, Bench, relative_error, timed
+from benchmarks.bench import DEFINED_UP_TO, Bench, Rows, relative_error, timed
 from benchmarks.minference import LINES, blocks_parity, blocks_times, minference_parity, minference_times
 from benchmarks.official import BLOCK, OfficialFlashPrefill, OfficialFlexPrefill, OfficialMInference, OfficialXAttention
 from fp_bench.inputs.source import QKV
@@ -226,17 +223,10 @@ def main() -> None:
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     q_heads, kv_heads, head_dim = map(int, options.shape.split("/"))
-    options.out.mkdir(parents=True, exist_ok=True)
     # Triton's interpreter computes nothing right in bfloat16.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    bench = Bench((q_heads, kv_heads, head_dim), dtype, device, options.out / "parity.jsonl")
-    bench.file.write_text("")
+    bench = Bench((q_heads, kv_heads, head_dim), dtype, device, Rows("parity", device, options.out))
     checkouts = Checkouts.load(options)
-    where = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-        "torch": torch.__version__, "triton": triton.__version__, "command": " ".join(sys.argv),
-    }  # fmt: skip
-    bench.row("where", 0, options.shape, lambda: where)
     started = time.perf_counter()
     with torch.no_grad():
         for length in parse_lengths(options.lens):
@@ -261,7 +251,7 @@ def main() -> None:
                 times(bench, Checkouts(), bench.call(length), timer)
                 minference_times(bench, None, bench.call(length), timer)
                 blocks_times(bench, None, bench.call(length), timer)
-    print(f"{time.perf_counter() - started:.0f} s; {bench.file}")
+    print(f"{time.perf_counter() - started:.0f} s; {options.out}")
 
 
 if __name__ == "__main__":

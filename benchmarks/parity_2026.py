@@ -10,7 +10,6 @@ their kernels run in Triton's interpreter, in float32.
 import argparse
 import contextlib
 import importlib
-import platform
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -19,10 +18,9 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-import triton
 from torch import Tensor
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Rows
 from benchmarks.official import BLOCK, _load, _stub
 from benchmarks.parity import compared
 from fp_bench.methods.base import AttentionCall
@@ -140,17 +138,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/parity-2026"))
     options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options.out.mkdir(parents=True, exist_ok=True)
     q_heads, kv_heads, head_dim = map(int, options.shape.split("/"))
     # Triton's interpreter computes nothing right in bfloat16.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    bench = Bench((q_heads, kv_heads, head_dim), dtype, device, options.out / "parity.jsonl")
-    bench.file.write_text("")
-    where = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
-        "torch": torch.__version__, "triton": triton.__version__, "command": " ".join(sys.argv),
-    }  # fmt: skip
-    bench.row("where", 0, options.shape, lambda: where)
+    bench = Bench((q_heads, kv_heads, head_dim), dtype, device, Rows("parity_2026", device, options.out))
     with torch.no_grad():
         for length in parse_lengths(options.lens):
             rows(bench, options, bench.call(length))

@@ -20,5 +20,5 @@ timeout 180 $FPBENCH latency --inputs captured:runs/retriever --lens 4k,16k,64k 
 for run in a b; do
   timeout 120 $FPBENCH latency --lens 4k,16k,64k --methods dense:impl=cudnn,flashprefill --out "$OUT/same-twice-$run"
 done
-timeout 60 "${PYTHON:-python3}" benchmarks/host_time.py > "$OUT/host_time.csv"
+timeout 60 "${PYTHON:-python3}" -m benchmarks.host_time --out "$OUT/host-time"
 timeout 200 "${PYTHON:-python3}" -m tests.soak.hopper_launches 10000

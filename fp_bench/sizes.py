@@ -1,4 +1,4 @@
-"""Lengths as people write them (``4k``, ``8192``, ``4k-256k``), shares (``3%``) and times (``10m``)."""
+"""Lengths as people write them (``4k``, ``8192``, ``4k-256k``), layers (``0-3,17``), shares and times (``10m``)."""
 
 import re
 import warnings
@@ -75,6 +75,33 @@ def format_lengths(lengths: Sequence[int]) -> str:
         ends = [format_length(length) for length in run]
         parts += [f"{ends[0]}-{ends[-1]}"] if len(run) > 2 else ends
     return ", ".join(parts)
+
+
+def parse_layers(text: str, between: str = ",") -> list[int]:
+    """Return the ascending layers of ``0-3,17``, each once.
+
+    Raises:
+        ValueError: a part that is no number and no range.
+    """
+    found: set[int] = set()
+    for part in text.split(between):
+        match = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"{part!r} is no layer and no range of layers, as 0-15 or 0-3{between}7")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return sorted(found)
+
+
+def format_layers(layers: Sequence[int]) -> str:
+    """Return ascending layers as `parse_layers` reads them; one alone as a range, since a number alone is a count."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f"{text}-{text}" if text.isdigit() else text
 
 
 def parse_share(text: str, what: str) -> float:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
-from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
 from pages.real_model import BESIDE, REAL
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED
@@ -28,6 +28,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "record": partial(record_fields, Record),
     "latency record": partial(record_fields, LatencyRecord),
     "accuracy record": partial(record_fields, AccuracyRecord),
+    "benchmark record": partial(record_fields, BenchmarkRecord),
 }
 PAGES = ("README.md", "docs/results.md", "docs/inputs.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
 SCHEMA = "docs/record.schema.json"

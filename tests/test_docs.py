@@ -121,7 +121,7 @@ def check_specs(text: str, registry: Registry):
 
 @pytest.mark.parametrize("words", commands_of_fpbench())
 def test_every_command_of_fpbench_is_one(words, tmp_path, monkeypatch):
-    for plan in ("jobs.accuracy.cost", "jobs.latency.plan"):
+    for plan in ("jobs.cost", "jobs.latency.plan"):
         monkeypatch.setattr(f"fp_bench.{plan}._seconds_per_flop", lambda *_: 1e-12)
     if "--config" in words:
         (tmp_path / "run.yaml").write_text("lens: 4k")

@@ -31,9 +31,9 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
         # It imports torch and transformers for the workers while this process does so for the plan.
         start_server(["fp_bench.jobs.accuracy.worker", "fp_bench.models.loading.imports"])
     from fp_bench.cli.terminal import show_accuracy_plan
-    from fp_bench.jobs.accuracy.cost import prefill_seconds
     from fp_bench.jobs.accuracy.job import pending_items, run
     from fp_bench.jobs.accuracy.plan import make_plan
+    from fp_bench.jobs.cost import answer_seconds
     from fp_bench.jobs.machine import parse_dtype
     from fp_bench.jobs.schedule import Conduct
 
@@ -41,9 +41,17 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, request.workers, request.engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)
-        dtype = parse_dtype(request.dtype)
-        seconds = places[0].run(prefill_seconds, request.model, plan.prompts, places[0].machine, dtype)
         if how.dry_run or not how.quiet:
+            dtype = parse_dtype(request.dtype)
+            seconds = places[0].run(
+                answer_seconds,
+                request.model,
+                plan.prompts,
+                places[0].machine,
+                dtype,
+                methods=len(plan.candidates),
+                written=not all(item.compared for item in plan.items),
+            )
             show_accuracy_plan(plan, seconds, len(places))
         if how.dry_run:
             return

@@ -37,6 +37,7 @@ def compare(
     min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
     fdr: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
     max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
+    max_kl: Annotated[float, typer.Option(help="Nats that the KL to dense attention may rise.")] = 0.005,
     allow: Annotated[
         str | None,
         typer.Option(help="What may differ: gpu, input, dtype, timer, cache, variant, version, params; commas."),
@@ -56,7 +57,7 @@ def compare(
 ) -> None:
     """Judge runs against a first one, or methods against another: regressed, improved, unchanged, or not known yet."""
     effect = parse_share(min_effect, "--min-effect")
-    for option, value, high in (("--fdr", fdr, 0.5), ("--max-drop", max_drop, 100.0)):
+    for option, value, high in (("--fdr", fdr, 0.5), ("--max-drop", max_drop, 100.0), ("--max-kl", max_kl, 100.0)):
         if not 0 < value < high:
             raise UsageError(f"{option} {value:g} is out of limits: above 0 and below {high:g}")
     if ci not in (None, "github"):
@@ -73,7 +74,7 @@ def compare(
     if form not in ("rich", *FORMATS):
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, ('rich', *FORMATS))}")
     allowed = [name.strip() for name in allow.split(",")] if allow else []
-    rule = Rule(effect, fdr, max_drop / 100)
+    rule = Rule(effect, fdr, max_drop / 100, max_kl)
     found = [compare_runs(*sides, rule, allow=allowed, paired=paired) for sides in _sides(read_runs(runs), base, new)]
     if form == "rich":
         show_comparisons(found, wide)

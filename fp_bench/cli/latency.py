@@ -22,7 +22,7 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
     conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, engine=request.engine) as places:
-        plan = places[0].run(make_plan, request, places[0].machine)
+        plan = places[0].run(make_plan, request, places[0].machine, how.budget)
         if how.dry_run or not how.quiet:
             show_plan(plan)
         if how.dry_run:

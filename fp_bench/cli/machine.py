@@ -70,11 +70,11 @@ def doctor(
 
 def _measure_noise(rounds: int) -> None:
     from fp_bench.cli.terminal import show_plan, show_progress, show_tables
-    from fp_bench.jobs.latency.aa import LAUNCHES, aa_plan, aa_table, measure
+    from fp_bench.jobs.latency.aa import aa_plan, aa_table, measure
     from fp_bench.reports.verdict import Rule
 
     plan = aa_plan(rounds)
     show_plan(plan)
-    records = list(show_progress(measure(plan), LAUNCHES * plan.records))
+    records = list(show_progress(measure(plan), plan.records))
     show_tables([aa_table(records, Rule())])
     raise typer.Exit(exit_code(records, named=False))

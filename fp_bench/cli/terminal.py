@@ -27,6 +27,7 @@ from fp_bench.sizes import format_length
 
 if TYPE_CHECKING:
     from fp_bench.jobs.accuracy.plan import Plan as AccuracyPlan
+    from fp_bench.jobs.cost import Range
     from fp_bench.jobs.latency.plan import Plan
     from fp_bench.reports.comparing.compare import Comparison
 
@@ -67,10 +68,15 @@ def show_plan(plan: "Plan") -> None:
         f"plan: {', '.join(labels)} at {', '.join(lengths)}"
         f"{f', {layers} layers' if layers > 1 else ''}; {_subject(plan)}, heads "
         f"{shape.q_heads}/{shape.kv_heads}/{shape.head_dim}, {plan.request.dtype}; "
-        f"{plan.records} records, at most about {duration(plan.seconds)}"
+        f"{plan.records} records, {_launches(plan)}{between(plan.seconds)}"
     )
     for note in plan.notes():
         say(f"note: {note}")
+
+
+def _launches(plan: "Plan") -> str:
+    most = max(group.effort.launches for group in plan.groups)
+    return f"processes started anew {most - 1} times, " if most > 1 else ""
 
 
 def _subject(plan: "Plan") -> str:
@@ -78,12 +84,12 @@ def _subject(plan: "Plan") -> str:
     return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
 
 
-def show_accuracy_plan(plan: "AccuracyPlan", seconds: float | None, devices: int) -> None:
-    """Print what will be answered, what that costs at least, and what to know about the numbers.
+def show_accuracy_plan(plan: "AccuracyPlan", seconds: "Range | None", devices: int) -> None:
+    """Print what will be answered, how long that may take, and what to know about the numbers.
 
     Args:
         plan: of the run.
-        seconds: of dense prefill, at least, on one device; None where there is no estimate.
+        seconds: on one device; None where there is no estimate.
         devices: that share it.
     """
     asked = plan.request
@@ -102,12 +108,15 @@ def show_accuracy_plan(plan: "AccuracyPlan", seconds: float | None, devices: int
         say("cost: not estimated; the arithmetic is of causal language models with attention heads in every layer")
     else:
         where = f"on {devices} devices" if devices > 1 else "here"
-        say(
-            f"cost: dense prefill of all prompts takes {duration(seconds / devices)} at the rate of a large matrix "
-            f"product {where}; writing prompts and decoding come on top, sparse methods take less"
-        )
+        shared = type(seconds)(*(end / devices for end in seconds))
+        say(f"cost: {between(shared)} {where}, the least for prefill at the rate of a large matrix product")
     for note in plan.notes():
         say(f"note: {note}")
+
+
+def between(seconds: "Range") -> str:
+    """Return ``about 20 s to 3 min``."""
+    return f"about {duration(seconds.least)} to {duration(seconds.most)}"
 
 
 def duration(seconds: float) -> str:

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.methods.registry import Spec
-from fp_bench.sizes import parse_lengths
+from fp_bench.sizes import format_layers, parse_layers, parse_lengths
 
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
@@ -94,6 +94,21 @@ Specs = Annotated[Sequence[InstanceOf[Spec]], from_text(Spec.parse_all)]
 Shape = Annotated[InstanceOf[Heads], from_text(Heads.parse)]
 Words = Annotated[Sequence[str], from_text(parse_words)]
 Layers = Annotated[Sequence[int], from_text(lambda text: parse_numbers(text, "layers"))]
+
+
+def _dense_layers(given: Any) -> str:
+    """Return ``4`` for the first four layers, also given as ``0-3``, or a set as it is written shortest."""
+    text = str(given).strip()
+    if text.isascii() and text.isdigit():
+        return str(int(text))
+    try:
+        layers = parse_layers(text)
+    except ValueError as error:
+        raise UsageError(f"--dense-layers {text!r}: {error}") from None
+    return str(len(layers)) if layers == list(range(len(layers))) else format_layers(layers)
+
+
+DenseLayers = Annotated[str, BeforeValidator(_dense_layers)]
 
 
 class Options(BaseModel):
@@ -265,7 +280,14 @@ class LatencyRequest(Request):
     dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     layers: Layers | None = Field(None, description="Layers of captured inputs, e.g. 0,3; default: all.")
-    rounds: int | None = Field(None, ge=1, le=10_000, description="Rounds a cell; default: 5, fewer for long calls.")
+    rounds: int | None = Field(None, ge=1, le=10_000, description="Rounds a cell; default: 6, 3 for long calls.")
+    launches: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Times that processes start anew, each for its part of the rounds; default: 3, 1 for long calls, "
+        "for models, and where --budget is short.",
+    )
     samples: int | None = Field(None, ge=1, le=10_000, description="Timed calls a round; default: by time.")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of inputs, sampled rows and order.")
 
@@ -279,6 +301,8 @@ class LatencyRequest(Request):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
+        if self.rounds is not None and self.launches is not None and self.launches > self.rounds:
+            raise UsageError(f"--launches {self.launches} of --rounds {self.rounds}: a launch has a round or more")
         if self.model is None:
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
@@ -325,7 +349,10 @@ class AccuracyRequest(Request):
     dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
-    dense_layers: int = Field(0, ge=0, le=10_000, description="This many first layers run dense.")
+    dense_layers: DenseLayers = Field(
+        "0",
+        description="Layers of the model that run dense: so many first ones, e.g. 4, or a set, e.g. 0-3,17 or 17-17.",
+    )
     chat: str = Field("auto", description="Chat template: auto (if the model has one), on or off.")
     reasoning: str = Field(
         "auto", description="Thoughts before an answer: auto (if the chat template always asks for one), on or off."
@@ -344,6 +371,11 @@ class AccuracyRequest(Request):
     @classmethod
     def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
         return with_model_changes({"model": "embedded"} | given)
+
+    @property
+    def dense(self) -> Sequence[int]:
+        """The layers that run dense."""
+        return range(int(self.dense_layers)) if self.dense_layers.isdigit() else parse_layers(self.dense_layers)
 
 
 REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyRequest, AccuracyRequest)}

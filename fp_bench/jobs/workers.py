@@ -105,6 +105,11 @@ class Workers(ABC):
         if post is not None:
             post.worker.close()
 
+    def restart(self) -> None:
+        """End the workers that are there; each is started anew when it is needed."""
+        for name, _ in self.posts():
+            self.end(name)
+
     def load(self, name: str, limit: float) -> Failure | None:
         """Have the object of a worker load what it needs; what does not load is not tried again in this run."""
         if name in self._refused:

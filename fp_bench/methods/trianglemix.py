@@ -1,6 +1,5 @@
 """TriangleMix (arXiv 2507.21526) as a method: some layers dense, the others sinks, a window, and dense last rows."""
 
-import re
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +13,7 @@ from fp_bench.kernels.lines.mixed_heads import attend_heads
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.lines import LinesMethod
 from fp_bench.methods.minference.patterns import MOST
+from fp_bench.sizes import parse_layers
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TriangleMix(LinesMethod):
         @classmethod
         def _is_a_set(cls, layers: str | None) -> str | None:
             if layers is not None:
-                _layers(layers)
+                parse_layers(layers, "+")
             return layers
 
     params: Params
@@ -99,7 +99,7 @@ class TriangleMix(LinesMethod):
     def select(self, call: AttentionCall) -> TriangleIndex | None:
         """Read the triangle; None (dense) in a dense layer, for one query and for less than a tile of 64."""
         named = self.params.dense_layers
-        if call.layer < call.layers // 2 if named is None else call.layer in _layers(named):
+        if call.layer < call.layers // 2 if named is None else call.layer in parse_layers(named, "+"):
             return None
         lines = super().select(call)
         if lines is None:
@@ -116,18 +116,3 @@ class TriangleMix(LinesMethod):
             last = AttentionCall(call.q[:, -index.last :], call.k, call.v, call.scale, call.layer, call.layers)
             out[:, -index.last :] = self._dense.attend(last, None)
         return out
-
-
-def _layers(text: str) -> frozenset[int]:
-    """Return the layers of ``0-3+7``.
-
-    Raises:
-        ValueError: a part that is no number and no range.
-    """
-    found: set[int] = set()
-    for part in text.split("+"):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"{part!r} is no layer and no range of layers, as 0-15 or 0-3+7")
-        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(found)

@@ -5,6 +5,7 @@ decode goes dense, of drafted tokens too. What a method does not define (windows
 goes dense with the right mask and is counted with its reason.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -49,7 +50,7 @@ class SparsePrefill:
     Args:
         model: a loaded model whose attention goes through transformers' AttentionInterface.
         method: computes prefill.
-        dense_layers: this many first layers run dense attention instead.
+        dense_layers: layers that run dense attention instead; a number is so many first ones.
         measure_selection: whether to keep each sparse call's density and its recall on sampled rows, for ``counts``.
 
     Raises:
@@ -63,7 +64,9 @@ class SparsePrefill:
         print(prefill.counts)
     """
 
-    def __init__(self, model: Any, method: Method, *, dense_layers: int = 0, measure_selection: bool = False) -> None:
+    def __init__(
+        self, model: Any, method: Method, *, dense_layers: int | Collection[int] = 0, measure_selection: bool = False
+    ) -> None:
         self.method = method
         self.counts = CallCounts()
         """What became of the calls since ``counts.clear()``; each sequence of a padded or packed batch is one."""
@@ -75,9 +78,13 @@ class SparsePrefill:
         self._whole_graph: bool = getattr(getattr(model, "dynamo_ctx", None), "fullgraph", False)
         self._language = _language_model(model)
         self._layers: int = self._language.config.num_hidden_layers
-        if not 0 <= dense_layers <= self._layers:
-            raise UsageError(f"dense_layers {dense_layers} is not in 0..{self._layers}, the model's layers")
-        self._dense_layers = dense_layers
+        if isinstance(dense_layers, int):
+            if not 0 <= dense_layers <= self._layers:
+                raise UsageError(f"dense_layers {dense_layers} is not in 0..{self._layers}, the model's layers")
+            dense_layers = range(dense_layers)
+        if beyond := [layer for layer in dense_layers if not 0 <= layer < self._layers]:
+            raise UsageError(f"dense_layers: layer {beyond[0]} is not in 0..{self._layers - 1}, the model's layers")
+        self._dense_layers = frozenset(dense_layers)
         self._dense = Dense()
         self._measure_selection = measure_selection
         self._restarts: tuple[Tensor | None, bool] = (None, False)
@@ -172,13 +179,13 @@ class SparsePrefill:
         return call.dense()
 
     def _by_method(self, call: "Call", calls: LayerCalls) -> Tensor:
-        """Compute a plain causal call by the method, or by dense attention in the first layers, and count it.
+        """Compute a plain causal call by the method, or by dense attention in layers that run dense, and count it.
 
         Raises:
             UnsupportedError: the method does not take this call.
         """
         layer: int = call.module.layer_idx
-        method = self._dense if layer < self._dense_layers else self.method
+        method = self._dense if layer in self._dense_layers else self.method
         attention = call.for_method(layer, self._layers, self.last_chunk)
         if (reason := method.unsupported(attention)) is not None:
             raise UnsupportedError(reason)
@@ -192,7 +199,7 @@ class SparsePrefill:
         elif method is self.method:
             calls.went_dense(f"{method.name} ran dense", call.q_len, call.kv_len)
         else:
-            calls.went_dense(f"one of the first {self._dense_layers} layers", call.q_len, call.kv_len)
+            calls.went_dense("one of the layers asked to run dense", call.q_len, call.kv_len)
         return out
 
     def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:

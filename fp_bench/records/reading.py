@@ -6,14 +6,14 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from fp_bench.errors import UsageError
-from fp_bench.records.record import SCHEMA_VERSION, AccuracyRecord, LatencyRecord, Name, Record, problem
+from fp_bench.records.record import SCHEMA_VERSION, AnyRecord, Name, Record, problem
 
 RECORDS = "records.jsonl"
 COMPRESSED = f"{RECORDS}.gz"
@@ -29,7 +29,7 @@ MOST_NAMED = 5
 OURS = b'{"schema_version":%d,"kind":"' % SCHEMA_VERSION
 """What every line begins with that this version writes."""
 
-_LINE: TypeAdapter[Record] = TypeAdapter(Annotated[LatencyRecord | AccuracyRecord, Field(discriminator="kind")])
+_LINE: TypeAdapter[Record] = TypeAdapter(AnyRecord)
 
 
 class _Environment(TypedDict, total=False):

@@ -35,6 +35,9 @@ Share = Annotated[float, Field(ge=0, le=1.001, allow_inf_nan=False)]
 Shares = Annotated[list[Share], Field(max_length=2**16)]
 
 
+Figure = Annotated[int | float | Name, Field(union_mode="smart")]
+
+
 class Spread(TypedDict, total=False):
     """A clock in MHz during a round."""
 
@@ -233,8 +236,8 @@ class AccuracyRecord(Record):
     """Place of the task in its suite's order."""
     sample_id: Name
     """The same for every model and method; results of methods are paired by it."""
-    dense_layers: Count = 0
-    """First layers that ran dense whatever the method."""
+    dense_layers: Count | Name = 0
+    """Layers that ran dense whatever the method: so many first ones, or a set as ``0-3,17``."""
     chat: bool = False
     """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
     reasoning: Name | None = None
@@ -280,9 +283,31 @@ class AccuracyRecord(Record):
     """Wall-clock time of the sample in its process, others at work on the device or not."""
 
 
+class BenchmarkRecord(Record):
+    """One row of a script of ``benchmarks/``, which measures what no cell of the jobs is."""
+
+    asked: ClassVar[tuple[str, ...]] = ("kind", "benchmark", "label", "method_hash", "seq_len", "dtype", "case", "seed")
+    result: ClassVar[str] = "figures"
+
+    kind: Literal["benchmark"] = "benchmark"
+    method_hash: Name = ""
+    benchmark: Name
+    """Which script."""
+    case: dict[Name, Figure] = {}
+    """What tells its rows apart beside label and length."""
+    figures: dict[Name, Figure | None] | None = None
+    """What was measured, by the names that the script explains; ``_ms`` and ``_us`` are times."""
+
+
 LONGEST_SHOWN = 60
 """Letters of a value in a complaint."""
-KINDS: dict[str, type[LatencyRecord] | type[AccuracyRecord]] = {"latency": LatencyRecord, "accuracy": AccuracyRecord}
+KINDS: dict[str, type[LatencyRecord | AccuracyRecord | BenchmarkRecord]] = {
+    "latency": LatencyRecord,
+    "accuracy": AccuracyRecord,
+    "benchmark": BenchmarkRecord,
+}
+AnyRecord = Annotated[LatencyRecord | AccuracyRecord | BenchmarkRecord, Field(discriminator="kind")]
+"""A line of a run, by its kind."""
 
 
 def cell_key(fields: dict[str, Any], asked: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from fp_bench.records.environment import machine_name
 from fp_bench.records.files import replace_file
 from fp_bench.records.kept_maps import KeptMap, map_path, write_maps
 from fp_bench.records.reading import COMPRESSED, ENVIRONMENTS, RECORDS, parse, read_environments, read_records
-from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record, Status
+from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record, Status
 from fp_bench.records.secrets import masked
 
 R = TypeVar("R", bound=Record)
@@ -83,6 +83,11 @@ class Run:
     def accuracy(self) -> Records[AccuracyRecord]:
         """The records of scores."""
         return Records(record for record in self.records if isinstance(record, AccuracyRecord))
+
+    @cached_property
+    def benchmarks(self) -> Records[BenchmarkRecord]:
+        """The records of benchmarks."""
+        return Records(record for record in self.records if isinstance(record, BenchmarkRecord))
 
     @property
     def environment(self) -> dict[str, Any]:

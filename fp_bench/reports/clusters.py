@@ -25,6 +25,8 @@ class ClusteredMean(NamedTuple):
     """Its standard error; NaN where one block is all there is."""
     half: float
     """Of its 95 % interval, in the units of the mean."""
+    p: float
+    """Two-sided, of the mean being 0; 1 where one block is all there is."""
 
 
 def clustered_mean(values: Floats) -> ClusteredMean:
@@ -41,9 +43,11 @@ def clustered_mean(values: Floats) -> ClusteredMean:
         found.append((values.var(axis=1, ddof=1).mean() / values.size, samples * (blocks - 1)))
     mean = float(values.mean())
     if not found:
-        return ClusteredMean(mean, float("nan"), inf)
+        return ClusteredMean(mean, float("nan"), inf, 1.0)
     variance, freedom = max(found)
-    return ClusteredMean(mean, sqrt(variance), float(stats.t.ppf(0.975, freedom)) * sqrt(variance))
+    error = sqrt(variance)
+    p = 1.0 if mean == 0 else float(2 * stats.t.sf(abs(mean) / error, freedom)) if error else 0.0
+    return ClusteredMean(mean, error, float(stats.t.ppf(0.975, freedom)) * error, p)
 
 
 def divergence_interval(values: Floats) -> tuple[float, float]:

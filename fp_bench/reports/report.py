@@ -10,6 +10,7 @@ from fp_bench.jobs.request import join_commands
 from fp_bench.records.environment import environment_rows
 from fp_bench.records.store import Run
 from fp_bench.reports.accuracy.report import accuracy_chapter
+from fp_bench.reports.benchmarks import benchmark_chapter
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.escape import csv, fenced, markdown, prose
 from fp_bench.reports.latency.report import latency_chapter
@@ -33,7 +34,8 @@ class Part:
         """One chapter for each kind in the records."""
         run = self.run
         found = [latency_chapter(run.latency, run.machine, run.folder)] if run.latency else []
-        return found + ([accuracy_chapter(run.accuracy, run.machine)] if run.accuracy else [])
+        found += [accuracy_chapter(run.accuracy, run.machine)] if run.accuracy else []
+        return found + ([benchmark_chapter(run.benchmarks)] if run.benchmarks else [])
 
     @cached_property
     def commands(self) -> Sequence[str]:

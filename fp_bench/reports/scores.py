@@ -1,7 +1,7 @@
 """Whether scores differ: statistics on arrays, which know nothing of records or suites.
 
 Scores are paired by sample. The sign test, which on right and wrong answers is McNemar's exact test, and the interval
-of the mean difference must agree.
+of the mean difference must agree. A divergence has a test of its own, and a rise of it is a loss.
 """
 
 from collections.abc import Sequence
@@ -45,6 +45,10 @@ class ScoreChange:
     better: int
     identical: bool
     """Whether every answer is the same word for word."""
+    p: float = float("nan")
+    """Of the change being none; NaN is the sign test's."""
+    may_lose: float | None = None
+    """What may be lost; None is the rule's ``max_drop``."""
 
 
 def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
@@ -55,28 +59,33 @@ def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
     """
     if not rows:
         return ScoreChanges(np.array([], dtype=str), np.array([]), np.array([]))
-    worse, better, n, difference, low, high = (
+    worse, better, n, difference, low, high, own = (
         np.array([getattr(row, name) for row in rows], float)
-        for name in ("worse", "better", "n", "difference", "low", "high")
+        for name in ("worse", "better", "n", "difference", "low", "high", "p")
     )
     identical = np.array([row.identical for row in rows])
-    alone = sign_test(worse, better)
+    may_lose = np.array([rule.max_drop if row.may_lose is None else row.may_lose for row in rows])
+    alone = np.where(np.isnan(own), sign_test(worse, better), own)
     p = corrected_for_many(np.where(identical, np.nan, alone))
-    verdict = np.where(identical, Verdict.UNCHANGED.value, _verdicts(p, difference, low, high, rule))
+    verdict = np.where(identical, Verdict.UNCHANGED.value, _verdicts(p, difference, low, high, may_lose, rule))
     more = np.full(len(rows), np.nan)
     if (open_ := verdict == Verdict.INCONCLUSIVE.value).any():
-        part = (values[open_, None] for values in (worse, better, n, difference, low, high))
+        part = (values[open_, None] for values in (worse, better, n, difference, low, high, own, may_lose))
         # How much the other rows raise p, taken to stay as it is.
-        more[open_] = _more_samples(*part, raised=(p / alone)[open_, None], rule=rule)
+        with np.errstate(invalid="ignore"):
+            raised = np.nan_to_num(p / alone, nan=1.0)
+        more[open_] = _more_samples(*part, raised=raised[open_, None], rule=rule)
     return ScoreChanges(verdict, p, more)
 
 
-def _verdicts(p: Floats, difference: Floats, low: Floats, high: Floats, rule: Rule) -> NDArray[np.str_]:
+def _verdicts(
+    p: Floats, difference: Floats, low: Floats, high: Floats, may_lose: Floats, rule: Rule
+) -> NDArray[np.str_]:
     return np.select(
         [
-            (p < rule.alpha) & (high < 0) & (difference < -rule.max_drop),
-            (p < rule.alpha) & (low > 0) & (difference > rule.max_drop),
-            low > -rule.max_drop,
+            (p < rule.alpha) & (high < 0) & (difference < -may_lose),
+            (p < rule.alpha) & (low > 0) & (difference > may_lose),
+            low > -may_lose,
         ],
         [Verdict.REGRESSED.value, Verdict.IMPROVED.value, Verdict.UNCHANGED.value],
         Verdict.INCONCLUSIVE.value,
@@ -90,6 +99,8 @@ def _more_samples(
     difference: Floats,
     low: Floats,
     high: Floats,
+    own: Floats,
+    may_lose: Floats,
     *,
     raised: Floats,
     rule: Rule,
@@ -100,9 +111,11 @@ def _more_samples(
     """
     more = np.unique(np.geomspace(1, MOST_MORE, 400).round())
     times = (n + more) / n
-    p = np.minimum(1.0, raised * sign_test(np.floor(worse * times), np.floor(better * times)))
+    signs = sign_test(np.floor(worse * times), np.floor(better * times))
+    alone = np.where(np.isnan(own), signs, 2 * stats.norm.sf(stats.norm.isf(own / 2) * np.sqrt(times)))
+    p = np.minimum(1.0, raised * alone)
     then_low, then_high = (difference + (end - difference) / np.sqrt(times) for end in (low, high))
-    open_ = _verdicts(p, difference, then_low, then_high, rule) == Verdict.INCONCLUSIVE.value
+    open_ = _verdicts(p, difference, then_low, then_high, may_lose, rule) == Verdict.INCONCLUSIVE.value
     # The first from which on no greater number leaves it open: the sign test moves in steps.
     last_open = np.where(open_, np.arange(1, len(more) + 1), 0).max(axis=1)
     found: Floats = np.append(more, np.inf)[last_open]

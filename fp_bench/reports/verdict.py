@@ -59,6 +59,7 @@ class Rule:
         min_effect: smallest change of a time worth knowing, as a share of it.
         alpha: share of false alarms among what is called regressed or improved.
         max_drop: loss of a score, 0 to 1, up to which it counts as kept.
+        max_kl: rise of a KL divergence in nats up to which it counts as kept.
         restart: standard deviation of the log of a launch's time, which counts where a side has one launch; measured
             on twelve cells of two leases and six of two runs, see docs/noise.md.
     """
@@ -66,6 +67,7 @@ class Rule:
     min_effect: float = 0.03
     alpha: float = 0.05
     max_drop: float = 0.01
+    max_kl: float = 0.005
     restart: float = 0.0052
 
     @property

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
+from fp_bench.inputs import structured
+from fp_bench.inputs.source import Shape
 from fp_bench.kernels import xattention as antidiagonal
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.block_index import causal_blocks
@@ -112,3 +114,39 @@ def test_limits_are_refused(stride, scale, match):
     q, k, _ = Case().tensors()
     with pytest.raises(UnsupportedError, match=match):
         antidiagonal.antidiagonal_weights(q, k, stride=stride, scale=scale)
+
+
+@pytest.mark.parametrize(
+    ("sinks", "filled"), [(4, {4}), (8, {4, 8}), (1, set())], ids=["four sinks", "eight sinks", "one sink"]
+)
+def test_the_first_block_is_estimated_where_sinks_fill_a_cell(sinks, filled, monkeypatch):
+    """Why stride 4 keeps less than stride 8 on structured inputs: docs/methods.md."""
+    monkeypatch.setattr(structured, "SINK_HEIGHTS", (4.0, 3.9, 3.8, 3.7, 3.6, 3.5, 3.4, 3.3)[:sinks])
+    tokens, cpu = 1024, torch.device("cpu")
+    shape = Shape(1, tokens, 2, 1, 64)
+    q, k, _ = structured.Structured().tensors(shape, layer=0, seed=0, dtype=torch.float32, device=cpu)
+
+    def first_block(stride):
+        weights = reference.antidiagonal_weights(q, k, stride=stride, scale=64**-0.5)
+        return float((weights[..., 0] / weights.sum(-1))[..., 2:].mean())
+
+    exact = first_block(1)
+    assert exact > 0.4
+    assert {stride for stride in (4, 8) if first_block(stride) > 0.6 * exact} == filled
+
+
+def test_the_definition_is_the_papers_sums():
+    """One by one, in float64: antidiagonals of cells, softmax over cells up to the own one, sums of blocks."""
+    tokens, stride, block, dim = 256, 4, 128, 8
+    draw = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, tokens, dim, generator=draw, dtype=torch.float64)
+    cells, blocks = tokens // stride, tokens // block
+    expected = torch.zeros(blocks, blocks, dtype=torch.float64)
+    for x in range(cells):
+        sums = torch.stack(
+            [sum(q[x * stride + stride - 1 - t] @ k[y * stride + t] for t in range(stride)) for y in range(x + 1)]
+        )
+        for y, share in enumerate((sums / (stride * dim**0.5)).softmax(0)):
+            expected[x * stride // block, y * stride // block] += share
+    found = reference.antidiagonal_weights(q[None, :, None], k[None, :, None], stride=stride, scale=dim**-0.5)
+    torch.testing.assert_close(found[0, 0].double(), expected, atol=1e-4, rtol=1e-4)

@@ -304,7 +304,7 @@ def test_chunks_equal_the_whole_prompt(static: bool, cut: int) -> None:
         prefill.last_chunk = True
         second = model(ids[:, cut:], past_key_values=first.past_key_values)
     assert_same(torch.cat([first.logits, second.logits], dim=1), expected)
-    assert prefill.counts.layers[0].dense == {"one of the first 1 layers": 2}
+    assert prefill.counts.layers[0].dense == {"one of the layers asked to run dense": 2}
     assert prefill.counts.layers[1].sparse == 2
 
 
@@ -464,6 +464,15 @@ def test_an_error_inside_still_restores() -> None:
     with pytest.raises(KeyError), SparsePrefill(model, keeps_all()):
         raise KeyError
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_set_of_layers_runs_dense() -> None:
+    model, ids = build(PLAIN["llama"]), tokens()
+    with SparsePrefill(model, keeps_all(), dense_layers={LAYERS - 1}) as prefill, torch.no_grad():
+        model(ids)
+    assert [bool(calls.dense) for calls in prefill.counts.layers.values()] == [False] * (LAYERS - 1) + [True]
+    with pytest.raises(UsageError, match=rf"layer {LAYERS} is not in 0\.\.{LAYERS - 1}"):
+        SparsePrefill(model, keeps_all(), dense_layers=[0, LAYERS])
 
 
 def test_more_dense_layers_than_layers_are_refused() -> None:

@@ -11,8 +11,9 @@ from fp_bench.cli import app
 from fp_bench.errors import NotComparableError, UsageError
 from fp_bench.records.store import read_run
 from fp_bench.reports.comparing.compare import compare
-from fp_bench.reports.comparing.rows import geometric_mean
+from fp_bench.reports.comparing.rows import AVERAGE, geometric_mean
 from fp_bench.reports.comparing.text import MOST_ROWS, summary, tables
+from fp_bench.reports.verdict import Rule
 from tests.records.records import answers, dense, failed, rounds, scored, write
 
 PUBLISHED = Path(__file__).parents[2] / "results" / "h200"
@@ -338,14 +339,51 @@ def test_launches_are_what_is_compared_where_there_are_several(compared):
     ]
 
 
-def test_kl_is_compared_where_distributions_are(compared):
-    def side(kl):
-        return [
-            record.model_copy(update={"kl": kl, "kl_by_part": [kl / 2, 3 * kl / 2] * 8})
-            for record in answers([0.9] * 4, suite="fidelity", task="text")
-        ]
+def distributions(kl, samples=4, parts=8, **fields):
+    """Samples without answers whose likeliest tokens agree alike whatever the KL."""
+    return [
+        record.model_copy(update={"kl": kl, "kl_by_part": [kl / 2, 3 * kl / 2] * parts if parts else None})
+        for record in answers([0.9] * samples, **{"suite": "fidelity", "task": "text"} | fields)
+    ]
 
-    found = compared(side(0.01), side(0.03))
+
+@pytest.mark.parametrize(
+    ("base", "new", "verdict"),
+    [
+        (0.01, 0.03, "regressed"),
+        (0.03, 0.01, "improved"),
+        (0.01, 0.011, "unchanged"),
+        (0.01, 0.01, "unchanged"),
+    ],
+)
+def test_distributions_are_judged_by_their_kl(compared, base, new, verdict):
+    found = compared(distributions(base), distributions(new))
+    assert verdicts(found) == [verdict]
+    assert any("judged by their KL" in line for line in summary(found))
+    # The likeliest tokens agree as often as before: they alone would say unchanged.
+    assert found.accuracy.iloc[0]["difference"] == 0
+    # What may be lost is said by the rule.
+    loose = compare(found.base, found.new, Rule(max_kl=0.05))
+    assert verdicts(loose) == ["unchanged"]
+
+
+def test_the_average_of_distributions_is_judged_by_kl_too(compared):
+    tasks = [("code", 0.012), ("prose", 0.05)]
+    base, new = ([*distributions(0.01, task="code"), *distributions(0.01, task="prose")], [])
+    for task, kl in tasks:
+        new += distributions(kl, task=task)
+    rows = compared(base, new).accuracy.set_index("task")
+    assert dict(rows["verdict"]) == {"code": "unchanged", "prose": "regressed", AVERAGE: "regressed"}
+    assert rows.loc[AVERAGE, "new_kl"] == pytest.approx(0.031)
+
+
+def test_kl_without_parts_is_judged_by_samples_and_one_sample_is_not_enough(compared):
+    assert verdicts(compared(distributions(0.01, parts=0), distributions(0.03, parts=0))) == ["regressed"]
+    assert verdicts(compared(distributions(0.01, 1, parts=0), distributions(0.03, 1, parts=0))) == ["inconclusive"]
+
+
+def test_kl_is_compared_where_distributions_are(compared):
+    found = compared(distributions(0.01), distributions(0.03))
     row = found.accuracy.iloc[0]
     assert (row["base_kl"], row["new_kl"]) == (pytest.approx(0.01), pytest.approx(0.03))
     assert 0 < row["kl_low"] < 0.02 < row["kl_high"]

@@ -92,10 +92,20 @@ HOST_BOUND = 0.38
 """Of those that the host cannot queue in time; both: docs/noise.md."""
 
 
+@pytest.mark.parametrize("rounds", [2, 5])
 @pytest.mark.parametrize(("launches", "restart"), [(1, MEASURED), (3, MEASURED), (3, 0.02), (3, HOST_BOUND)])
-def test_launches_that_differ_are_no_false_alarms(launches, restart):
-    _, accused = found_share(0.01, 0.0, 5, RULE, launches=launches, restart=restart, pairs=300)
+def test_launches_that_differ_are_no_false_alarms(launches, restart, rounds):
+    _, accused = found_share(0.01, 0.0, rounds, RULE, launches=launches, restart=restart, pairs=300)
     assert accused <= 0.05
+
+
+def test_runs_that_differ_beyond_their_launches_are_no_false_alarms():
+    draw = np.random.default_rng(0)
+    of_run, of_launch = (MEASURED * draw.standard_normal((2, 300, 30, launches, 1)) for launches in (1, 3))
+    base, new = np.exp(of_run + of_launch + 0.01 * draw.standard_normal((2, 300, 30, 3, 2)))
+    found = compare_times(base, new, RULE, forecast=False).verdict
+    accused = (found == Verdict.REGRESSED.value) | (found == Verdict.IMPROVED.value)
+    assert accused.any(axis=1).mean() <= 0.05
 
 
 def test_without_launches_a_restart_would_be_taken_for_a_slowdown():

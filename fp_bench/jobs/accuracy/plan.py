@@ -107,7 +107,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     parse_dtype(request.dtype)
     check_backend(request.backend)
     check_engine(request.engine, request.dtype)
-    if request.engine != "hf" and (request.dense_layers or request.spread or (request.workers or 1) > 1):
+    if request.engine != "hf" and (request.dense or request.spread or (request.workers or 1) > 1):
         raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
@@ -123,7 +123,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
             f"length {format_length(max(request.lens))}{beside} exceeds the {facts.positions} positions of model "
             f"{request.model}; give shorter --lens"
         )
-    if not 0 <= request.dense_layers <= facts.layers:
+    if max(request.dense, default=-1) >= facts.layers:
         raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
     chat = {name: reads.chat and not suite.untemplated.issuperset(suite.tasks) for name, suite in suites.items()}
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
@@ -214,7 +214,7 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
         "engine": request.engine,
         "model": model_label(request.model, request.engine),
         "dtype": request.dtype,
-        "dense_layers": request.dense_layers,
+        "dense_layers": int(request.dense_layers) if request.dense_layers.isdigit() else request.dense_layers,
         "seed": request.seed,
     }
 

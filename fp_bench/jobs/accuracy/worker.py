@@ -52,7 +52,7 @@ class Setup:
     model: str
     dtype: str
     chat: str
-    dense_layers: int
+    dense_layers: Sequence[int]
     suites: Sequence[Spec]
     methods: Mapping[str, Spec]
     """Specs by label."""

@@ -61,7 +61,7 @@ class ModelWorkers(Workers):
             model=asked.model,
             dtype=asked.dtype,
             chat=asked.chat,
-            dense_layers=asked.dense_layers,
+            dense_layers=asked.dense,
             suites=asked.suites,
             methods={label: candidate.spec for label, candidate in self._methods.get(name, {}).items()},
             backend=asked.backend,

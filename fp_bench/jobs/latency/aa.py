@@ -21,26 +21,21 @@ LENGTHS_GPU, LENGTHS_CPU = (4096, 16384, 65536), (512, 1024)
 TITLE = "Rounds of unchanged code, and the smallest slowdown of one cell among 30 that 95 of 100 comparisons find"
 FORECAST = (3, 5, 10)
 """Rounds a side that a smallest regression is given for."""
-
-
 LAUNCHES = 4
-"""Times that all processes are started anew: two a side are the fewest that are compared."""
+"""Two a side are the fewest that are compared."""
 
 
 def aa_plan(rounds: int) -> Plan:
-    """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell in all launches."""
+    """Return a short run of what `fpbench latency` measures by default, of so many rounds a cell or a few more."""
     lens = LENGTHS_CPU if Machine.here().gpu is None else LENGTHS_GPU
-    return make_plan(LatencyRequest(lens=list(lens), rounds=-(-rounds // LAUNCHES)))
+    each = -(-rounds // LAUNCHES)
+    return make_plan(LatencyRequest(lens=list(lens), rounds=LAUNCHES * each, launches=LAUNCHES))
 
 
 def measure(plan: Plan) -> Iterator[LatencyRecord]:
-    """Measure a plan `LAUNCHES` times, by new processes each time, into folders that are thrown away."""
-    for launch in range(LAUNCHES):
-        with tempfile.TemporaryDirectory() as folder, RecordStore(Path(folder)) as store:
-            for record in run(plan, store):
-                # Rounds are counted on: of two with one number the later would take the earlier one's place.
-                first = launch * max(group.effort.rounds for group in plan.groups)
-                yield record.model_copy(update={"round": first + record.round})
+    """Measure a plan into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder, RecordStore(Path(folder)) as store:
+        yield from run(plan, store)
 
 
 def aa_table(records: Sequence[Record], rule: Rule) -> Table:

@@ -37,6 +37,8 @@ def run(
         UsageError: the store has times of another kind of machine: their ratios to these would mean nothing.
         UnavailableError: the disk refuses a record, or all places are lost.
     """
+    if (plan.request.launches or 1) > 1 and not conduct.isolate:
+        raise UsageError(f"--launches {plan.request.launches} starts processes anew, and --no-isolate has none")
     tasks = [Task(_Left(group, pending)) for group in plan.groups if (pending := _pending(group, store, conduct))]
     if not tasks:
         return
@@ -101,15 +103,28 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
         return place.open(MethodWorkers, self._plan.on(place.machine), self.conduct, threads)
 
     def do(self, task: Task[_Left], workers: MethodWorkers) -> Iterator[_Maps | LatencyRecord]:
-        """Check every pending cell, then time those that passed, round by round in a shuffled order."""
+        """Measure a group launch by launch, each by processes that were started for it."""
         group, pending = task.left
+        spans = group.effort.spans() if self.conduct.isolate else [range(group.effort.rounds)]
+        left = [span for span in spans if any(number in span for rounds in pending.values() for number in rounds)]
+        for span in left:
+            if span is not left[0]:
+                workers.restart()
+            yield from self._launch(task, workers, span)
+
+    def _launch(
+        self, task: Task[_Left], workers: MethodWorkers, span: Sequence[int]
+    ) -> Iterator[_Maps | LatencyRecord]:
+        """Check every cell with rounds in a span, then time those that passed, round by round in a shuffled order."""
+        group, whole = task.left
+        pending = {cell: rounds for cell, rounds in whole.items() if any(number in span for number in rounds)}
         hopeless = {cell: why for cell in pending if (why := self.why_not(cell, task)) is not None}
         if possible := [cell.label for cell in pending if cell not in hopeless]:
             workers.start(possible)
         ready: dict[Cell, Found | PrefillFound] = {}
 
         def failed(cell: Cell, number: int, why: Failure) -> LatencyRecord:
-            del pending[cell]
+            del whole[cell]
             self.learn(cell, why)
             return cell.failed(number, why)
 
@@ -122,8 +137,8 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
             else:
                 yield _Maps(cell, found.maps)
                 ready[cell] = found
-        for number in range(group.effort.rounds):
-            for cell in _shuffled([cell for cell in ready if number in pending.get(cell, ())], number):
+        for number in span:
+            for cell in _shuffled([cell for cell in ready if number in whole.get(cell, ())], number):
                 if not self.in_time:
                     return
                 outcome = workers.measure(cell, group)
@@ -133,10 +148,10 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
                 else:
                     timing, seen = outcome
                     of_cell = asdict(ready[cell].findings) | {"peak_bytes": ready[cell].peak_bytes}
-                    pending[cell].remove(number)
+                    whole[cell].remove(number)
                     record = cell.timed(number, of_cell | asdict(timing) | seen)
                     if record.status != "ok":  # what it found is no record
-                        del ready[cell], pending[cell]
+                        del ready[cell], whole[cell]
                     yield record
         if ready:
             workers.release()

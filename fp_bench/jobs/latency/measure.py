@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from statistics import median
 from time import perf_counter
 from typing import TypeVar
@@ -48,6 +49,8 @@ class Effort:
     """How much measuring a cell gets."""
 
     rounds: int = 5
+    launches: int = 1
+    """Times that the processes are started anew, each for its part of the rounds."""
     samples: int | None = None
     """Timed calls in a round; None takes as many as fit ``sample_seconds``, at least `MIN_SAMPLES`."""
     sample_seconds: float = 0.2
@@ -55,6 +58,11 @@ class Effort:
     """Untimed calls at the start of each round, at least one."""
     checked_call_counts: bool = False
     """For calls of minutes: the call whose output is checked is the one sample, nothing is run twice."""
+
+    def spans(self) -> list[range]:
+        """Return the rounds of each launch."""
+        ends = [-(-self.rounds * launch // self.launches) for launch in range(self.launches + 1)]
+        return [range(first, end) for first, end in pairwise(ends)]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
+from fp_bench.jobs.cost import Range, cell_seconds, prefill_flop, start_seconds, total, weights_in_use
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import timer_for
@@ -26,8 +27,6 @@ from fp_bench.sizes import format_length
 
 CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
 GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
-SETUP_SECONDS = 2.0
-"""Guess for making inputs, compiling and checking one cell."""
 SHORTEST_LIMIT, PATIENCE = 600.0, 20.0
 """A step is given so many seconds, or so many times its estimate."""
 INPUTS_SHARE = 0.4
@@ -80,19 +79,6 @@ class Group:
         timed = max(self.effort.sample_seconds, self.dense_seconds * (self.effort.samples or MIN_SAMPLES))
         return max(SHORTEST_LIMIT, PATIENCE * (timed + self.dense_seconds))
 
-    @property
-    def seconds(self) -> float:
-        """Estimate of measuring all cells once: every method as slow as dense, so mostly too long."""
-        once, effort = self.dense_seconds, self.effort
-        if effort.checked_call_counts:
-            return sum(SETUP_SECONDS + once * (1 if cell.asked["method"] == "dense" else 2) for cell in self.cells)
-        timed = once * effort.samples if effort.samples else max(effort.sample_seconds, 3 * once)
-        one_round = max(effort.warm_up_seconds, once) + timed
-        return sum(
-            SETUP_SECONDS + once + effort.rounds * one_round * (1 if cell.asked["method"] == "dense" else 2)
-            for cell in self.cells
-        )
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -108,9 +94,22 @@ class Plan:
         return replace(self, machine=machine)
 
     @property
-    def seconds(self) -> float:
-        """Estimate of the whole run on one device, mostly too long."""
-        return sum(group.seconds for group in self.groups)
+    def seconds(self) -> Range:
+        """How long the whole run may take on one device."""
+        model = self.request.model is not None
+        cells = (
+            cell_seconds(
+                group.effort,
+                group.shape.seq_len,
+                group.dense_seconds,
+                dense=cell.asked["method"] == "dense",
+                gpu=self.machine.gpu is not None,
+                model=model,
+            )
+            for group in self.groups
+            for cell in group.cells
+        )
+        return total([start_seconds(len(self.groups[0].cells), model=model), *cells])
 
     @property
     def records(self) -> int:
@@ -137,12 +136,13 @@ class Plan:
         return notes
 
 
-def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
+def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: float | None = None) -> Plan:
     """Resolve a request against a device and its inputs into cells; nothing is measured but one short call.
 
     Args:
         request: what was asked for.
         machine: the device; None is the current one.
+        budget: seconds that all of it has; where three launches may take longer, and none were asked for, it is one.
 
     Raises:
         UsageError: an unknown method, parameter, dtype, backend, input or layer, or a length the inputs do not have.
@@ -160,10 +160,13 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None) -> Plan:
     for shape in subject.shapes:
         for layer in subject.layers:
             cells = [Cell(c, _asked(request, subject, c, shape, layer)) for c in candidates.values()]
-            seconds = per_flop * dense_flop(shape) * subject.attention_layers
+            seconds = per_flop * subject.flop(shape)
             keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
             groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
-    return Plan(request, machine, subject.name, groups)
+    plan = Plan(request, machine, subject.name, groups)
+    if request.launches is None and budget is not None and plan.seconds.most > budget:
+        plan = replace(plan, groups=[replace(group, effort=replace(group.effort, launches=1)) for group in groups])
+    return plan
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
@@ -177,8 +180,6 @@ def _default_methods(request: LatencyRequest, machine: Machine, model: str | Non
 class _Calls:
     """Single attention calls on inputs of some source."""
 
-    attention_layers = 1
-
     def __init__(self, request: LatencyRequest, machine: Machine) -> None:
         self._request = request
         self._machine = machine
@@ -189,6 +190,10 @@ class _Calls:
         heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
         self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
         self.layers = _layers(source, request.layers)
+
+    def flop(self, shape: Shape) -> float:
+        """Return the FLOP of a dense call."""
+        return dense_flop(shape)
 
     def effort(self, dense_seconds: float) -> Effort:
         """Return what a call of this length can afford."""
@@ -211,7 +216,7 @@ class _Prefills:
             raise UsageError(f"model {request.model} has no attention heads: there is nothing to run a method in")
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
-        self.attention_layers = config.num_hidden_layers
+        self._config, self._weights = config, weights_in_use(config)
         self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
         most = positions(config)
         if most is not None and max(request.lens) > most:
@@ -219,10 +224,14 @@ class _Prefills:
                 f"length {format_length(max(request.lens))} exceeds the {most} positions of model {request.model}"
             )
 
+    def flop(self, shape: Shape) -> float:
+        """Return the FLOP of a dense prefill; of weights that cannot be counted, of its attention alone."""
+        return prefill_flop(self._config, self._weights or 0.0, shape.seq_len)
+
     def effort(self, dense_seconds: float) -> Effort:
         """Return what a prefill of this length can afford."""
         affordable = 3 if dense_seconds < 1 else 1
-        return Effort(self._request.rounds or 3, self._request.samples or affordable, warm_up_seconds=0.0)
+        return _heeding(self._request, Effort(rounds=3, samples=affordable, warm_up_seconds=0.0))
 
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:
@@ -262,16 +271,24 @@ def _layers(source: InputSource, asked: Sequence[int] | None) -> Sequence[int]:
 
 def _effort(request: LatencyRequest, dense_seconds: float, machine: Machine) -> Effort:
     """Choose rounds and samples that a call of this length can afford; what was asked for wins."""
-    if machine.gpu is None and dense_seconds > 20 and request.rounds is None and request.samples is None:
+    unasked = request.rounds is None and request.samples is None and request.launches is None
+    if machine.gpu is None and dense_seconds > 20 and unasked:
         return Effort(rounds=1, samples=1, checked_call_counts=True)
     if dense_seconds > 5:
         affordable = Effort(rounds=3, samples=1, warm_up_seconds=0.0)
     else:
-        affordable = Effort(rounds=5 if dense_seconds < 1 else 3)
-    return Effort(
-        rounds=request.rounds or affordable.rounds,
+        affordable = Effort(rounds=6 if dense_seconds < 1 else 3, launches=3)
+    return _heeding(request, affordable)
+
+
+def _heeding(request: LatencyRequest, affordable: Effort) -> Effort:
+    """Return an effort with what was asked for in its place."""
+    rounds = request.rounds or max(affordable.rounds, request.launches or 1)
+    return replace(
+        affordable,
+        rounds=rounds,
+        launches=request.launches or min(affordable.launches, rounds),
         samples=request.samples or affordable.samples,
-        warm_up_seconds=affordable.warm_up_seconds,
     )
 
 

@@ -22,8 +22,8 @@ RELEASE_SECONDS = 60.0
 class MethodWorkers(Workers):
     """Has cells checked and timed, each method in its own process.
 
-    The processes stay for the whole run, so that what a method compiled or tuned is paid once. Each holds the inputs of
-    its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
+    The processes stay for a launch (`Effort.launches`) of each group, of one launch for the whole run. Each holds the
+    inputs of its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
 
     Args:
         plan: the run, for the device of this place.

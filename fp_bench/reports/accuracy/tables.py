@@ -220,7 +220,8 @@ def setting_title(row: pd.Series) -> str:
     """Return what all rows of one setting have in common, in words."""
     suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
     more = [str(row["suite_params"])] if row["suite_params"] else []
-    more += [f"first {row['dense_layers']} layers dense"] if row["dense_layers"] else []
+    dense = row["dense_layers"]
+    more += [f"layers {dense} dense" if isinstance(dense, str) else f"first {dense} layers dense"] if dense else []
     more += ["chat template"] if row["chat"] else []
     more += [f"reasoning {row['reasoning']}"] if row["reasoning"] else []
     return ", ".join([suite, *more, f"model {row['model']}", str(row["dtype"]), f"seed {row['seed']}"])

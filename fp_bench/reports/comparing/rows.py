@@ -174,26 +174,38 @@ ACCURACY_COLUMNS = (
 def accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
     """Return one row a task, and one for the average where a method has several tasks at a length."""
     rows: list[dict[str, Any]] = []
-    judged: list[tuple[dict[str, Any], ScoreChange]] = []
-    averages: dict[tuple[Any, ...], list[tuple[dict[str, Any], Floats, bool]]] = {}
-    for base, new in cells.values():
-        row, changes, identical = _accuracy_row(base, new)
+    judged: list[tuple[dict[str, Any], ScoreChange, ScoreChange]] = []
+    averages: dict[tuple[Any, ...], list[_Changes]] = {}
+
+    def judge(row: dict[str, Any], parts: Sequence[_Changes]) -> None:
         rows.append(row)
-        if len(changes):
-            judged.append((row, _change([changes], identical=identical)))
-            average = tuple(row[name] for name in ACCURACY_COLUMNS if name in row and name in AVERAGED)
-            averages.setdefault(average, []).append((row, changes, identical))
+        scores = _change([part.scores for part in parts], identical=all(part.identical for part in parts))
+        kl = [part.kl for part in parts if part.kl is not None]
+        if len(kl) < len(parts):
+            judged.append((row, scores, scores))
+            return
+        decisive = _kl_change(kl, rule)
+        row |= {"kl_low": -decisive.high, "kl_high": -decisive.low} if np.isfinite(decisive.low) else {}
+        judged.append((row, scores, decisive))
+
+    for base, new in cells.values():
+        row, changes = _accuracy_row(base, new)
+        if changes is None:
+            rows.append(row)
+            continue
+        judge(row, [changes])
+        average = tuple(row[name] for name in ACCURACY_COLUMNS if name in row and name in AVERAGED)
+        averages.setdefault(average, []).append(changes)
     for parts in averages.values():
         if len(parts) > 1:
-            same = all(identical for *_, identical in parts)
-            row = {name: parts[0][0][name] for name in AVERAGED} | {"task": AVERAGE, "note": IDENTICAL if same else ""}
-            for name in ("base_score", "new_score"):
-                row[name] = float(np.mean([part[name] for part, *_ in parts]))
-            change = _change([changes for _, changes, _ in parts], identical=same)
-            rows.append(row)
-            judged.append((row, change))
-    found = judge_scores([change for _, change in judged], rule)
-    for (row, change), verdict, p, more in zip(judged, *found, strict=True):
+            same = all(part.identical for part in parts)
+            row = {name: parts[0].row[name] for name in AVERAGED} | {"task": AVERAGE, "note": IDENTICAL if same else ""}
+            for name in ("base_score", "new_score", "base_kl", "new_kl"):
+                if all(name in part.row for part in parts):
+                    row[name] = float(np.mean([part.row[name] for part in parts]))
+            judge(row, parts)
+    found = judge_scores([decisive for *_, decisive in judged], rule)
+    for (row, change, _), verdict, p, more in zip(judged, *found, strict=True):
         settled = row.get("verdict")
         kept = settled if settled and verdict != Verdict.REGRESSED.value else str(verdict)
         row |= {"verdict": kept, "p": p, "more_samples": more, "n": change.n, "difference": change.difference}
@@ -213,20 +225,55 @@ def _change(changes: Sequence[Floats], *, identical: bool) -> ScoreChange:
     return ScoreChange(len(everything), *paired_interval(changes), worse, better, identical)
 
 
-AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat",
-            "reasoning", "seed", "asked_backend")  # fmt: skip
+def _kl_change(changes: Sequence[Floats], rule: Rule) -> ScoreChange:
+    """Return the change of one row in KL, a rise as a loss.
+
+    Args:
+        changes: for each task the rise of every sample, ``[samples, blocks]``.
+        rule: says how much may be lost.
+    """
+    fewest = min(change.shape[1] for change in changes)
+    everything = -np.concatenate([change[:, :fewest] for change in changes])
+    of_sample = everything.mean(axis=1)
+    found = clustered_mean(everything)
+    return ScoreChange(
+        len(everything),
+        found.mean,
+        found.mean - found.half,
+        found.mean + found.half,
+        int((of_sample < 0).sum()),
+        int((of_sample > 0).sum()),
+        identical=not everything.any(),
+        p=found.p,
+        may_lose=rule.max_kl,
+    )
+
+
+AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed",
+            "asked_backend")  # fmt: skip
 """Tasks that agree in these are averaged."""
 
 
-def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], Floats, bool]:
-    """Return a row, the change of each sample that both answered, and whether all answers are the same."""
+@dataclass(frozen=True)
+class _Changes:
+    """How the samples of one task changed that both answered."""
+
+    row: dict[str, Any]
+    scores: Floats
+    identical: bool
+    """Whether every answer is the same word for word."""
+    kl: Floats | None
+    """Rise of the KL to dense attention, ``[samples, blocks]``; None where answers are scored, not distributions."""
+
+
+def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], _Changes | None]:
+    """Return a row, and how the samples changed that both answered, if there are any."""
     shown = new or base
     assert shown
     row = {name: hashable(getattr(shown.first, name)) for name in (*AVERAGED, "task")} | {"note": ""}
-    nothing = np.array([])
     if base is None or new is None:
         verdict = Verdict.ADDED if base is None else Verdict.REMOVED
-        return row | {"verdict": verdict.value, "n": 0}, nothing, False
+        return row | {"verdict": verdict.value, "n": 0}, None
     one, other = ({record.sample_id: record for record in side.records} for side in (base, new))
     shared = one.keys() & other.keys()
     both = sorted(name for name in shared if one[name].status == other[name].status == "ok")
@@ -243,30 +290,32 @@ def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], 
     elif new.fell_back and not base.fell_back:
         row |= {"verdict": Verdict.NEW_FAILURE.value, "note": "fell back to dense"}
     if not both:
-        return row | {"n": 0}, nothing, False
+        return row | {"n": 0}, None
     scores = np.array([[one[name].score, other[name].score] for name in both])
     row |= {"base_score": float(scores[:, 0].mean()), "new_score": float(scores[:, 1].mean())}
     identical = all(one[name].prediction == other[name].prediction for name in both)
     # A suite without answers scores distributions: there equal words say nothing.
     same = identical and bool((scores[:, 0] == scores[:, 1]).all())
+    sides = [one[name] for name in both], [other[name] for name in both]
+    kl = None
+    if all(record.kl is not None for side in sides for record in side):
+        row |= {
+            name: float(np.mean([r.kl for r in side])) for name, side in zip(("base_kl", "new_kl"), sides, strict=True)
+        }
+        kl = _kl_by_block(*sides)
+        same = same and not kl.any()
     if same and not row["note"]:
         row["note"] = IDENTICAL
-    row |= _divergences([one[name] for name in both], [other[name] for name in both])
-    return row, scores[:, 1] - scores[:, 0], same
+    return row, _Changes(row, scores[:, 1] - scores[:, 0], same, kl)
 
 
-def _divergences(base: Sequence[Any], new: Sequence[Any]) -> dict[str, Any]:
-    """Return the mean KL to dense attention of both sides and, where records have its parts, the change's interval."""
-    if any(record.kl is None for record in (*base, *new)):
-        return {}
-    row = {"base_kl": float(np.mean([r.kl for r in base])), "new_kl": float(np.mean([r.kl for r in new]))}
+def _kl_by_block(base: Sequence[Any], new: Sequence[Any]) -> Floats:
+    """Return how much KL rose, ``[samples, blocks]``; where records have no parts, a sample is one block."""
     parts = [(after.kl_by_part, before.kl_by_part) for after, before in zip(new, base, strict=True)]
     if all(after and before and len(after) == len(before) for after, before in parts):
         fewest = min(len(after) for after, _ in parts)
-        changes = [np.subtract(after[:fewest], before[:fewest]) for after, before in parts]
-        found = clustered_mean(np.array(changes))
-        row |= {"kl_low": found.mean - found.half, "kl_high": found.mean + found.half}
-    return row
+        return np.array([np.subtract(after[:fewest], before[:fewest]) for after, before in parts])
+    return np.array([[after.kl - before.kl] for after, before in zip(new, base, strict=True)])
 
 
 def geometric_mean(latency: pd.DataFrame) -> tuple[float, int]:

@@ -52,6 +52,11 @@ def summary(comparison: Comparison) -> list[str]:
             f"Scores: sign test (McNemar's) on paired samples, Benjamini-Hochberg at {rule.alpha:g}, Bonett and "
             f"Price's interval of 95 %, greatest drop {100 * rule.max_drop:g} points."
         )
+    if comparison.accuracy.get("base_kl", pd.Series(dtype=float)).notna().any():
+        lines.append(
+            f"Distributions are judged by their KL to dense attention: Student's t on blocks of positions, greatest "
+            f"rise {rule.max_kl:g} nats; their scores are how often the likeliest token agrees."
+        )
     return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes)]
 
 
@@ -201,7 +206,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "counts": {verdict.value: comparison.count(verdict) for verdict in Verdict},
         "geometric_mean_ratio": mean if cells else None,
         "paired": comparison.paired,
-        "rule": {"min_effect": rule.min_effect, "alpha": rule.alpha, "max_drop": rule.max_drop},
+        "rule": {"min_effect": rule.min_effect, "alpha": rule.alpha, "max_drop": rule.max_drop, "max_kl": rule.max_kl},
         "notes": list(comparison.notes),
         "latency": json.loads(comparison.latency.to_json(orient="records", double_precision=15)),
         "accuracy": json.loads(comparison.accuracy.to_json(orient="records", double_precision=15)),

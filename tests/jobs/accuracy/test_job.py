@@ -55,6 +55,36 @@ def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp
         assert not everything.fallback
 
 
+@pytest.mark.parametrize(
+    ("given", "layers", "recorded"),
+    [
+        ("0", [], 0),
+        ("4", [0, 1, 2, 3], 4),
+        ("0-3", [0, 1, 2, 3], 4),
+        ("5,0-1", [0, 1, 5], "0-1,5"),
+        ("3-3", [3], "3-3"),
+        (2, [0, 1], 2),
+    ],
+)
+def test_dense_layers_are_a_number_or_a_set(given, layers, recorded):
+    asked = AccuracyRequest.parse({"dense_layers": given, "samples": 1, "methods": "dense", "lens": "300"})
+    assert list(asked.dense) == layers
+    assert read_command(asked.command).dense_layers == asked.dense_layers
+    assert make_plan(asked).items[0].asked["dense_layers"] == recorded
+
+
+def test_no_set_of_layers_is_one_line():
+    with pytest.raises(UsageError, match="--dense-layers '3-1': '3-1' is no layer and no range of layers"):
+        AccuracyRequest.parse({"dense_layers": "3-1"})
+
+
+def test_the_layers_of_a_set_run_dense(tmp_path):
+    asked = request(dense_layers="1,4", samples=1, methods=[Spec("flashprefill", {"alpha": "0.5"})])
+    for record in records_of(tmp_path, asked):
+        assert (record.sparse_layers, record.model_layers) == (4, 6)
+        assert record.dense_layers == "1,4"
+
+
 def test_a_resumed_run_answers_only_what_is_missing(tmp_path):
     first = records_of(tmp_path, request(samples=1))
     again = records_of(tmp_path, request(samples=2))
@@ -189,6 +219,7 @@ def test_a_prompt_beyond_the_models_positions_is_refused_before_anything_runs(tm
         ({"tasks": ["facts"]}, "probe has no task 'facts'"),
         ({"chat": "on"}, "no chat template"),
         ({"dense_layers": 99}, "--dense-layers 99 is out of limits: 0 to 6"),
+        ({"dense_layers": "0-1,6"}, "--dense-layers 0-1,6 is out of limits: 0 to 6"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"lens": [300000]}, "exceeds the 131072 positions"),
         ({"model": "random:embedded"}, "random weights"),

@@ -3,7 +3,6 @@ from typer.testing import CliRunner
 
 from fp_bench.cli import app
 from fp_bench.jobs.latency import aa
-from fp_bench.jobs.latency.job import Conduct, run
 from fp_bench.reports.verdict import Rule
 from tests.records.records import failed, rounds
 
@@ -51,8 +50,6 @@ def test_nothing_measured_is_no_row():
 def test_doctor_measures_this_machine(monkeypatch):
     monkeypatch.setattr(aa, "LENGTHS_CPU", (256,))
     monkeypatch.setattr(aa, "LAUNCHES", 2)
-    # Quicker by the seconds that workers take to start.
-    monkeypatch.setattr(aa, "run", lambda plan, store: run(plan, store, Conduct(isolate=False)))
     done = CliRunner().invoke(app, ["doctor", "--aa", "--rounds", "6"])
     assert done.exit_code == 0, done.output
     for word in ("spread", "launches", "dense", "flashprefill", "A/A"):

@@ -11,6 +11,8 @@ from transformers import MambaConfig
 from fp_bench.cli.options import known
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
+from fp_bench.inputs.source import Shape
+from fp_bench.jobs.latency import plan as plan_module
 from fp_bench.jobs.latency.job import Conduct, count_pending, run
 from fp_bench.jobs.latency.plan import Heads, make_plan
 from fp_bench.jobs.request import LatencyRequest
@@ -100,6 +102,53 @@ def test_every_cell_is_measured_in_every_round(odd_methods, tmp_path):
     assert one.env
     assert one.samples_ms
     assert (one.timer, one.cache, one.rows_checked) == ("wall_clock", "as_left", 128)
+
+
+def test_each_launch_measures_its_rounds_by_new_processes(odd_methods, tmp_path):
+    records = records_of(request("dense,wrong,window", rounds=3, launches=2), tmp_path, Conduct())
+    for label in ("dense", "window"):
+        first, again, other = (record.launch for record in sorted(records, key=by_round) if record.label == label)
+        assert first == again != other
+    assert [(record.round, record.status) for record in records if record.label == "wrong"] == [(0, "incorrect")]
+    assert cells(records).set_index("label").loc["dense", "launches"] == 2
+
+
+def by_round(record):
+    return record.round
+
+
+@pytest.mark.parametrize(
+    ("changed", "seconds", "spans"),
+    [
+        ({}, 0.1, [range(2), range(2, 4), range(4, 6)]),
+        ({}, 2.0, [range(1), range(1, 2), range(2, 3)]),
+        ({}, 10.0, [range(3)]),  # calls of seconds: another check takes as long as the rounds
+        ({"rounds": 5}, 0.1, [range(2), range(2, 4), range(4, 5)]),
+        ({"rounds": 2}, 0.1, [range(1), range(1, 2)]),
+        ({"launches": 1}, 0.1, [range(6)]),
+        ({"launches": 8}, 0.1, [range(n, n + 1) for n in range(8)]),
+        ({"launches": 2}, 30.0, [range(2), range(2, 3)]),
+        ({"model": "embedded"}, 0.1, [range(3)]),  # loaded anew each time
+    ],
+)
+def test_launches_are_three_where_they_can_be_afforded(monkeypatch, changed, seconds, spans):
+    asked = LatencyRequest.parse({"lens": [256], "methods": "dense", "dtype": "fp32"} | changed)
+    flop = plan_module.dense_flop(Shape(1, 256, 2, 1, 128))
+    monkeypatch.setattr(plan_module, "_seconds_per_flop", lambda *_: seconds / flop)
+    assert make_plan(asked).groups[0].effort.spans() == spans
+
+
+def test_one_launch_is_what_a_short_budget_allows():
+    asked = changed_request(rounds=6)
+    assert [make_plan(asked, budget=seconds).groups[0].effort.launches for seconds in (None, 3600, 1)] == [3, 3, 1]
+    assert make_plan(changed_request(rounds=6, launches=2), budget=1).groups[0].effort.launches == 2
+
+
+def test_launches_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="--launches 3 of --rounds 2"):
+        changed_request(rounds=2, launches=3)
+    with pytest.raises(UsageError, match=r"--launches 2 .* --no-isolate"):
+        records_of(changed_request(launches=2), tmp_path, HERE)
 
 
 def test_what_goes_wrong_is_a_record_and_the_rest_goes_on(odd_methods, tmp_path):
