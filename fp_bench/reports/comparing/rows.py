@@ -249,8 +249,8 @@ def _kl_change(changes: Sequence[Floats], rule: Rule) -> ScoreChange:
     )
 
 
-AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "seed",
-            "asked_backend")  # fmt: skip
+AVERAGED = ("label", "seq_len", "suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat",
+            "reasoning", "seed", "asked_backend")  # fmt: skip
 """Tasks that agree in these are averaged."""
 
 
