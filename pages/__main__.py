@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
-from pages.real_model import BESIDE, REAL
+from pages.real_model import BESIDE, LONG, PROSE, REAL
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED
 
@@ -21,7 +21,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "rivals": RIVALS.markdown,
     "real model": REAL.markdown,
     "real settings": REAL.all_settings,
-    "real inputs": partial(REAL.beside_structured, RIVALS.run, ("8k", "32k"), BESIDE),
+    "real settings 128k": LONG.all_settings,
+    "real settings prose": PROSE.all_settings,
+    "real inputs": partial(PROSE.beside_structured, RIVALS.run, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,

@@ -32,6 +32,7 @@ class RealModel:
     Args:
         run: folder of the records, below ``results``: fidelity of a model, and attention on its own Q, K and V.
         length: as the command line takes it.
+        text: what the model reads.
         limits: KL divergences at which methods are compared, nats.
         methods: name of a method -> what its row is called.
         main: the parameters that a method's line runs over; settings with others are points beside it.
@@ -39,6 +40,7 @@ class RealModel:
 
     run: str
     length: str
+    text: str
     limits: tuple[float, ...]
     methods: Mapping[str, str]
     main: tuple[str, ...]
@@ -140,27 +142,16 @@ class RealModel:
                 )
         return table(head, lines, left=2)
 
-    def picture(self) -> Plot:
-        """Return KL against attention time, and KL against density: a line a method, a point a setting."""
+    def draw(self, axes: Axes) -> pd.DataFrame:
+        """Draw KL against attention time, a line a method and a point a setting; return what is drawn."""
         found = self.settings()
         found = found[found["method"] != "dense"]
-        title = f"What a pretrained model loses at {format_length(parse_length(self.length))}, against time and density"
-        note = "Qwen2.5-Coder-1.5B (4-bit weights), novels; time: three layers side by side (36 query, 6 KV heads), "
-        note += "H200; bars: 95 %; "
-        note += "diamond: FlashPrefill with mean correction"
-        caption = f"records: results/{self.run}; one point a setting; lower and further left is better"
-        with matplotlib.rc_context(STYLE):
-            figure = titled_figure(title, caption, (14.0, 5.4), below=0.3, above=0.75, note=note)
-            left, right = figure.subplots(1, 2, sharey=True)
-            self._draw(left, found, "ms")
-            self._draw(right, found.assign(density=100 * found["density"]), "density")
-        left.axvline(float(found["dense_ms"].iloc[0]), color=COLOURS["dense"], linewidth=1.3)
-        left.set_title("KL to dense attention (nats) against attention time; vertical line: cuDNN", **PANEL_TITLE)
-        left.set_xlabel("attention of one call, ms")
-        right.set_title("the same against what is kept", **PANEL_TITLE)
-        right.set_xlabel("computed share of the causal pairs, %")
-        right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
-        return Plot("real-model", title, figure, found)
+        self._draw(axes, found, "ms")
+        dense_ms = float(found["dense_ms"].iloc[0])
+        axes.axvline(dense_ms, color=COLOURS["dense"], linewidth=1.3)
+        axes.set_title(f"{format_length(parse_length(self.length))}: {self.text}", **PANEL_TITLE)
+        axes.set_xlabel("attention of one call, ms; vertical line: cuDNN")
+        return found.assign(seq_len=parse_length(self.length))
 
     def _draw(self, axes: Axes, found: pd.DataFrame, column: str) -> None:
         for method, name in self.methods.items():
@@ -183,33 +174,37 @@ class RealModel:
         others = mine["label"].map(
             lambda label: any(part.partition("=")[0] not in self.main for part in label.split(":")[1:])
         )
-        return mine[~others].sort_values("kl")
+        return mine[~others.astype(bool)].sort_values("kl")
 
 
 def at_loss(line: pd.DataFrame, column: str, limit: float) -> float | None:
     """Return a column at a KL divergence, on a straight line between settings in logarithms; None beyond them."""
+    if line.empty:
+        return None
     kl = np.log(line["kl"].to_numpy())
     if not kl.min() <= np.log(limit) <= kl.max():
         return None
     return float(np.exp(np.interp(np.log(limit), kl, np.log(line[column].to_numpy()))))
 
 
-REAL = RealModel(
-    "real/qwen2.5-coder-1.5b",
-    length="32k",
-    limits=(0.02, 0.05),
-    methods={
-        "flashprefill": "FlashPrefill",
-        "rbs": "RBS-Attention",
-        "xattention": "XAttention",
-        "prism": "Prism",
-        "flexprefill": "FlexPrefill",
-        "flashprefill_v2": "FlashPrefill V2",
-        "streaming": "StreamingLLM",
-        "minference": "MInference",
-    },
-    main=("alpha", "tau", "gamma", "mass", "budget", "n_local"),
-)
+METHODS = {
+    "flashprefill": "FlashPrefill",
+    "rbs": "RBS-Attention",
+    "stem": "Stem",
+    "xattention": "XAttention",
+    "prism": "Prism",
+    "flexprefill": "FlexPrefill",
+    "flashprefill_v2": "FlashPrefill V2",
+    "streaming": "StreamingLLM",
+    "delta": "Delta Attention",
+    "minference": "MInference",
+    "spargeattn": "SpargeAttn",
+}
+MAIN = ("alpha", "tau", "gamma", "mass", "budget", "n_local")
+MIXED = "real/qwen2.5-coder-1.5b-mixed"
+REAL = RealModel(MIXED, "32k", "novels and Python source", (0.01, 0.02, 0.05), METHODS, MAIN)
+LONG = RealModel(MIXED, "128k", "the same, YaRN factor 4", (0.033,), METHODS, MAIN)
+PROSE = RealModel("real/qwen2.5-coder-1.5b", "32k", "novels", (0.02, 0.05), METHODS, MAIN)
 
 BESIDE = {
     "flashprefill": "FlashPrefill, alpha 0.12",
@@ -221,9 +216,25 @@ BESIDE = {
 }
 
 
+def picture() -> Plot:
+    """Return KL against attention time at both lengths."""
+    title = "What a pretrained model loses against what attention takes"
+    note = "Qwen2.5-Coder-1.5B (4-bit weights); KL of the next token to dense attention, nats; time: three layers side by "
+    note += "side (36 query, 6 KV heads), H200; bars: 95 %"
+    caption = f"records: results/{MIXED}; one point a setting; lower and further left is better; "
+    caption += "diamond: FlashPrefill with mean correction"
+    with matplotlib.rc_context(STYLE):
+        figure = titled_figure(title, caption, (14.0, 5.4), below=0.3, above=0.75, note=note)
+        left, right = figure.subplots(1, 2)
+        drawn = [panel.draw(axes) for panel, axes in ((REAL, left), (LONG, right))]
+        handles, labels = left.get_legend_handles_labels()
+        right.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
+    return Plot("real-model", title, figure, pd.concat(drawn))
+
+
 def main() -> None:
     """Draw the picture and write its PNG and CSV."""
-    drawn = REAL.picture()
+    drawn = picture()
     (FOLDER / f"{drawn.name}.png").write_bytes(drawn.png)
     drawn.data.to_csv(FOLDER / f"{drawn.name}.csv", index=False, float_format=DIGITS)
 
