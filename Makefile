@@ -1,6 +1,6 @@
 # make run   the main job on what this machine has: table, plots, report
 # make test  linters, types, import rules, tests
-# make docs  the site in build/site; a link that leads nowhere fails it
+# make docs  the site in build/site; misspelt words, unclear phrases, stale tables and dead links fail it
 # make wheel-check  the wheel alone in an empty environment: doctor, and one answer
 # VENV=none uses the interpreter at hand, e.g. inside a GPU image without pip.
 
@@ -42,6 +42,8 @@ unit: $(READY)
 	$(PY) -m pytest -n 2
 
 docs: $(DOCS_READY)
+	$(PY) -m codespell_lib
+	$(PY) -m pages.words
 	$(PY) -m pages --check
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 

@@ -1,8 +1,8 @@
 """FlashPrefill as a fast operator, and an honest benchmark of sparse-prefill attention.
 
-``from fp_bench import flash_prefill`` is the operator alone, ``flash_prefill_paged`` the same over an engine's pages.
-``SparsePrefill`` puts a method into a Hugging Face model. The other names are what a method or a suite of your own
-needs. The command ``fpbench`` is the benchmark.
+``from fp_bench import flash_prefill`` is the operator, ``flash_prefill_paged`` the same over an engine's pages.
+``SparsePrefill`` puts a method into a Hugging Face model. The other names serve your own methods and
+suites. The command ``fpbench`` is the benchmark.
 """
 
 import importlib

@@ -1,11 +1,11 @@
-"""The errors a user can mend: each is one line that names the value, the limit and what to do."""
+"""Errors that a user can fix: each is one line that names the value, the limit and what to do."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """What was asked cannot be done as asked; the command line exits with 2."""
+    """The request cannot be carried out as written; the command line exits with 2."""
 
 
 class UnsupportedError(UsageError):
@@ -17,18 +17,18 @@ class NotComparableError(ValueError):
 
 
 class UnavailableError(RuntimeError):
-    """A package, device or file this needs is not here; a cell becomes ``status="unavailable"``."""
+    """A required package, device or file is missing; a cell becomes ``status="unavailable"``."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest known word, else the list of what is known."""
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, else the list of known words."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names)}"
 
 
 def said(error: BaseException) -> str:
-    """Return what an error says in one line; nothing where saying it fails."""
+    """Return an error's message in one line; an empty text if formatting it fails."""
     try:
         return " ".join(str(error).split())
     except Exception:
@@ -36,5 +36,5 @@ def said(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says; of one that says nothing its type."""
+    """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

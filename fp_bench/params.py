@@ -1,4 +1,4 @@
-"""Parameters of what the command line can name: methods and suites. Defaults, checks and documentation in one place."""
+"""Parameters of methods and suites: defaults, checks and documentation in one place."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,14 +23,14 @@ class Parameter(NamedTuple):
 
     name: str
     default: str | None
-    """None where the parameter is not set by default."""
+    """None if the parameter is not set by default."""
     limits: Sequence[str]
     choices: Sequence[str]
     about: str
 
 
 class Params(BaseModel):
-    """Parameters of one thing: the CLI, YAML, documentation and hash all come from these fields."""
+    """Parameters of a method or suite: the CLI, YAML, documentation and hash all come from these fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -39,7 +39,7 @@ class Params(BaseModel):
         """Build them from ``key=value`` options.
 
         Args:
-            owner: whose parameters they are, for messages.
+            owner: the method or suite, for messages.
             given: the options; values may be text.
             base: values to start from, e.g. a preset's.
 
@@ -54,7 +54,7 @@ class Params(BaseModel):
             return cls(**(dict(base or {}) | dict(given)))
         except ValidationError as error:
             first = error.errors()[0]
-            # Parameters that do not go together have no one place.
+            # Parameters that exclude each other have no single place.
             where = ".".join(str(part) for part in first["loc"])
             what = (
                 f"{where}={first['input']!r}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
@@ -69,7 +69,7 @@ class Params(BaseModel):
     def described(cls) -> Iterator[Parameter]:
         """Yield name, default, limits, choices and description of each parameter."""
         for name, field in cls.model_json_schema().get("properties", {}).items():
-            # Of an optional field the limits are those of what it may hold.
+            # The limits of an optional field are those of its value.
             known = field | field.get("anyOf", [{}])[0]
             default = field.get("default")
             yield Parameter(

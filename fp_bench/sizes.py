@@ -14,7 +14,7 @@ LONGEST_SECONDS = 30 * 24 * 3600
 
 
 def parse_length(text: str) -> int:
-    """Return the tokens that ``4k``, ``1m`` or ``8192`` stands for (k = 1024, m = 1024 * 1024).
+    """Return the number of tokens of ``4k``, ``1m`` or ``8192`` (k = 1024, m = 1024 * 1024).
 
     Raises:
         UsageError: not such a number, or out of 1..4M.
@@ -29,12 +29,12 @@ def parse_length(text: str) -> int:
 
 
 def parse_lengths(text: str) -> list[int]:
-    """Return the ascending lengths of ``4k,16k``, ``4k-256k`` (doubling) or both mixed, each once.
+    """Return the ascending lengths of ``4k,16k``, ``4k-256k`` (doubling) or a mix, each once.
 
     Warns of a range whose end is not among them.
 
     Raises:
-        UsageError: a part that is no length, or a range that does not ascend.
+        UsageError: a part that is not a length, or a range that does not ascend.
     """
     lengths: set[int] = set()
     for part in text.split(","):
@@ -58,12 +58,12 @@ def parse_lengths(text: str) -> list[int]:
 
 
 def format_length(tokens: int) -> str:
-    """Return ``4K`` for 4096 and the plain number where it is no multiple of 1024."""
+    """Return ``4K`` for 4096, and the plain number if it is not a multiple of 1024."""
     return f"{tokens // 1024}K" if tokens % 1024 == 0 else str(tokens)
 
 
 def format_lengths(lengths: Sequence[int]) -> str:
-    """Return ascending lengths as `parse_lengths` reads them: three and more that double as a range."""
+    """Return ascending lengths in the form of `parse_lengths`: three or more that double become a range."""
     runs: list[list[int]] = []
     for length in lengths:
         if runs and length == 2 * runs[-1][-1]:
@@ -81,7 +81,7 @@ def parse_layers(text: str, between: str = ",") -> list[int]:
     """Return the ascending layers of ``0-3,17``, each once.
 
     Raises:
-        ValueError: a part that is no number and no range.
+        ValueError: a part that is neither a number nor a range.
     """
     found: set[int] = set()
     for part in text.split(between):
@@ -105,7 +105,7 @@ def format_layers(layers: Sequence[int]) -> str:
 
 
 def parse_share(text: str, what: str) -> float:
-    """Return the share that ``3%`` or ``0.03`` stands for.
+    """Return the share of ``3%`` or ``0.03``.
 
     Args:
         text: a number, with or without a per-cent sign.

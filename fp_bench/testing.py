@@ -1,7 +1,7 @@
-"""What every method and every suite must hold, as checks that a third party runs in its own tests.
+"""Rules of every method and every suite, as checks that a third party runs in its own tests.
 
-``check_method(MyMethod)`` and ``check_suite(MySuite)`` raise AssertionError with one line at the first thing that does
-not hold, and return what could not be checked here.
+``check_method(MyMethod)`` and ``check_suite(MySuite)`` raise AssertionError with one line at the first rule that does
+not hold, and return the rules that could not be checked here.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ ONE_SAMPLE = Effort(rounds=1, samples=1, warm_up_seconds=0.0)
 
 
 class ByteTokenizer:
-    """One token a byte, for tests without a model."""
+    """One token per byte, for tests without a model."""
 
     fingerprint = "bytes"
 
@@ -42,7 +42,7 @@ class ByteTokenizer:
         return list(text.encode())
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of bytes; half a sign becomes a question mark."""
+        """Return the text of bytes; an incomplete character becomes a question mark."""
         return bytes(ids).decode(errors="replace")
 
 
@@ -56,9 +56,9 @@ def check_method(
 ) -> list[str]:
     """Check a method on small calls: odd lengths, a chunk, grouped heads, strides and dtypes.
 
-    Each call is computed or refused with one line. What is selected is causal and ascending; the output is shaped and
-    typed as the queries, equals exact attention over the selection, is the same each time, and leaves its inputs
-    alone; a timed call is held to the same on inputs that change. With ``everything`` it equals dense attention. On a
+    Each call is computed or refused with one line. The selection is causal and ascending; the output has the shape and
+    dtype of the queries, equals exact attention over the selection, is the same each time, and leaves its inputs
+    unchanged. All this holds for a timed call on changing inputs. With ``everything`` it equals dense attention. On a
     GPU nothing waits for the device.
 
     Args:
@@ -69,10 +69,10 @@ def check_method(
         device: to run on; None is the GPU if there is one.
 
     Returns:
-        What was not checked and why, a line each.
+        The rules that were not checked and why, one line each.
 
     Raises:
-        AssertionError: the first thing that does not hold.
+        AssertionError: the first rule that does not hold.
     """
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     built = method.from_options(options or {})
@@ -110,8 +110,8 @@ def check_suite(
 ) -> list[str]:
     """Check the samples of every task of a suite, and its scores.
 
-    Samples have the ids that the suite foretells, fit their length, are the same in every process and whichever others
-    are asked for. The right answer scores 1, an empty one 0, anything else between. What cannot be is a UsageError.
+    Samples have the ids of `sample_id`, fit their length, and are the same in every process and whichever others
+    are requested. The right answer scores 1, an empty one 0, anything else between. UsageError if impossible.
 
     Args:
         suite: the class.
@@ -122,10 +122,10 @@ def check_suite(
         right: writes a prediction that is right; by default all answers of the sample.
 
     Returns:
-        What was not checked and why, a line each.
+        The rules that were not checked and why, one line each.
 
     Raises:
-        AssertionError: the first thing that does not hold.
+        AssertionError: the first rule that does not hold.
     """
     built = suite.from_options(options or {})
     _check_naming(suite, built.label, lambda spec: suite.from_options(spec.options).label == built.label)
@@ -166,7 +166,7 @@ def _check_naming(cls: type[Method] | type[Suite], label: str, same: Callable[[S
 
 
 def _calls(head_dim: int, device: torch.device) -> Iterator[AttentionCall]:
-    """Yield calls with random inputs; the heads of one lie apart in memory, as a fused projection leaves them."""
+    """Yield calls with random inputs; the heads of one call lie apart in memory, as after a fused projection."""
     dtypes = (torch.bfloat16, torch.float16) if device.type == "cuda" else (torch.float32, torch.float16)
     for (q_len, kv_len), dtype in [*product(LENGTHS, dtypes[:1]), (LENGTHS[1], dtypes[1])]:
         draw = torch.Generator().manual_seed(kv_len)
@@ -239,7 +239,7 @@ def _check_whole(method: Method, call: AttentionCall, what: str) -> None:
 
 @torch.no_grad()
 def _check_no_sync(method: Method, call: AttentionCall, what: str) -> None:
-    """Check that nothing waits for the GPU; what is compiled or tuned was in the calls before."""
+    """Check that nothing waits for the GPU; compilation and tuning happened in earlier calls."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         method(call)

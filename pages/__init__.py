@@ -1,1 +1,1 @@
-"""What of README and docs is made from records and code instead of written, and how the site is built."""
+"""Generated parts of README and docs, and the site's build."""

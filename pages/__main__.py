@@ -1,6 +1,6 @@
-"""Make the marked parts of README and docs again: ``python -m pages``; ``--check`` only says which differ.
+"""Generates the marked parts of README and docs: ``python -m pages``; ``--check`` only names stale files.
 
-A part stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; `PARTS` says what makes it.
+A part stands between ``<!-- made: NAME -->`` and ``<!-- end -->``; `PARTS` names its function.
 """
 
 import re
@@ -38,7 +38,7 @@ MARKED = re.compile(r"(?<=<!-- made: )(.+?)( -->\n).*?(?=<!-- end -->)", flags=r
 
 
 def made() -> dict[str, str]:
-    """Return every page that has marked parts, and the schema, as they should be."""
+    """Return every page with marked parts, and the schema, with current content."""
     pages = {page: MARKED.sub(_part, (ROOT / page).read_text()) for page in PAGES}
     return pages | {SCHEMA: record_schema()}
 
@@ -48,12 +48,12 @@ def _part(found: re.Match[str]) -> str:
 
 
 def stale() -> list[str]:
-    """Return the files that differ from what they should be."""
+    """Return the stale files."""
     return [name for name, text in made().items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
 
 
 def main() -> None:
-    """Write the files, or with ``--check`` name those that differ and end with 1."""
+    """Write the files, or with ``--check`` name stale ones and exit with 1."""
     if sys.argv[1:] == ["--check"]:
         differing = stale()
         print(

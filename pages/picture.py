@@ -1,4 +1,4 @@
-"""The README's picture, made from published records: speed-up against length, and beside it what accuracy it costs.
+"""The README's picture, from published records: speed-up against length, and accuracy.
 
 ``python -m pages.picture`` draws it again, with a CSV of what it shows.
 """
@@ -31,11 +31,11 @@ FOLDER = Path(__file__).parents[1] / "docs" / "img"
 CHANGES = ("difference", "difference_low", "difference_high")
 DIGITS = "%.4g"
 LOWEST = -14.0
-"""Points below dense attention that the right panel reaches to; what is lower is written there."""
+"""Lower end of the right panel, in points below dense attention; lower values are written as text."""
 
 
 def picture() -> Plot:
-    """Return the picture: one line a method; colours are those of all plots."""
+    """Return the picture: one line per method, in the colours of all plots."""
     speed, accuracy = _speed(), _accuracy()
     title = "How much faster than cuDNN, what it keeps, and what it answers"
     note = "left and middle: the same calls, 32 query and 8 KV heads of 128, structured inputs, H100; "

@@ -1,4 +1,4 @@
-"""What methods cost and gain on a pretrained model: the README's picture and table, from published records.
+"""Quality and time of methods on a pretrained model: the README's picture and table, from published records.
 
 ``python -m pages.real_model`` draws the picture again, with a CSV of what it shows.
 """
@@ -31,11 +31,11 @@ class RealModel:
 
     Args:
         run: folder of the records, below ``results``: fidelity of a model, and attention on its own Q, K and V.
-        length: as the command line takes it.
+        length: as on the command line.
         text: what the model reads.
         limits: KL divergences at which methods are compared, nats.
-        methods: name of a method -> what its row is called.
-        main: the parameters that a method's line runs over; settings with others are points beside it.
+        methods: name of a method -> name of its row.
+        main: the parameters along a method's line; other settings are single points.
     """
 
     run: str
@@ -46,7 +46,7 @@ class RealModel:
     main: tuple[str, ...]
 
     def settings(self) -> pd.DataFrame:
-        """Return one row a setting: KL with its 95 % interval, nll, agreement, density, recall, milliseconds."""
+        """Return one row per setting: KL with its 95 % interval, nll, agreement, density, recall, milliseconds."""
         length = parse_length(self.length)
         records = [
             record
@@ -114,12 +114,12 @@ class RealModel:
         return table(head, lines, left=1)
 
     def beside_structured(self, run: str, lengths: tuple[str, ...], labels: Mapping[str, str]) -> str:
-        """Return what methods keep of the model's attention, beside what they keep of structured inputs.
+        """Return the kept share of the model's attention next to that of structured inputs, by method.
 
         Args:
             run: folder of records on structured inputs, below ``results``.
-            lengths: as the command line takes them.
-            labels: label of a setting -> what its row is called.
+            lengths: as on the command line.
+            labels: label of a setting -> name of its row.
         """
         records = [record for record in read_run(RESULTS / self.run).records if isinstance(record, AccuracyRecord)]
         structured = measured(run)
@@ -151,6 +151,7 @@ class RealModel:
         axes.axvline(dense_ms, color=COLOURS["dense"], linewidth=1.3)
         axes.set_title(f"{format_length(parse_length(self.length))}: {self.text}", **PANEL_TITLE)
         axes.set_xlabel("attention of one call, ms; vertical line: cuDNN")
+        axes.set_ylabel("KL, nats")
         return found.assign(seq_len=parse_length(self.length))
 
     def _draw(self, axes: Axes, found: pd.DataFrame, column: str) -> None:

@@ -1,4 +1,4 @@
-"""Reference tables as Markdown, made from the models that the code itself checks with."""
+"""Reference tables as Markdown, generated from the models that validate options and records."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ def suite_parameters() -> str:
 
 
 def record_fields(model: type[Record]) -> str:
-    """Return the fields of a kind of record; of one of its own, without those that every record has."""
+    """Return the fields of a kind of record; for a specific kind, without those of every record."""
     shared = set() if model is Record else set(Record.model_fields) - {"kind"}
     schema = model.model_json_schema()
     rows = []

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: the site is the repository's own pages, each where it lies, so that links hold here and there."""
+"""A hook of mkdocs: the site uses the repository's pages in place, so links work in both."""
 
 import shutil
 from pathlib import Path
@@ -16,11 +16,11 @@ SHOWN = (
     "fp_bench/models/embedded/README.md",
     "results",
 )
-"""Pages, and folders of pages and of files that they link to."""
+"""Pages, and folders of pages and linked files."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Point mkdocs at a folder of links to what is shown."""
+    """Point mkdocs to a folder of links to these pages."""
     pages = ROOT / "build" / "pages"
     shutil.rmtree(pages, ignore_errors=True)
     for name in SHOWN:

@@ -20,11 +20,11 @@ IMPLEMENTATIONS = {"cudnn": "cuDNN", "fa2": "FlashAttention-2", "fa3": "FlashAtt
 
 @dataclass(frozen=True)
 class ByLength:
-    """A row a length: one method beside dense attention.
+    """A row per length: one method next to dense attention.
 
     Args:
         run: folder of the records, below ``results``.
-        lengths: as the command line takes them.
+        lengths: as on the command line.
         method: label of the method, as in the records.
     """
 
@@ -48,13 +48,13 @@ class ByLength:
 
 @dataclass(frozen=True)
 class ByMethod:
-    """A row a method: milliseconds by length, and what it keeps at one of them.
+    """A row per method: milliseconds by length, and its density at one of them.
 
     Args:
         run: folder of the records, below ``results``.
-        lengths: as the command line takes them.
+        lengths: as on the command line.
         kept_at: the length at which density and recall are shown.
-        methods: label of a method, as in the records -> what the row is called.
+        methods: label of a method, as in the records -> name of its row.
     """
 
     run: str
@@ -76,7 +76,7 @@ class ByMethod:
 
 
 def measured(run: str) -> pd.DataFrame:
-    """Return what a published run measured, by length and label; what failed is not in it."""
+    """Return the measured rows of a published run, by length and label."""
     records = [record for record in read_run(RESULTS / run).records if isinstance(record, LatencyRecord)]
     found = comparison(records)
     by_cell = found[found["status"] == "ok"].set_index(["seq_len", "label"])
@@ -86,12 +86,12 @@ def measured(run: str) -> pd.DataFrame:
 
 
 def number(value: float) -> str:
-    """Return three significant digits, of thousands all: ``0.499``, ``57.3``, ``1712``."""
+    """Return three significant digits, or all digits of thousands: ``0.499``, ``57.3``, ``1712``."""
     return f"{value:.{max(0, 2 - floor(log10(value)))}f}"
 
 
 def share(value: float) -> str:
-    """Return a percentage of two significant digits: ``66 %``, ``3.3 %``."""
+    """Return a percentage with two significant digits: ``66 %``, ``3.3 %``."""
     percent = 100 * value
     return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
 
@@ -104,13 +104,13 @@ def speed_up(value: float) -> str:
 
 @dataclass(frozen=True)
 class Scores:
-    """A row a method: scores by length, and at one of them what separates it from dense attention and what it keeps.
+    """A row per method: scores by length, and at one of them its difference to dense attention and its density.
 
     Args:
         run: folder of the records, below ``results``.
-        lengths: as the command line takes them.
+        lengths: as on the command line.
         at: the length of the difference and the density.
-        methods: label of a method, as in the records -> what the row is called.
+        methods: label of a method, as in the records -> name of its row.
     """
 
     run: str

@@ -1,1 +1,1 @@
-"""What a method's thresholds have to be on a model: FlashPrefill's alpha, XAttention's taus."""
+"""Finds a method's thresholds for a model: FlashPrefill's alpha, XAttention's taus."""

@@ -1,4 +1,4 @@
-"""Which alpha of FlashPrefill keeps a wanted share of the blocks in a model."""
+"""Finds the alpha of FlashPrefill that keeps a wanted share of the blocks in a model."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from fp_bench.reports.table import Table
 
 SMALLEST_ALPHA = 1e-9
 STEPS = 24
-"""Of the bisection: in logarithm, alpha is then known to a millionth."""
+"""Steps of the bisection; the logarithm of alpha is then exact to a millionth."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def calibrate_model(
 
 
 def check_density(wanted: float) -> None:
-    """Refuse what is no density.
+    """Refuse an invalid density.
 
     Raises:
         UsageError: outside (0, 1].
@@ -89,7 +89,7 @@ def calibrate(source: Captured, wanted: float, *, device: torch.device, dtype: t
         lengths = ", ".join(map(str, source.manifest.lengths))
         raise UsageError(
             f"density {wanted:g} is below {floor:.3f}, what alpha {high:g} keeps at length {lengths}: sinks, window "
-            "and last blocks are always kept; ask for more, or for a greater length"
+            "and last blocks are always kept; give a higher density or a greater length"
         )
     if ceiling < wanted:
         return _densities(calls, 0.0)  # only 0 keeps everything

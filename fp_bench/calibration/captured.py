@@ -1,4 +1,4 @@
-"""A model's attention calls on a text, captured for as long as a calibration takes."""
+"""A model's attention calls on a text, captured while a calibration runs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

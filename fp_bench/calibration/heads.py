@@ -1,7 +1,7 @@
 """MInference's pattern for each layer and head of a model, by the search that its authors ship.
 
-Each candidate's lines or blocks are chosen as MInference chooses them; its score is the exact attention mass that they
-hold, mean over queries. The best one is the head's, written as what it is.
+Each candidate's lines or blocks are chosen as in MInference; its score is the exact attention mass that they
+hold, mean over queries. The best one becomes the head's pattern, under its own name.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from fp_bench.reports.table import Table
 CANDIDATES: tuple[Pattern, ...] = (
     AShape(100, 800), Lines(30, 800), Lines(100, 750), Lines(500, 700), Lines(3500, 100), Blocks(58),
 )  # fmt: skip
-"""Those of the authors' search, whose blocks are of 32 keys, an eighth of those of its 30000 tokens: as many keys."""
+"""The candidates of the authors' search; its blocks of 32 keys, an eighth of 30000 tokens, hold as many keys."""
 NEAR_DIAGONALS = 30
-"""Diagonals that come before all others while searching; 100 in the method."""
+"""Forced diagonals during the search; the method forces 100."""
 FIRST_QUERY = 2500
-"""Scores are of the queries from here on, of short texts those of the second half."""
+"""First scored query; in short texts the second half is scored."""
 QUERIES_AT_ONCE = 256
 ALL = 0.9999
-"""Share of the attention from which on a pattern leaves nothing out."""
+"""Share of the attention from which a pattern counts as complete."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class HeadSearch:
         return sum(scores) / len(scores)
 
     def table(self) -> Table:
-        """Return how many heads of each layer have which pattern."""
+        """Return the number of heads per layer and pattern."""
         used = [
             pattern for pattern in CANDIDATES if any(pattern == found for heads in self.layers for found, _ in heads)
         ]
@@ -91,21 +91,21 @@ def search_model(
     """
     if min(lengths) < LAST_QUERIES:
         raise UsageError(
-            f"--lens {min(lengths)} is less than the {LAST_QUERIES} queries that decide; give a longer one"
+            f"--lens {min(lengths)} is less than the {LAST_QUERIES} queries that it needs; give a greater length"
         )
     with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
         found = search(source, device=device, dtype=parse_dtype(dtype))
     if all(score >= ALL for layer in found.layers for _, score in layer):
         raise UsageError(
-            f"--lens {max(lengths)}: every head's best pattern keeps everything there, so that none is better; give a "
-            "longer one"
+            f"--lens {max(lengths)}: every head's best pattern keeps everything, so none is better; give a greater "
+            "length"
         )
     return found
 
 
 @torch.no_grad()
 def search(source: Captured, *, device: torch.device, dtype: torch.dtype) -> HeadSearch:
-    """Return the candidate that holds most of each head's exact attention, and how much; of several lengths, the mean.
+    """Return the candidate that holds most of each head's exact attention, and how much (mean over lengths).
 
     Args:
         source: the captured tensors of all layers.
@@ -123,7 +123,7 @@ def search(source: Captured, *, device: torch.device, dtype: torch.dtype) -> Hea
 
 
 def mass_held(call: AttentionCall) -> Tensor:
-    """Return ``[candidates, q_heads]``: the share of exact attention on what each candidate keeps, mean over queries.
+    """Return ``[candidates, q_heads]``: the share of exact attention that each candidate keeps, mean over queries.
 
     Never more than 256 rows of one head's logits exist.
     """
@@ -162,7 +162,7 @@ def mass_held(call: AttentionCall) -> Tensor:
 
 
 def kept_lines(pattern: Lines | AShape, by_key: Tensor, by_offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(columns, diagonals)``, each ``[kv_len]`` bool: which keys, and which distances, a pattern keeps.
+    """Return ``(columns, diagonals)``, each ``[kv_len]`` bool: the keys, and the distances, that a pattern keeps.
 
     Args:
         pattern: the pattern.

@@ -1,10 +1,10 @@
 """An alpha of FlashPrefill for each layer of a model, under one limit for the whole model.
 
-1. Profile: one layer alone is sparse, at a few alphas. That says what the layer costs in quality and what it keeps.
+1. Profile: one layer alone is sparse, at a few alphas. This gives the layer's loss of quality and its density.
 2. Choose: losses of layers add up while they are small. Each layer takes the alpha that minimises
    ``loss + price * density``; a bisection finds the price at which the losses add up to the limit.
-3. The file holds these alphas as factors on ``alpha``, so that the usual search over alpha, on the whole model, makes
-   good what the sum got wrong.
+3. The file holds these alphas as factors on ``alpha``, so the usual search over alpha, on the whole model, corrects the
+   error of the sum.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,10 +63,10 @@ def missing(asked: Mapping[tuple[int, float], Asked], losses: Losses) -> list[As
 def factor_file(
     request: TuneRequest, asked: Mapping[tuple[int, float], Asked], records: Sequence[Record], folder: Path
 ) -> Spec:
-    """Write the factors that a profile gives and return FlashPrefill with them.
+    """Write a profile's factors and return FlashPrefill with them.
 
     Raises:
-        UsageError: the profile is not measured whole.
+        UsageError: the profile is incomplete.
     """
     losses = losses_of(request, records)
     if missing(asked, losses):
@@ -88,8 +88,8 @@ def factors(loss: Floats, density: Floats, limit: float) -> Floats:
 
     Args:
         loss: ``[layers, len(ALPHAS)]``, of the whole model with one layer sparse at each of `ALPHAS`.
-        density: the same shape, what that layer keeps.
-        limit: the most that the losses of all layers may add up to.
+        density: the same shape, density of that layer.
+        limit: largest sum of the losses of all layers.
     """
     # A denser choice never costs more: noise in small losses must not make it look so.
     loss = np.maximum.accumulate(np.maximum(loss, 0), axis=1)

@@ -1,4 +1,4 @@
-"""What can be asked of ``fpbench tune``: its options, without torch."""
+"""Options of ``fpbench tune``, without torch."""
 
 from math import inf
 from typing import Any, ClassVar, Literal, Self
@@ -14,7 +14,7 @@ DEFAULT_MAX_KL = 0.02
 
 
 class TuneRequest(Request):
-    """The fastest setting of each method whose quality stays within a limit, on a model."""
+    """Find the fastest setting of each method within a limit of quality, on a model."""
 
     verb: ClassVar[str] = "tune"
     joined: ClassVar[tuple[str, ...]] = ()
@@ -28,24 +28,24 @@ class TuneRequest(Request):
     )
     methods: Specs = Field(
         "flashprefill,flexprefill,xattention,streaming",  # type: ignore[arg-type]
-        description="Methods whose knob is searched; their other options stay as given.",
+        description="Methods to tune; each method's main parameter is searched, its other options stay fixed.",
     )
     max_kl: float | None = Field(
         None, gt=0, le=100, description="Largest KL divergence from dense attention, nats; 0.02 if no limit is given."
     )
     max_nll: float | None = Field(
-        None, gt=0, le=100, description="Instead: largest rise of the text's negative log-likelihood, nats a token."
+        None, gt=0, le=100, description="Instead of --max-kl: largest rise of the negative log-likelihood, nats."
     )
     min_recall: float | None = Field(
-        None, gt=0, lt=1, description="Instead: smallest share of the attention mass that is kept."
+        None, gt=0, lt=1, description="Instead of --max-kl: smallest share of the attention mass to keep."
     )
-    text: str | None = Field(None, description="Text file that the model reads; default: sentences made up here.")
+    text: str | None = Field(None, description="Text file that the model reads; default: generated sentences.")
     per: Literal["model", "layer"] = Field(
-        "model", description="layer: also search FlashPrefill with an alpha for each layer; model: one alpha alone."
+        "model", description="layer: also search an alpha of FlashPrefill for each layer; model: only one for all."
     )
-    samples: int = Field(16, ge=4, le=1024, description="Pieces of text that a setting may take before it is given up.")
-    workers: int | None = Field(None, ge=1, le=64, description="Processes, each with the model.")
-    dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
+    samples: int = Field(16, ge=4, le=1024, description="Most pieces of text to try on one setting.")
+    workers: int | None = Field(None, ge=1, le=64, description="Number of processes, each with a copy of the model.")
+    dtype: str = Field("bf16", description="Data type of the model: bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
 
     @model_validator(mode="before")
@@ -57,12 +57,12 @@ class TuneRequest(Request):
     def _one_limit(self) -> Self:
         given = [f"--{name.replace('_', '-')}" for name in LIMITS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} are two limits; give one")
+            raise UsageError(f"{' and '.join(given)} are two limits; give only one")
         return self
 
     @property
     def measure(self) -> str:
-        """What is limited: ``kl``, ``nll`` or ``recall``."""
+        """The limited measure: ``kl``, ``nll`` or ``recall``."""
         return next((LIMITS[name] for name in LIMITS if getattr(self, name) is not None), "kl")
 
     @property
@@ -80,6 +80,6 @@ class TuneRequest(Request):
         return f"{self.measure.upper()} at most {self.limit:g} nats"
 
     def loss(self, record: AccuracyRecord) -> float:
-        """Return what a sample lost; infinite where it could not be answered."""
+        """Return a sample's loss; infinite if it was not answered."""
         lost = {"kl": record.kl, "nll": record.nll_difference, "recall": 1 - (record.recall or 0)}[self.measure]
         return inf if record.status != "ok" or lost is None else lost

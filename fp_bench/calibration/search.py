@@ -1,11 +1,11 @@
-"""Which setting of a method is the sparsest that costs no more than a limit: decisions on losses, without models.
+"""Finds the sparsest setting of a method within a limit of loss: decisions on losses, without models.
 
-A method's knob is cut into settings from the densest to the sparsest. Bisection looks for the sparsest that meets the
-limit; loss is taken to grow along the settings. Each setting is tried on a few samples, then on more, until Student's t
-bound of its mean loss lies on one side of the limit; one that stays undecided does not meet it. The risk is shared out
+A method's knob is divided into settings from densest to sparsest. Bisection finds the sparsest that meets the
+limit, assuming that the loss grows along them. Each is tried on a few samples, then on more, until Student's t
+bound of its mean loss lies on one side of the limit; an undecided setting does not meet it. The risk is divided
 over all looks at all settings (Bonferroni), so that the setting found meets the limit with confidence 1 - `RISK`.
 
-Every decision is a function of the losses, so a search that was broken off goes on from its records.
+Every decision is a function of the losses, so an interrupted search resumes from its records.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from fp_bench.methods.registry import Spec
 RISK = 0.1
 """Probability that the mean loss of the setting found is above the limit."""
 FIRST_LOOK = 4
-"""Samples of the first look; each look has twice as many as the one before."""
+"""Samples of the first look; each look has twice as many as the previous one."""
 SETTINGS = 16
 
 
@@ -47,16 +47,16 @@ class Settled:
     """The end of a search."""
 
     setting: Spec | None
-    """The sparsest that meets the limit; None where none does."""
+    """The sparsest setting that meets the limit; None if none does."""
 
 
 def settings(spec: Spec, knob: Knob, count: int = SETTINGS) -> list[Spec]:
-    """Return a method at values of its knob, the densest first.
+    """Return a method at several values of its knob, densest first.
 
     Args:
         spec: the method with its other options; a value for the knob is replaced.
-        knob: what to turn.
-        count: how many; fewer where whole numbers fall together.
+        knob: the parameter to vary.
+        count: number of values; fewer if whole numbers coincide.
     """
     if knob.scale == "log":
         values = [exp(value) for value in np.linspace(log(knob.low), log(knob.high), count)]
@@ -69,7 +69,7 @@ def settings(spec: Spec, knob: Knob, count: int = SETTINGS) -> list[Spec]:
 
 
 def looks(most: int) -> list[int]:
-    """Return the numbers of samples after which a setting is judged, up to ``most``."""
+    """Return the sample counts at which a setting is judged, up to ``most``."""
     found: list[int] = []
     while (samples := FIRST_LOOK << len(found)) < most:
         found.append(samples)
@@ -79,13 +79,13 @@ def looks(most: int) -> list[int]:
 def next_step(
     candidates: Sequence[Spec], losses: Mapping[str, Sequence[float]], limit: float, most: int
 ) -> Trial | Settled:
-    """Return what to measure next, or the end of the search.
+    """Return the next measurement, or the result of the search.
 
     Args:
-        candidates: settings, the densest first.
-        losses: by the setting's text, in order of samples; infinite where a sample could not be answered.
+        candidates: settings, densest first.
+        losses: by the setting's text, in order of samples; infinite if a sample was not answered.
         limit: largest mean loss.
-        most: samples that a setting may take.
+        most: largest number of samples per setting.
     """
     meets, exceeds = -1, len(candidates)
     while exceeds - meets > 1:

@@ -1,7 +1,7 @@
-"""XAttention's threshold for each layer and head of a model, by the profile of its authors' repository.
+"""XAttention's threshold for each layer and head of a model, profiled as in the authors' repository.
 
-Exact attention says which blocks a row needs; the tau of a head is the share of XAttention's estimated mass that has
-to be kept to have them all (specification of arXiv 2503.16428's repository; the paper searches by dynamic programming).
+Exact attention determines the blocks that a row needs. The tau of a head is the share of XAttention's estimated mass
+that keeps them all (specification of arXiv 2503.16428's repository; the paper uses dynamic programming).
 """
 
 import json
@@ -68,7 +68,7 @@ def profile_model(
     """Capture Q, K, V of all layers of a model and profile its taus; see `profile`.
 
     Raises:
-        UsageError: a coverage that is no share, a text that is too short, a length beyond the model's.
+        UsageError: a coverage that is not a share, a text that is too short, a length beyond the model's.
         UnsupportedError: attention that a dense causal call does not define, or a stride that divides no block.
         UnavailableError: the model cannot be loaded.
     """
@@ -78,7 +78,7 @@ def profile_model(
 
 
 def check_coverage(coverage: float) -> None:
-    """Refuse what is no share of attention mass.
+    """Refuse an invalid share of attention mass.
 
     Raises:
         UsageError: outside (0, 1].
@@ -92,7 +92,7 @@ def profile(source: Captured, coverage: float, stride: int, *, device: torch.dev
     """Return the taus with which each head keeps the blocks that hold ``coverage`` of its dense attention.
 
     Args:
-        source: the captured tensors; of several lengths the greatest tau counts.
+        source: the captured tensors; the greatest tau over lengths counts.
         coverage: share of each query block's dense attention mass.
         stride: of XAttention.
         device: where it is computed.
@@ -110,8 +110,8 @@ def needed_taus(weights: Tensor, masses: Tensor, coverage: float) -> Tensor:
     """Return ``[q_heads]``: the share of estimated mass whose blocks include the needed ones, mean over rows by mass.
 
     Args:
-        weights: ``[batch, q_heads, rows, key_blocks]``, estimated mass; what lies in the future is not read.
-        masses: the same of exact attention, 0 in the future.
+        weights: ``[batch, q_heads, rows, key_blocks]``, estimated mass; future blocks are not read.
+        masses: the same for exact attention, 0 in the future.
         coverage: a row needs the fewest blocks that hold this share of its exact mass.
     """
     order = masses.argsort(-1, descending=True)

@@ -16,12 +16,12 @@ from fp_bench.records.record import AccuracyRecord, Record
 from fp_bench.records.store import RecordStore
 
 Losses = Mapping[tuple[int, str], Mapping[int, float]]
-"""What was measured: length, setting -> number of the sample -> loss."""
+"""Measured losses: length, setting -> number of the sample -> loss."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Samples of one setting at one length that are to be answered."""
+    """Samples of one setting at one length to answer."""
 
     setting: Spec
     length: int
@@ -39,7 +39,7 @@ def trials(records: Iterable[Record]) -> Iterator[AccuracyRecord]:
 
 
 def losses_of(request: TuneRequest, records: Iterable[Record]) -> Losses:
-    """Return what each trial lost, in the measure that the request limits."""
+    """Return the loss of each trial, in the request's limited measure."""
     found: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
     for record in trials(records):
         found[record.seq_len, record.label][sample_number(record)] = request.loss(record)

@@ -1,12 +1,12 @@
-"""Which method to run on a model, and at which setting: the fastest prefill whose quality stays within a limit.
+"""Finds the fastest prefill of a model within a limit of quality: which method, at which setting.
 
 1. For each method and length, `search` finds the sparsest setting that meets the limit. Its trials are samples of the
    `fidelity` suite, answered by the accuracy job.
 2. With ``per=layer`` a search over FlashPrefill with an alpha for each layer joins them; see `per_layer`.
-3. The setting found is measured again on pieces of text that the search did not see: that loss is the one reported.
+3. The setting found is measured again on pieces of text that the search did not use. This loss is reported.
 4. The latency job times the model's prefill with dense attention and with each setting found.
 
-All of it is records in one run folder, so a broken-off call goes on, and another limit reuses what is there.
+Everything is a record in one run folder, so an interrupted call resumes, and another limit reuses records.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ from fp_bench.sizes import format_length
 from fp_bench.suites.fidelity import Fidelity
 
 HELD_OUT = 8
-"""Samples that the search does not see, on which the setting found is measured; of a short text a third, at least 2."""
+"""Held-out samples, on which the setting found is measured again; a third of a short text, at least 2."""
 LEAST_HELD_OUT = 2
 DENSE = Spec("dense")
 
@@ -50,12 +50,12 @@ class Search:
     most: int
     """Samples that a setting may take."""
     held_out: range
-    """Numbers of the samples that only the setting found takes."""
+    """Numbers of the held-out samples."""
     problem: str | None = None
     """Why there is nothing to search."""
 
     def step(self, losses: Losses, limit: float) -> Trial | Settled:
-        """Return what to measure next, or the end of the search."""
+        """Return the next measurement, or the result of the search."""
         in_order = {str(setting): _leading(losses[self.length, str(setting)]) for setting in self.candidates}
         return next_step(self.candidates, in_order, limit, self.most)
 
@@ -63,14 +63,14 @@ class Search:
 def profile(
     request: TuneRequest, folder: Path, store: RecordStore, conduct: Conduct, places: Sequence[Place]
 ) -> Iterator[Record]:
-    """Measure each layer alone, as far as the run folder lacks it; yield each record after it is on disk."""
+    """Measure each layer alone, unless the run folder has it; yield each record after it is on disk."""
     wanted = missing(layer_trials(request, folder), losses_of(request, store.records))
     if wanted:
         yield from answer(request, wanted, store, conduct, places)
 
 
 def with_layers(request: TuneRequest, folder: Path, records: Sequence[Record]) -> TuneRequest:
-    """Return the request with FlashPrefill at the factors that a profile gave beside its other methods.
+    """Return the request with FlashPrefill at a profile's factors, next to its other methods.
 
     Raises:
         UsageError: the profile is unfinished, or no layer may be sparse.
@@ -83,15 +83,15 @@ def searches(request: TuneRequest) -> list[Search]:
     """Return a search for each method and length.
 
     Raises:
-        UsageError: an unknown method, one that has no knob, a text too short, or a length beyond the model's positions.
+        UsageError: an unknown method, one without a knob, a text too short, or a length beyond the model's positions.
     """
     samples, found = _samples(request), []
     for spec in request.methods:
         candidate = Candidate.of(spec, request.backend)
         knob = candidate.method.knob if candidate.method else None
         if candidate.method is not None and knob is None:
-            raise UsageError(f"method {spec.name!r} has no knob to turn; leave it out of --methods")
-        # As records name them: a value that is the default is not written.
+            raise UsageError(f"method {spec.name!r} has no parameter to tune; leave it out of --methods")
+        # As in records, which do not write default values.
         rungs = (
             [Spec.parse(create_method(each, request.backend).label) for each in settings(spec, knob)] if knob else []
         )
@@ -100,7 +100,7 @@ def searches(request: TuneRequest) -> list[Search]:
 
 
 def _samples(request: TuneRequest) -> Mapping[int, tuple[int, range]]:
-    """Return for each length how many samples a setting may take, and which are held out."""
+    """Return for each length the most samples per setting, and the held-out ones."""
     if request.text is None:
         return {length: (request.samples, _after(request.samples, HELD_OUT)) for length in request.lens}
     text = Fidelity(Fidelity.Params(text=request.text)).text()
@@ -126,12 +126,12 @@ def _after(most: int, held_out: int) -> range:
 def tune(
     request: TuneRequest, todo: Sequence[Search], store: RecordStore, conduct: Conduct, places: Sequence[Place]
 ) -> Iterator[Record]:
-    """Search, measure again, time; yield each record after it is on disk. `results` reads what came of it.
+    """Search, measure again, time; yield each record after it is on disk. `results` reads the outcome.
 
     Args:
         request: what to tune.
         todo: its `searches`.
-        store: the run folder; what it has is not measured again.
+        store: the run folder; its records are not measured again.
         conduct: how the jobs behave.
         places: where.
     """
@@ -157,7 +157,7 @@ def chosen(request: TuneRequest, todo: Iterable[Search], losses: Losses, length:
 
 
 def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> int:
-    """Return how many records are still to come at most: searches that decide early take fewer."""
+    """Return the largest number of records still to come; searches that decide early take fewer."""
     losses, found = losses_of(request, records), 0
     for search in todo:
         if isinstance(search.step(losses, request.limit), Trial):
@@ -169,7 +169,7 @@ def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
 
 
 def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> list[Tuned]:
-    """Return what was found for each method and length, and dense attention, from the records of a run.
+    """Return the result of each method and length, and of dense attention, from the records of a run.
 
     Args:
         request: what was tuned.
@@ -188,7 +188,7 @@ def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
 
 
 def _wanted(request: TuneRequest, todo: Iterable[Search], losses: Losses) -> Iterator[Asked]:
-    """Yield what each search needs next, of a settled one the held-out samples that are missing."""
+    """Yield the next measurement of each search; for a finished one the missing held-out samples."""
     for search in todo:
         step = search.step(losses, request.limit)
         if isinstance(step, Trial):
@@ -198,7 +198,7 @@ def _wanted(request: TuneRequest, todo: Iterable[Search], losses: Losses) -> Ite
 
 
 def _leading(by_number: Mapping[int, float]) -> list[float]:
-    """Return the losses of samples 0, 1, 2, ... as far as they go."""
+    """Return the losses of samples 0, 1, 2, ... without gaps."""
     found: list[float] = []
     while len(found) in by_number:
         found.append(by_number[len(found)])

@@ -1,4 +1,4 @@
-"""What tuning found, as a table, a plot and a file of methods: functions of records."""
+"""Results of tuning, as a table, a plot and a file of methods, computed from records."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Tuned:
 
     @classmethod
     def of(cls, method: str, length: int, setting: Spec, records: Sequence[Record], numbers: range) -> "Tuned":
-        """Read from records what a setting that was found costs.
+        """Read the cost of a found setting from records.
 
         Args:
             method: its name.
@@ -86,7 +86,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def verdicts(found: Sequence[Tuned]) -> list[str]:
-    """Say of methods at one length which is the fastest; those not shown to be slower are ties."""
+    """Name the fastest method at one length; methods not shown to be slower are ties."""
     times = [each.ttft_ms for each in found]
     known = [time for time in times if time is not None]
     if not known:
@@ -107,7 +107,7 @@ def _verdict(each: Tuned, best: Tuned) -> str:
 
 
 def table(found: Sequence[Tuned], limit: str) -> Table:
-    """Return one row a method and length, by length and time to first token."""
+    """Return one row per method and length, by length and time to first token."""
     rows = []
     for length in sorted({each.length for each in found}):
         here = [each for each in found if each.length == length]
@@ -131,7 +131,7 @@ def _cells(each: Tuned, verdict: str) -> list[str]:
 
 
 def gain_of_layers(found: Sequence[Tuned]) -> str:
-    """Return what an alpha for each layer gains over one alpha in attention time, by length."""
+    """Return the gain in attention time of an alpha per layer over one alpha, by length."""
     lines = []
     for length in sorted({each.length for each in found}):
         mine = [each for each in found if each.length == length and each.method == "flashprefill" and each.label]
@@ -158,7 +158,7 @@ def methods_file(found: Sequence[Tuned], model: str) -> str:
 
 
 def plot(records: Sequence[Record], limit: float | None) -> Plot | None:
-    """Draw what each setting that was tried loses against what it keeps, and the limit of the KL divergence."""
+    """Draw the loss of each tried setting against its density, and the limit of the KL divergence."""
     tried = [
         {
             "method": record.method,

@@ -1,4 +1,4 @@
-"""The front door: one short function a verb. Nothing heavy is imported before a verb runs."""
+"""The command line: one short function per command. Nothing heavy is imported before a command runs."""
 
 from fp_bench.cli import latency, accuracy, comparing, reporting, samples, reproducing, tuning, models, machine  # noqa: F401, I001  in the order of --help
 from fp_bench.cli.front import app

@@ -1,4 +1,4 @@
-"""Command lines made from the fields of options: a field is a parameter, its description the help text."""
+"""Builds command lines from option classes: each field is an option, its description the help text."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -26,36 +26,36 @@ Devices = Annotated[Layers, from_text(lambda text: parse_numbers(text, "--device
 
 
 class Conducting(Options):
-    """How a measuring verb works, and where: nothing that a cell's key depends on."""
+    """How and where a command measures; a cell's key depends on none of it."""
 
     out: Path | None = Field(
-        None, description="Run folder; an old one resumes. Default: a new one, runs/VERB-DATE-TIME."
+        None, description="Run folder; an existing run is resumed. Default: a new folder, runs/COMMAND-DATE-TIME."
     )
-    resume: bool = Field(False, description="Go on with the newest run of this verb in runs/.")
+    resume: bool = Field(False, description="Continue the newest run of this command in runs/.")
     devices: Devices | None = Field(
         None, description="GPUs of this machine that share the work, e.g. 0,1; default: one."
     )
     ray: str | None = Field(
         None, description="Share the work over Ray: local starts it here; auto or HOST:PORT joins a cluster."
     )
-    budget: Seconds | None = Field(None, description="Start nothing new after e.g. 10m; the rest is counted.")
+    budget: Seconds | None = Field(None, description="Start no new work after, e.g., 10m; the same command continues.")
     timeout: Seconds | None = Field(
-        None, description="A check, a round or an answer may take e.g. 5m; default: 10m, more for long calls."
+        None, description="Time limit of one check, round or answer, e.g. 5m; default: 10m, more for long calls."
     )
-    retry_failed: bool = Field(False, description="Try again what an earlier run in the folder could not measure.")
+    retry_failed: bool = Field(False, description="Measure cells again that failed in an earlier run in the folder.")
     isolate: bool = Field(
-        True, description="Processes of their own; without, everything in one, for debuggers and profilers."
+        True, description="Use worker processes; --no-isolate runs everything in one, for debuggers and profilers."
     )
     dry_run: bool = Field(False, description="Print the plan and stop.")
     as_json: bool = Field(False, alias="json", description="Print the result as JSON on stdout.")
-    quiet: bool = Field(False, description="Say nothing of the plan and of progress; results and errors remain.")
-    report: bool = Field(True, description="Write tables, plots and the HTML page when done; takes seconds.")
-    wide: bool = Field(False, description="One line a row, however wide the tables become.")
+    quiet: bool = Field(False, description="Hide the plan and the progress; results and errors remain.")
+    report: bool = Field(True, description="Write tables, plots and the HTML page at the end; takes seconds.")
+    wide: bool = Field(False, description="Print one line per row, however wide the table.")
 
     @model_validator(mode="after")
     def _one_folder(self) -> Self:
         if self.out is not None and self.resume:
-            raise UsageError(f"--resume goes on with the newest run, and --out names {self.out}; give one")
+            raise UsageError(f"--resume continues the newest run, but --out names {self.out}; give only one")
         return self
 
 
@@ -72,13 +72,13 @@ SHORT = {
     "--wide": "-w",
     "--quiet": "-q",
 }
-"""Options that people type often -> their one letter."""
+"""Frequent options -> their short flag."""
 
 R = TypeVar("R", bound=Request)
 
 
 def measuring(asked: type[R]) -> Callable[[Callable[[R, Conducting], None]], Callable[..., None]]:
-    """Return a decorator that makes a verb of the command line: its options are those of a request and `Conducting`."""
+    """Return a decorator that makes a command whose options are those of a request and `Conducting`."""
 
     def made(verb: Callable[[R, Conducting], None]) -> Callable[..., None]:
         def ask(**given: Any) -> None:
@@ -95,7 +95,7 @@ def measuring(asked: type[R]) -> Callable[[Callable[[R, Conducting], None]], Cal
 
 
 def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
-    """Yield one parameter of a command line for each field."""
+    """Yield one command-line parameter per field."""
     for name, field in options.model_fields.items():
         kind = _kind(field)
         option = f"--{option_name(name, field)}"
@@ -113,13 +113,13 @@ CONFIG = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None,
-        typer.Option(is_eager=True, callback=configure, help="YAML file of these options; the command line wins."),
+        typer.Option(is_eager=True, callback=configure, help="YAML file of options; the command line overrides it."),
     ],
 )
 
 
 def _kind(field: FieldInfo) -> Any:
-    """Return what the command line reads: flags, whole numbers, or text, of which the field makes its type."""
+    """Return the type that the command line reads: flag, whole number, or text that the field converts."""
     return next((kind for kind in (bool, int) if kind in _types(field)), str)
 
 

@@ -1,4 +1,4 @@
-"""``fpbench compare``: runs judged against another, or methods of one run."""
+"""``fpbench compare``: judges runs against a base run, or methods of one run."""
 
 import itertools
 import os
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
     from fp_bench.reports.comparing.compare import Comparison
 
 GRAVITY = (EXIT_REGRESSED, EXIT_FAILED, EXIT_INCONCLUSIVE)
-"""Exit codes of one comparison, the gravest first: of several, the gravest counts."""
+"""Exit codes of one comparison, worst first; the worst of several counts."""
 
 
 @app.command()
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="The run to compare with, then those that are judged; or one run, with --base.")
+        list[Path], typer.Argument(help="The base run, then the runs to judge; or one run, with --base and --new.")
     ],
     base: Annotated[
-        str | None, typer.Option("--base", "-b", help="The method to compare with, e.g. dense; default: each its own.")
+        str | None, typer.Option("--base", "-b", help="Base method, e.g. dense; default: the same method.")
     ] = None,
     new: Annotated[
-        str | None, typer.Option("--new", help="Methods that are judged against --base, e.g. flashprefill:alpha=0.12.")
+        str | None, typer.Option("--new", help="Methods to compare with --base, e.g. flashprefill:alpha=0.12.")
     ] = None,
-    min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts.")] = "3%",
-    fdr: Annotated[float, typer.Option(help="Share of false alarms among what is called a change.")] = 0.05,
-    max_drop: Annotated[float, typer.Option(help="Points of a score that may be lost.")] = 1.0,
+    min_effect: Annotated[str, typer.Option(help="Smallest change of a time that counts as a change.")] = "3%",
+    fdr: Annotated[float, typer.Option(help="Share of false alarms among the reported changes.")] = 0.05,
+    max_drop: Annotated[float, typer.Option(help="Largest loss of a score, in points, that is no regression.")] = 1.0,
     max_kl: Annotated[float, typer.Option(help="Nats that the KL to dense attention may rise.")] = 0.005,
     allow: Annotated[
         str | None,
-        typer.Option(help="What may differ: gpu, input, dtype, timer, cache, variant, version, params; commas."),
+        typer.Option(help="Differences to allow: gpu, input, dtype, timer, cache, variant, version, params."),
     ] = None,
     paired: Annotated[
-        bool | None, typer.Option(help="Whether rounds of the two alternated; default: the times of the records tell.")
+        bool | None, typer.Option(help="Whether the rounds of both runs alternated; default: by the records' times.")
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="rich, md, csv, json, junit, or customSmallerIsBetter: of what is judged.")
+        str, typer.Option("--format", help="rich, md, csv, json, junit, or customSmallerIsBetter (judged values).")
     ] = "rich",
-    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
-    ci: Annotated[str | None, typer.Option(help="github: annotations, and the summary of the job.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
+    ci: Annotated[str | None, typer.Option(help="github: write annotations and the job summary.")] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 5 where a cell is inconclusive or removed.")
+        bool, typer.Option("--strict", help="Exit with 5 if a cell is inconclusive or was removed.")
     ] = False,
     wide: Wide = False,
 ) -> None:
-    """Judge runs against a first one, or methods against another: regressed, improved, unchanged, or not known yet."""
+    """Judge runs against a base run, or methods against a base: regressed, improved, unchanged or inconclusive."""
     effect = parse_share(min_effect, "--min-effect")
     for option, value, high in (("--fdr", fdr, 0.5), ("--max-drop", max_drop, 100.0), ("--max-kl", max_kl, 100.0)):
         if not 0 < value < high:
@@ -63,7 +63,7 @@ def compare(
     if ci not in (None, "github"):
         raise UsageError(f"--ci {ci!r} is unknown; known: github")
     if len(runs) == 1 and not (base and new):
-        raise UsageError(f"{runs[0]} alone: give a second run, or --base METHOD and --new METHOD of this one")
+        raise UsageError(f"{runs[0]} is the only run; give a second one, or --base METHOD and --new METHOD")
     from fp_bench.cli.terminal import show_comparisons
     from fp_bench.reports.comparing.compare import compare as compare_runs
     from fp_bench.reports.comparing.forms import FORMATS
@@ -87,7 +87,7 @@ def compare(
 
 
 def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tuple[Run, Run]]":
-    """Yield what is compared with what: every run, and every method in it, that is judged."""
+    """Yield the pairs to compare: every judged run, and every judged method in it."""
     from fp_bench.reports.comparing.one_method import methods_as_runs
 
     first, *others = runs
@@ -100,7 +100,7 @@ def _sides(runs: "list[Run]", base: str | None, new: str | None) -> "Iterator[tu
 
 
 def _tell_github(found: "Sequence[Comparison]") -> None:
-    """Write annotations to stderr, where GitHub reads them too, and the summary of the job."""
+    """Write annotations to stderr, which GitHub reads too, and the job summary."""
     from fp_bench.reports.comparing.text import annotations, markdown
     from fp_bench.reports.escape import printable
 

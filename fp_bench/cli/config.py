@@ -1,4 +1,4 @@
-"""A run described by a YAML file: the options of a verb by their names."""
+"""Options from a YAML file, by their names."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,16 +13,16 @@ NULL = "tag:yaml.org,2002:null"
 
 
 def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
-    """Return what a file gives for each parameter, as text: the command line has the one way to read it.
+    """Return each parameter's value in a file as text, which the command line then reads.
 
-    Lists become comma lists. YAML's own types are left alone, in which ``4:30`` is 270 and ``on`` is true.
+    Lists become comma lists. YAML's own types are not used, because ``4:30`` would be 270 and ``on`` true.
 
     Args:
         path: of the YAML file, a mapping of option names (without ``--``) to values.
         options: option names -> parameter names.
 
     Raises:
-        UsageError: a file that cannot be read or is no such mapping, an unknown option, one that is given twice, or a
+        UsageError: an unreadable file, one that is not such a mapping, an unknown or repeated option, or a
             value of another kind.
     """
     values: dict[str, str] = {}
@@ -33,7 +33,7 @@ def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
         if name not in options:
             raise UsageError(f"--config {path}: unknown option {key!r}{did_you_mean(name, options)}")
         if name in given:
-            raise UsageError(f"{what} is given twice; keep one")
+            raise UsageError(f"{what} is given twice; give it once")
         given.add(name)
         if not _is_null(node):
             values[options[name]] = _as_given(node, what)
@@ -41,7 +41,7 @@ def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _load(path: Path) -> Iterator[tuple[str, yaml.Node]]:
-    """Yield the keys of a file and what stands beside them."""
+    """Yield the keys and values of a file."""
     try:
         found = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
@@ -52,24 +52,24 @@ def _load(path: Path) -> Iterator[tuple[str, yaml.Node]]:
         where = f" line {mark.line + 1}" if mark else ""
         raise UsageError(f"--config {path}{where} is not YAML: {getattr(error, 'problem', error)}") from None
     except RecursionError:
-        raise UsageError(f"--config {path} is nested too deep; write lines such as lens: 4k,256k") from None
+        raise UsageError(f"--config {path} is nested too deeply; write lines such as lens: 4k,256k") from None
     if not isinstance(found, yaml.MappingNode):
-        raise UsageError(f"--config {path} holds no options; write lines such as lens: 4k,256k")
+        raise UsageError(f"--config {path} has no options; write lines such as lens: 4k,256k")
     for key, value in found.value:
         if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"--config {path} line {key.start_mark.line + 1}: the name of an option is a word")
+            raise UsageError(f"--config {path} line {key.start_mark.line + 1}: an option's name must be a word")
         yield key.value, value
 
 
 def _as_given(node: yaml.Node, what: str) -> str:
-    """Return a value as the command line would take it."""
+    """Return a value as written on the command line."""
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     for part in parts:
         if not isinstance(part, yaml.ScalarNode) or _is_null(part):
             raise UsageError(f"{what} is neither a word, a number nor a list of them")
     text = ",".join(part.value for part in parts)
     if len(text) > LONGEST:
-        raise UsageError(f"{what} is {len(text)} letters long; the limit is {LONGEST}")
+        raise UsageError(f"{what} is {len(text)} characters long; the limit is {LONGEST}")
     return text
 
 

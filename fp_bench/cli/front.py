@@ -1,4 +1,4 @@
-"""The one Typer app: every mistake of a user ends as one line on stderr and an exit code."""
+"""The Typer app: every mistake of a user ends as one line on stderr and an exit code."""
 
 import contextlib
 import errno
@@ -21,7 +21,7 @@ EXIT_REGRESSED, EXIT_USAGE, EXIT_FAILED, EXIT_NOTHING, EXIT_INCONCLUSIVE = 1, 2,
 EXIT_INTERNAL, EXIT_INTERRUPTED = 70, 130
 """See docs/exit-codes.md."""
 UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Of a disk that is full and a pipe that is closed, standard output's too."""
+"""Errors of a full disk and a closed pipe, including standard output."""
 
 
 VERBS = (
@@ -35,12 +35,12 @@ class FrontDoor(TyperGroup):
     """The command group; every mistake of a user ends as one line on stderr and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the verbs: those that measure first, then those that read runs."""
+        """Return the commands: first those that measure, then those that read runs."""
         names: list[str] = super().list_commands(ctx)
         return sorted(names, key=lambda name: VERBS.index(name) if name in VERBS else len(VERBS))
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write each verb with the whole first sentence of its help, which typer would cut short."""
+        """List each command with the whole first sentence of its help, which typer would truncate."""
         rows = []
         for name in self.list_commands(ctx):
             verb = self.get_command(ctx, name)
@@ -66,7 +66,7 @@ class FrontDoor(TyperGroup):
         except UsageError as error:
             _stop(str(error), EXIT_USAGE)
         except Exception as error:
-            # typer's own complaints, whose class moved from click into typer.
+            # typer's own errors, whose class moved from click into typer.
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()  # type: ignore[attr-defined]
                 sys.exit(EXIT_USAGE)
@@ -76,14 +76,14 @@ class FrontDoor(TyperGroup):
                 _unwritable(error)
             _stop(_internal(error), EXIT_INTERNAL)
         except SystemExit as ended:
-            # typer ends with 1 where the pipe of standard output is closed, which means "regressed" here.
+            # typer exits with 1 if standard output's pipe is closed, which means "regressed" here.
             if isinstance(ended.__context__, BrokenPipeError):
                 _unwritable(ended.__context__)
             raise
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a verb; Ctrl-C is told here, before typer ends without a word."""
+        """Run a command; report Ctrl-C here, because typer ends without a message."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -91,7 +91,7 @@ class FrontDoor(TyperGroup):
 
 
 def _open_standard_streams() -> None:
-    """Open what is closed of standard input, output and error; a file opened later would take its place."""
+    """Open closed standard streams, because a file opened later would take their place."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -108,7 +108,7 @@ def _unwritable(error: OSError) -> NoReturn:
 
 
 def _internal(error: Exception) -> str:
-    """Keep the traceback of a mistake of ours in a file, and return a line that says where."""
+    """Save the traceback of an internal error in a file, and return a line that names it."""
     said = f"internal error: {type(error).__name__}: {first_line(error)}"
     try:
         number, path = tempfile.mkstemp(prefix="fpbench-traceback-", suffix=".txt")
@@ -116,7 +116,7 @@ def _internal(error: Exception) -> str:
             file.write(masked("".join(traceback.format_exception(error))))
     except OSError as refused:
         return f"{said}; its traceback could not be written: {refused.strerror}"
-    return f"{said}; please report it with its traceback, which is in {path}"
+    return f"{said}; please report it with the traceback in {path}"
 
 
 def _warn(message: Warning | str, *_where: Any) -> None:
@@ -129,15 +129,15 @@ def _stop(reason: str, code: int) -> NoReturn:
 
 
 def _tell(line: str) -> None:
-    """Print a line to stderr; where nobody listens any more, go on without."""
+    """Print a line to stderr; continue if the stream is closed."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def _named(error: Any) -> str:
-    """Return typer's complaint about an option with the value in it, which it leaves out."""
+    """Return typer's message about an option, with the value that it omits."""
     complaint: str = error.format_message()
-    # A pydantic ValidationError; importing pydantic to say so would slow every start.
+    # A pydantic ValidationError; importing pydantic for its name would slow every start.
     problems: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     return f"{complaint}; got {problems[0]['input']!r}" if problems else complaint
 

@@ -12,7 +12,7 @@ from fp_bench.methods.registry import methods as known_methods
 
 @measuring(LatencyRequest)
 def latency(request: LatencyRequest, how: Conducting) -> None:
-    """Time methods against dense attention; check, density, recall and error of each come with it."""
+    """Time methods against dense attention; also check each one and measure its density, recall and error."""
     known(request.methods, known_methods)
     from fp_bench.cli.terminal import show_plan
     from fp_bench.jobs.latency.job import count_pending, run

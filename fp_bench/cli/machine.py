@@ -1,4 +1,4 @@
-"""``fpbench methods``, ``suites`` and ``doctor``: what there is, and what of it runs here."""
+"""``fpbench methods``, ``suites`` and ``doctor``: lists, and what runs on this machine."""
 
 from typing import Annotated
 
@@ -38,19 +38,19 @@ def suites(
 @app.command()
 def doctor(
     aa: Annotated[
-        bool, typer.Option("--aa", help="Measure how much rounds differ here, and what regression can be told from it.")
+        bool, typer.Option("--aa", help="Measure how much rounds differ here, and which slowdown compare can find.")
     ] = False,
-    rounds: Annotated[int, typer.Option(callback=within(6, 1000), help="Of --aa.")] = 10,
+    rounds: Annotated[int, typer.Option(callback=within(6, 1000), help="Rounds of --aa.")] = 10,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-M", help="Say which layers of this model would run sparse, and why not the others."),
+        typer.Option("--model", "-M", help="Show which layers of this model would run sparse, and if not, why."),
     ] = None,
     chosen: Annotated[
-        str | None, typer.Option("--methods", "-m", help="For --model: these methods; default: all that are here.")
+        str | None, typer.Option("--methods", "-m", help="For --model: these methods; default: all available ones.")
     ] = None,
     wide: Wide = False,
 ) -> None:
-    """Say what this machine is and what runs on it, or which layers of a model would run sparse, and why not."""
+    """Describe this machine and what runs on it, or which layers of a model would run sparse, and if not, why."""
     if model is not None:
         specs = Spec.parse_all(chosen) if chosen else None
         known(specs, registered)

@@ -1,4 +1,4 @@
-"""``fpbench capture``, ``calibrate`` and ``search-heads``: what is learnt from a model before anything is measured."""
+"""``fpbench capture``, ``calibrate`` and ``search-heads``: inputs and thresholds from a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,16 +12,16 @@ from fp_bench.jobs.request import CHANGES, ROPE, with_model_changes
 from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
-Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as for latency; all of them count.")]
+Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as for latency; all of them are used.")]
 Model = Annotated[
     str, typer.Option("--model", "-M", help="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
 ]
 Rope = Annotated[str | None, typer.Option(help=ROPE)]
 Changes = Annotated[str | None, typer.Option("--model-config", help=CHANGES)]
-Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a prompt of the embedded model's kind.")]
-Device = Annotated[str | None, typer.Option(help="Device the model runs on; default: the GPU if there is one.")]
-Dtype = Annotated[str, typer.Option(help="bf16, fp16 or fp32: of the model.")]
-Seed = Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Of the generated prompt.")]
+Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a generated prompt.")]
+Device = Annotated[str | None, typer.Option(help="Device of the model; default: the GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="Data type of the model: bf16, fp16 or fp32.")]
+Seed = Annotated[int, typer.Option(callback=within(0, 2**32 - 1), help="Seed of the generated prompt.")]
 
 
 @app.command()
@@ -39,7 +39,7 @@ def capture(
     dtype: Dtype = "bf16",
     seed: Seed = 0,
 ) -> None:
-    """Save the Q, K, V that a model's attention sees on a text, as inputs of latency."""
+    """Save the Q, K, V of a model's attention on a text, as inputs for latency."""
     lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
     name = _name(model, rope, model_changes)
     content = read_text(text) if text else None
@@ -64,7 +64,7 @@ def capture(
 @app.command()
 def calibrate(
     method: Annotated[
-        str, typer.Option(help="flashprefill: its alpha; xattention or xattention:stride=16: a file of taus.")
+        str, typer.Option(help="flashprefill finds alpha; xattention or xattention:stride=16 writes a file of taus.")
     ] = "flashprefill",
     density: Annotated[
         float, typer.Option(help="For flashprefill: share of the causal query-key pairs to keep, mean over heads.")
@@ -84,14 +84,14 @@ def calibrate(
     dtype: Dtype = "bf16",
     seed: Seed = 0,
 ) -> None:
-    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, XAttention's tau of every head."""
+    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, or XAttention's tau per head."""
     lengths, spec = parse_lengths(lens), Spec.parse(method)
     name = _name(model, rope, model_changes)
     content = read_text(text) if text else None
     if spec.name not in ("flashprefill", "xattention"):
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
     if spec.name == "flashprefill" and spec.options:
-        raise UsageError(f"--method {method!r}: alpha is found for the default rule alone; write flashprefill")
+        raise UsageError(f"--method {method!r}: alpha is found only for the default rule; write flashprefill")
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.machine import parse_device
 
@@ -111,7 +111,7 @@ def calibrate(
     taus = profile_model(name, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
     taus.save(out)
     show_tables([taus.table()])
-    say(f"taus of mean {taus.mean:.3f} in {out}; use them with:")
+    say(f"taus with mean {taus.mean:.3f} in {out}; use them with:")
     print(f"xattention:stride={stride}:tau_file={out}")
 
 
@@ -127,7 +127,7 @@ def search_heads(
     dtype: Dtype = "bf16",
     seed: Seed = 0,
 ) -> None:
-    """Find MInference's pattern of every head of a model: which candidate holds most of its attention."""
+    """Find MInference's pattern for every head of a model: the candidate that covers most of its attention."""
     lengths, name = parse_lengths(lens), _name(model, rope, model_changes)
     content = read_text(text) if text else None
     from fp_bench.calibration.heads import search_model
@@ -137,7 +137,7 @@ def search_heads(
     found = search_model(name, lengths, text=content, seed=seed, device=parse_device(device), dtype=dtype)
     found.save(out)
     show_tables([found.table()])
-    say(f"patterns that hold {found.mean:.1%} of the attention, in {out}; use them with:")
+    say(f"patterns that cover {found.mean:.1%} of the attention, in {out}; use them with:")
     print(f"minference:config={out}")
 
 

@@ -1,4 +1,4 @@
-"""What the options of several verbs share: checks before anything heavy is imported, and files that they name."""
+"""Options shared by several commands: early checks, and files that they name."""
 
 import gc
 from collections.abc import Callable, Iterable
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from fp_bench.records.store import Run
 
 
-Wide = Annotated[bool, typer.Option("--wide", "-w", help="One line a row, however wide the tables become.")]
+Wide = Annotated[bool, typer.Option("--wide", "-w", help="Print one line per row, however wide the table.")]
 
 
 def within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], int | None]:
-    """Return a check of an option that names the value and the limits, which typer's own does not."""
+    """Return a check of an option whose message names the value and the limits, unlike typer's own."""
 
     def check(param: typer.CallbackParam, value: int | None) -> int | None:
         if value is not None and not low <= value <= high:
@@ -30,7 +30,7 @@ def within(low: int, high: int) -> Callable[[typer.CallbackParam, int | None], i
 
 
 def configure(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a verb's options from a YAML file; those on the command line win."""
+    """Take options from a YAML file; the command line overrides them."""
     if path is not None:
         from fp_bench.cli.config import read_config
 
@@ -45,7 +45,7 @@ def configure(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def known(specs: Iterable[Spec] | None, registry: Registry) -> None:
-    """Refuse unknown names, before anything heavy is imported, and name the plug-ins that are not used.
+    """Refuse unknown names before anything heavy is imported, and warn of ignored plug-ins.
 
     Raises:
         UsageError: the first of them.
@@ -73,6 +73,6 @@ def read_runs(folders: list[Path]) -> list["Run"]:
     from fp_bench.records.store import read_run
 
     runs = [read_run(folder) for folder in folders]
-    # They stay until the end; looking among them for garbage, again and again, would take as long as the rest.
+    # They live until the end; repeated garbage collection over them would take as long as the rest.
     gc.freeze()
     return runs

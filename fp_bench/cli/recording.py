@@ -1,4 +1,4 @@
-"""What the measuring verbs share: a job takes devices, writes into a run folder, and ends with an exit code."""
+"""Shared by the measuring commands: a job takes devices, writes into a run folder, and returns an exit code."""
 
 import itertools
 import signal
@@ -15,7 +15,7 @@ from fp_bench.cli.front import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING
 from fp_bench.errors import UsageError
 
 RUNS = Path("runs")
-"""Where runs are that were not given a folder."""
+"""Folder of runs without --out."""
 
 if TYPE_CHECKING:
     from fp_bench.jobs.places import Place
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 def open_places(
     devices: Sequence[int] | None, ray: str | None, workers: int | None = None, engine: str = "hf"
 ) -> Iterator[Sequence["Place"]]:
-    """Take the devices that were asked for, until the context ends.
+    """Reserve the requested devices until the context ends.
 
     Args:
         devices: numbers of GPUs of this machine.
         ray: a cluster's address instead.
-        workers: processes that will share the devices, where a job has several a device.
-        engine: what will run models there.
+        workers: processes that will share the devices, if a job has several per device.
+        engine: the engine that runs models there.
 
     Raises:
-        UsageError: devices that contradict each other, or the engine.
-        UnavailableError: devices that are not here.
+        UsageError: contradictory devices, or devices that do not fit the engine.
+        UnavailableError: missing devices.
     """
     if engine != "hf" and devices is not None:
         raise UsageError(f"--engine {engine} runs on the first visible GPU; set CUDA_VISIBLE_DEVICES, not --devices")
@@ -48,7 +48,7 @@ def open_places(
         return
     if devices is not None:
         given = ",".join(map(str, devices))
-        raise UsageError(f"--devices {given} are GPUs of this machine, and --ray takes all of a cluster; give one")
+        raise UsageError(f"--devices {given} are GPUs of this machine, but --ray uses a cluster; give only one")
     from fp_bench.cli.terminal import say
     from fp_bench.jobs.cluster import ray_places
     from fp_bench.records.environment import machine_name
@@ -59,23 +59,23 @@ def open_places(
 
 
 def run_folder(verb: str, out: Path | None, resume: bool, now: datetime | None = None) -> Path:
-    """Return the folder of a run: the one that was named, the newest of the verb, or a new one.
+    """Return the folder of a run: the named one, the newest of the command, or a new one.
 
     Args:
         verb: that measures.
-        out: the folder that was named.
-        resume: whether to go on with the newest.
-        now: the local time that a new folder is named by; None is this moment.
+        out: the named folder.
+        resume: whether to continue the newest run.
+        now: local time for the name of a new folder; None: this moment.
 
     Raises:
-        UsageError: there is no run to go on with.
+        UsageError: there is no run to continue.
     """
     if out is not None:
         return out
     if resume:
         runs = sorted(path for path in RUNS.glob(f"{verb}-*") if path.is_dir())
         if not runs:
-            raise UsageError(f"--resume: there is no {verb} run in {RUNS}/ yet; leave it out, or give --out FOLDER")
+            raise UsageError(f"--resume: there is no {verb} run in {RUNS}/ yet; remove --resume, or give --out FOLDER")
         return max(runs, key=lambda run: run.stat().st_mtime_ns)
     stem = f"{verb}-{now or datetime.now():%Y-%m-%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
@@ -94,21 +94,21 @@ def record(
 
     Args:
         folder: the run folder.
-        run: measures what the store lacks.
-        count_pending: how many records that is.
+        run: measures the missing records.
+        count_pending: counts them.
         keys: the cells of the plan.
-        budget: seconds that the run was given, if any.
-        quiet: whether to say nothing of progress.
+        budget: the run's time in seconds, if limited.
+        quiet: whether to hide progress.
     """
     from fp_bench.cli.terminal import duration, say, show_progress
     from fp_bench.records.store import RecordStore, latest
 
     with RecordStore(folder) as store:
         if store.torn:
-            say(f"note: the last line of {folder} was torn and is dropped; it is measured again")
+            say(f"note: the last line of {folder} is incomplete and is ignored; its cell is measured again")
         pending = count_pending(store)
         if not pending:
-            say(f"note: nothing left to measure: {folder} holds all of it")
+            say(f"note: nothing left to measure: {folder} is complete")
         try:
             with _ended_by_signals():
                 for _ in show_progress(run(store), pending, quiet):
@@ -123,13 +123,13 @@ def record(
         if budget and (left := count_pending(store)):
             say(
                 f"note: the budget of {duration(budget)} is spent: {left} records left; "
-                f"the same command goes on with --out {folder}"
+                f"the same command continues with --out {folder}"
             )
         return latest(record for record in store.records if record.cell_key in keys)
 
 
 class TerminatedError(KeyboardInterrupt):
-    """A signal asks the process to end, as Ctrl-C does."""
+    """A signal that ends the process like Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"ended by {signal.Signals(number).name}")
@@ -138,13 +138,13 @@ class TerminatedError(KeyboardInterrupt):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End by SIGTERM and SIGHUP as by Ctrl-C: workers and temporary files go too. A second one ends at once."""
+    """End on SIGTERM and SIGHUP like on Ctrl-C, with workers and temporary files. A second signal ends at once."""
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         raise TerminatedError(number)
 
-    # What is ignored, as by nohup, stays so; handlers can be set in the main thread alone.
+    # Ignored signals (nohup) stay ignored; only the main thread can set handlers.
     heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
         heard = []
@@ -158,7 +158,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _kept(folder: Path) -> int:
-    """Return how many records are on disk: an interrupt may come between writing one and counting it."""
+    """Return the number of records on disk; an interrupt may come between writing one and counting it."""
     from fp_bench.records.reading import read_records
 
     try:
@@ -168,7 +168,7 @@ def _kept(folder: Path) -> int:
 
 
 def exit_code(records: list["Record"], named: bool) -> int:
-    """Return 3 when a cell failed, 4 when nothing was measured; a default method that is not here is only a row."""
+    """Return 3 if a cell failed, 4 if nothing was measured; a missing default method is only a row."""
     failed = [record for record in records if record.status != "ok" and (named or record.status != "unavailable")]
     if failed:
         return EXIT_FAILED

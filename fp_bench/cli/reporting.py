@@ -1,4 +1,4 @@
-"""``fpbench report`` and ``merge``: what is made of the records of runs."""
+"""``fpbench report`` and ``merge``: outputs from the records of runs."""
 
 import json
 from collections.abc import Sequence
@@ -21,23 +21,23 @@ PAGES = (".html", ".htm")
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; speed and accuracy of several are joined.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are joined into one report.")],
     out: Annotated[
         Path | None,
         typer.Option(
             "--out",
             "-o",
-            help="Write there alone: the page where it ends in .html, else a folder of page, report.md, tables, plots. "
+            help="Write elsewhere: NAME.html is the page; another name is a folder for page, tables and plots. "
             "Default: the run itself; of several, the page runs/report-DATE.html.",
         ),
     ] = None,
     form: Annotated[
-        str, typer.Option("--format", help="On stdout: rich, json, or customSmallerIsBetter and nothing written.")
+        str, typer.Option("--format", help="Output on stdout: rich, json, or customSmallerIsBetter (writes no report).")
     ] = "rich",
-    as_json: Annotated[bool, typer.Option("--json", help="As --format json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Same as --format json.")] = False,
     wide: Wide = False,
 ) -> None:
-    """Make one HTML page of runs, and of one run tables, plots and report.md again, from the records."""
+    """Make one HTML page of runs from their records; for a single run also tables, plots and report.md."""
     forms = ("rich", "json", "customSmallerIsBetter")
     if form not in forms:
         raise UsageError(f"--format {form!r} is unknown{did_you_mean(form, forms)}")
@@ -57,7 +57,7 @@ def report(
 
 
 def show_report(folder: Path, as_json: bool, only: str, wide: bool = False, write: bool = True) -> None:
-    """Show the tables of one kind of a run's records and, unless told not to, write its report.
+    """Show the tables of one kind of a run's records and, by default, write its report.
 
     Args:
         folder: the run folder.
@@ -90,11 +90,11 @@ def show_parts(parts: "Sequence[Part]", as_json: bool, only: str | None = None, 
 
 
 def write_reports(parts: "Sequence[Part]", out: Path | None) -> None:
-    """Write one HTML page of runs, of one run also tables, plots and report.md; say where, as the last line.
+    """Write one HTML page of runs, for one run also tables, plots and report.md; print its path as the last line.
 
     Args:
         parts: the runs.
-        out: the page alone where it ends in .html, else a folder; None: the run's own, or the page of several.
+        out: a page if it ends in .html, else a folder; None: the run's own folder, or the page of several.
     """
     from fp_bench.cli.terminal import say
     from fp_bench.reports.html import write_html
@@ -115,11 +115,11 @@ def _page_of_several() -> Path:
 @app.command()
 def merge(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of one machine.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must hold no records yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; it must not hold records.")],
 ) -> None:
     """Join run folders into one, each round once."""
     from fp_bench.cli.terminal import say
     from fp_bench.records.merge import merge as join
 
     written, left_out = join(runs, out)
-    say(f"{written} records in {out}; {left_out} that two runs have in common are in it once")
+    say(f"{written} records in {out}; {left_out} that several runs share are written once")

@@ -1,4 +1,4 @@
-"""``fpbench reproduce``: the papers' figures again, from records."""
+"""``fpbench reproduce``: the papers' figures, from our records."""
 
 import json
 import shlex
@@ -24,18 +24,18 @@ def reproduce(
     records: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of runs, again for each; the first that measured a statement decides. "
+            help="Folder of runs; repeat it for several. The first one that measured a statement decides. "
             "Default: results/h200 and results/h100 of a checkout."
         ),
     ] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure first, by the commands of the figure.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="First run the figure's commands.")] = False,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the page, its plots, and records of --measure.")
     ] = Path("runs/reproduce"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON on stdout.")] = False,
     wide: Wide = False,
 ) -> None:
-    """Make figures and tables of the papers again: ours over theirs, and which of their statements hold here."""
+    """Reproduce figures and tables of the papers: our values over theirs, and which of their statements hold."""
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.reports.papers.figure import load_figure, load_figures
 
@@ -75,14 +75,14 @@ def _published() -> list[Path]:
 
 
 def _measure(figure: "PaperFigure", folder: Path) -> list[Path]:
-    """Run a figure's commands as the command line would; return the run folders they left."""
+    """Run a figure's commands like the command line; return their run folders."""
     folders = []
     for number, command in enumerate(figure.commands, 1):
         run = folder / (figure.name if len(figure.commands) == 1 else f"{figure.name}-{number}")
         try:
             app([*shlex.split(command), "--out", str(run)], prog_name="fpbench")
         except SystemExit as ended:
-            # Cells that failed are records, and so reasons why a statement is not measured.
+            # Failed cells are records; they give the reason why a statement is not measured.
             if ended.code not in (0, EXIT_FAILED):
                 raise
         folders.append(run)

@@ -1,4 +1,4 @@
-"""``fpbench samples``: what a run asked and what each method answered."""
+"""``fpbench samples``: a run's prompts and the answer of each method."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fp_bench.reports.accuracy.samples import Answers
 
 KEEP = 400
-"""Characters of the start and of the end of a prompt that are shown."""
+"""Characters shown of a prompt's start and end."""
 
 
 @app.command()
@@ -35,11 +35,11 @@ def samples(
     full: Annotated[bool, typer.Option("--full", help="Show whole prompts, not only their start and end.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the samples as JSON on stdout.")] = False,
 ) -> None:
-    """Show prompts, the answer of each method and the expected one; prompts are made again from the seed."""
+    """Show prompts, the answer of each method and the expected one; prompts are generated again from the seed."""
     tokens = None if length is None else parse_length(length)
     (read,) = read_runs([run])
     if not read.accuracy:
-        raise UsageError(f"{run} has no accuracy records; samples are those of fpbench accuracy")
+        raise UsageError(f"{run} has no accuracy records; give a run of fpbench accuracy")
     from fp_bench.cli.terminal import say
     from fp_bench.jobs.accuracy.again import Prompts
     from fp_bench.reports.accuracy.samples import samples as found_in
@@ -67,7 +67,7 @@ def _show(answers: "Answers", prompts: "Prompts", full: bool) -> None:
     lines = [f"== {name} {first.task} at {format_length(first.seq_len)}: {first.sample_id}, seed {first.seed}"]
     text, why_not = _prompt(first, prompts)
     if text is None:
-        lines.append(f"prompt: not made again: {why_not}")
+        lines.append(f"prompt: not available: {why_not}")
     else:
         template = "; the model read it in its chat template" if first.templated else ""
         lines.append(f"prompt ({first.prompt_tokens or 'unknown'} tokens{template}):")
@@ -77,7 +77,7 @@ def _show(answers: "Answers", prompts: "Prompts", full: bool) -> None:
 
 
 def _prompt(record: "AccuracyRecord", prompts: "Prompts") -> tuple[str | None, str]:
-    """Return a prompt, or why it cannot be made again."""
+    """Return a prompt, or the reason why it cannot be generated again."""
     try:
         return prompts.sample(record).text, ""
     except (UsageError, UnavailableError) as error:

@@ -1,4 +1,4 @@
-"""What people see while fpbench works: plans, progress and tables. Results go to stdout, everything else to stderr."""
+"""Terminal output: plans, progress and tables. Results go to stdout, everything else to stderr."""
 
 import errno
 import os
@@ -32,22 +32,22 @@ if TYPE_CHECKING:
     from fp_bench.reports.comparing.compare import Comparison
 
 QUIET_SECONDS = 2.0
-"""Between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress without a terminal."""
 LONG_SECONDS = 60.0
-"""After which a line is due, whatever was told before."""
+"""Seconds after which a line is printed in any case."""
 PLAIN_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe, where COLUMNS does not say."""
+"""Width of a table in a file or a pipe without COLUMNS."""
 UNLIMITED = 100_000
 
 
 def say(line: str) -> None:
-    """Print a line that is no result; where nobody listens any more, go on without."""
+    """Print a line that is not a result; continue if the stream is closed."""
     with suppress(OSError):
         _people().print(one_line(line), soft_wrap=True, markup=False)
 
 
 class _Console(Console):
-    """A console that says when its pipe is closed; rich's own ends the process with 1, which means "regressed"."""
+    """A console that raises if its pipe is closed; rich's own exits with 1, which means "regressed"."""
 
     def on_broken_pipe(self) -> None:
         """Raise what the pipe raised."""
@@ -59,7 +59,7 @@ def _people() -> Console:
 
 
 def show_plan(plan: "Plan") -> None:
-    """Print what will be measured, how long it may take, and what to know about the numbers."""
+    """Print the plan of measurements, its time limit, and notes about the numbers."""
     lengths = list(dict.fromkeys(format_length(group.shape.seq_len) for group in plan.groups))
     labels = [cell.asked["label"] for cell in plan.groups[0].cells]
     shape = plan.groups[0].shape
@@ -90,7 +90,7 @@ def show_accuracy_plan(plan: "AccuracyPlan", seconds: "Range | None", devices: i
     Args:
         plan: of the run.
         seconds: on one device; None where there is no estimate.
-        devices: that share it.
+        devices: number of devices that share it.
     """
     asked = plan.request
     lengths = ", ".join(format_length(length) for length in asked.lens)
@@ -105,7 +105,7 @@ def show_accuracy_plan(plan: "AccuracyPlan", seconds: "Range | None", devices: i
         f"{asked.dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
     )
     if seconds is None:
-        say("cost: not estimated; the arithmetic is of causal language models with attention heads in every layer")
+        say("cost: not estimated; the estimate needs a causal language model with attention heads in every layer")
     else:
         where = f"on {devices} devices" if devices > 1 else "here"
         shared = type(seconds)(*(end / devices for end in seconds))
@@ -127,12 +127,12 @@ def duration(seconds: float) -> str:
 
 
 def show_progress(records: Iterable[Record], total: int, quiet: bool = False) -> Iterator[Record]:
-    """Pass records on: one live bar with rate and time left on a terminal, elsewhere a line now and then.
+    """Yield the records and show progress: a live bar with rate and time left on a terminal, lines elsewhere.
 
     Args:
         records: as they are measured.
         total: how many there will be.
-        quiet: say nothing of progress.
+        quiet: show no progress.
     """
     if quiet:
         yield from records
@@ -155,7 +155,7 @@ def show_progress(records: Iterable[Record], total: int, quiet: bool = False) ->
 
 
 class _Rate(ProgressColumn):
-    """How many records a second, or how many seconds each takes."""
+    """Records per second, or seconds per record."""
 
     def render(self, task: Task) -> Text:
         """Return the rate of the last minutes."""
@@ -163,10 +163,10 @@ class _Rate(ProgressColumn):
 
 
 def rate(speed: float | None) -> str:
-    """Return ``12.5/s``, or ``8.0 s each`` where a second is not enough.
+    """Return ``12.5/s``, or ``8.0 s each`` below one per second.
 
     Args:
-        speed: records a second; None or 0 where it is not known yet.
+        speed: records per second; None or 0 if unknown.
     """
     if not speed:
         return ""
@@ -174,9 +174,9 @@ def rate(speed: float | None) -> str:
 
 
 def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """Say where the run is and how long the rest may take: a line a cell at most, and a failure once a cell.
+    """Print the position and the time left: at most one line per cell, and one per failed cell.
 
-    Two lines are `QUIET_SECONDS` apart or more; a cell that takes minutes is told of again every `LONG_SECONDS`.
+    Lines are at least `QUIET_SECONDS` apart; a cell that takes minutes is reported again every `LONG_SECONDS`.
     """
     started = said = monotonic()
     told: set[object] = set()
@@ -192,13 +192,13 @@ def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
 
 
 def _cell(record: Record) -> tuple[object, ...]:
-    """Return what the rounds or samples of one cell have in common."""
+    """Return a key shared by the rounds or samples of one cell."""
     part = record.task if isinstance(record, AccuracyRecord) else record.cell_key
     return record.label, record.seq_len, part
 
 
 def _first(told: set[object], *what: object) -> bool:
-    """Tell whether this was not told yet, and note that it now is."""
+    """Return whether this was not reported yet, and mark it as reported."""
     new = what not in told
     told.add(what)
     return new
@@ -221,11 +221,11 @@ def record_line(record: Record) -> str:
 
 
 def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
-    """Print tables on stdout; columns that do not fit go below, and nothing is ever cut.
+    """Print tables on stdout; columns that do not fit go below, and nothing is truncated.
 
     Args:
-        tables: those without rows are left out.
-        wide: one line a row, however long.
+        tables: empty ones are omitted.
+        wide: one line per row, however long.
     """
     console = _Console(highlight=False)
     known = console.is_terminal or "COLUMNS" in os.environ
@@ -237,7 +237,7 @@ def show_tables(tables: Sequence[Table], wide: bool = False) -> None:
 
 
 def show_comparisons(comparisons: "Sequence[Comparison]", wide: bool = False) -> None:
-    """Print what changed, the gravest first, and the verdicts counted; of several comparisons an overview last."""
+    """Print the changes, worst first, and counts of verdicts; after several comparisons also an overview."""
     from fp_bench.reports.comparing.text import overview, summary, tables, title
 
     console = _Console(highlight=False)

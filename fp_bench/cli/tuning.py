@@ -13,7 +13,7 @@ from fp_bench.methods.registry import methods as known_methods
 
 @measuring(TuneRequest)
 def tune(request: TuneRequest, how: Conducting) -> None:
-    """Find which method to run on a model, at which setting: the fastest within a limit of quality."""
+    """Find the fastest method and setting for a model within a limit of quality."""
     known(request.methods, known_methods)
     from fp_bench.calibration import tuned
     from fp_bench.calibration.per_layer import layer_trials, missing

@@ -1,1 +1,1 @@
-"""Where Q, K and V come from. Every record names its source; records of different sources are never compared."""
+"""Sources of Q, K and V. Every record names its source; records of different sources are never compared."""

@@ -20,10 +20,10 @@ MANIFEST = "capture.json"
 
 
 class CaptureManifest(BaseModel):
-    """What a capture holds: one file for each length and layer, with tensors ``q``, ``k`` and ``v``.
+    """Content of a capture: one file for each length and layer, with tensors ``q``, ``k`` and ``v``.
 
-    The tensors are ``[batch, length, heads, head_dim]`` after rotary embedding, KV heads not repeated, and are to be
-    used with the scale ``head_dim ** -0.5``: where the model has another one, q carries the ratio.
+    The tensors are ``[batch, length, heads, head_dim]`` after rotary embedding, KV heads not repeated. They must be
+    used with the scale ``head_dim ** -0.5``; if the model has another one, q includes the ratio.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,7 +31,7 @@ class CaptureManifest(BaseModel):
     schema_version: Literal[1] = 1
     model: str
     text: str
-    """What was read: the hash of a text, or how it was generated."""
+    """The text: its hash, or how it was generated."""
     lengths: list[int]
     layers: list[int]
     model_layers: int
@@ -57,16 +57,16 @@ def file_hash(path: Path) -> str:
 
 
 class Captured:
-    """Reads a capture; what was captured decides heads and head_dim.
+    """Reads a capture, which determines heads and head_dim.
 
     Args:
         folder: written by ``fpbench capture``.
-        stack: so many captured layers are one call, their heads side by side: 12/2/128 stacked three times is 36/6/128,
-            the load of a larger model. The call has the number of its first layer; layers that are left over at the end
-            are in none.
+        stack: number of captured layers joined into one call: 12/2/128 stacked three times is 36/6/128,
+            the load of a larger model. The call has the number of its first layer; a remainder of layers at the end
+            is not used.
 
     Raises:
-        UsageError: no such folder, its manifest is missing or of another make, or it has fewer layers than a stack.
+        UsageError: no such folder, a missing or foreign manifest, or fewer layers than a stack.
     """
 
     def __init__(self, folder: Path, stack: int = 1) -> None:
@@ -80,7 +80,7 @@ class Captured:
             raise UsageError(f"stack {stack} is not in 1..{count}, the layers of capture {folder.name}")
 
     def layers(self) -> list[int]:
-        """Return the captured layers, of each stack the first."""
+        """Return the captured layers; of each stack only the first."""
         return [stacked[0] for stacked in self._stacks()]
 
     def _stacks(self) -> list[list[int]]:
@@ -88,7 +88,7 @@ class Captured:
         return [layers[start : start + size] for start in range(0, len(layers) - size + 1, size)]
 
     def shapes(self, asked: Shape) -> Shape:
-        """Return the captured heads at the asked length, those of a stack together.
+        """Return the captured heads at the requested length, those of a stack together.
 
         Raises:
             UsageError: a length or batch that was not captured.
@@ -125,7 +125,7 @@ class Captured:
             with safe_open(path, framework="pt", device="cpu") as file:
                 qkv = QKV(*(file.get_tensor(name) for name in QKV._fields))
         except SafetensorError as error:
-            raise UsageError(f"capture file {path.name} cannot be read ({error}); capture again") from None
+            raise UsageError(f"capture file {path.name} cannot be read ({error}); run fpbench capture again") from None
         for name, tensor, heads in zip(QKV._fields, qkv, (have.q_heads, have.kv_heads, have.kv_heads), strict=True):
             expected = (have.batch, length, heads, have.head_dim)
             if tensor.shape != expected:
@@ -133,7 +133,7 @@ class Captured:
         return qkv
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
-        """Return None: what to keep is the method's decision."""
+        """Return None: the method decides what to keep."""
         del shape, seed, device
         return None
 
@@ -141,9 +141,9 @@ class Captured:
         """Return the path of a file after comparing its hash with the manifest's."""
         path = self.folder / name
         if not path.is_file():
-            raise UsageError(f"capture {self.folder.name} lacks {name}; capture again")
+            raise UsageError(f"capture {self.folder.name} lacks {name}; run fpbench capture again")
         if file_hash(path) != self.manifest.files.get(name):
-            raise UsageError(f"capture file {name} is not what the manifest says, cut short or replaced; capture again")
+            raise UsageError(f"{name} differs from the capture's manifest; run fpbench capture again")
         return path
 
 
@@ -158,4 +158,4 @@ def _read_manifest(folder: Path) -> CaptureManifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
-        raise UsageError(f"{path} cannot be used: {where}: {first['msg']}; capture again") from None
+        raise UsageError(f"{path} cannot be used: {where}: {first['msg']}; run fpbench capture again") from None

@@ -1,4 +1,4 @@
-"""Gaussian Q, K, V with the blocks to keep prescribed: times the attention kernel at a known density."""
+"""Gaussian Q, K, V with prescribed blocks: times the attention kernel at a known density."""
 
 import torch
 
@@ -14,10 +14,10 @@ FORCED = KeepRule(0.0, sink_blocks=2, window_blocks=4, last_full_blocks=0)
 
 
 class GivenDensity(Random):
-    """Sink and window blocks, and random others so that the expected causal density is as asked.
+    """Sink and window blocks, and random others up to the requested expected causal density.
 
     Args:
-        density: kept share of the causal query-key pairs, in (0, 1]. Below the share of sinks and window it is theirs.
+        density: kept share of the causal query-key pairs, in (0, 1]; at least the share of sinks and window.
 
     Raises:
         UsageError: a density outside (0, 1].

@@ -1,4 +1,4 @@
-"""Input sources by the names that the command line takes."""
+"""Input sources by their names on the command line."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from fp_bench.inputs.source import InputSource
 from fp_bench.inputs.structured import Structured
 
 SPECS = {"structured": "structured", "random": "random", "density": "density:0.04", "captured": "captured:FOLDER"}
-"""Every source with an example of how to ask for it."""
+"""Every source with an example."""
 
 
 def open_inputs(spec: str) -> InputSource:
     """Open ``structured``, ``random``, ``density:0.04``, ``captured:FOLDER`` or ``captured:FOLDER:stack=3``.
 
     Raises:
-        UsageError: an unknown source, a missing, bad or superfluous argument, or a folder that is no capture.
+        UsageError: an unknown source, a missing, bad or superfluous argument, or a folder that is not a capture.
     """
     kind, colon, argument = spec.strip().partition(":")
     if kind not in SPECS:

@@ -1,4 +1,4 @@
-"""Gaussian Q, K, V: no head of a model looks like this, so it is never the default."""
+"""Gaussian Q, K, V: no head of a model looks like this, so they are never the default."""
 
 import torch
 from torch import Tensor
@@ -31,6 +31,6 @@ class Random:
         return QKV(normal(shape.q_heads), normal(shape.kv_heads), normal(shape.kv_heads))
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
-        """Return None: what to keep is the method's decision."""
+        """Return None: the method decides what to keep."""
         del shape, seed, device
         return None

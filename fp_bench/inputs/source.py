@@ -1,4 +1,4 @@
-"""What an input source is. Sources read saved tensors or make synthetic ones; they never import models."""
+"""The interface of an input source. Sources read saved tensors or make synthetic ones; they never import models."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -32,14 +32,14 @@ class InputSource(Protocol):
     """Makes or reads the tensors of a cell; the same arguments always give the same values."""
 
     name: str
-    """As records carry it, e.g. ``structured`` or ``captured:retriever``."""
+    """Name in records, e.g. ``structured`` or ``captured:retriever``."""
 
     def layers(self) -> list[int]:
-        """Return the layers there are inputs of; synthetic sources have one, 0."""
+        """Return the available layers; synthetic sources have one, 0."""
         ...
 
     def shapes(self, asked: Shape) -> Shape:
-        """Return the shape this source really gives when ``asked`` is asked for.
+        """Return the shape that this source gives for a requested one.
 
         Raises:
             UsageError: it has nothing of that length, batch or head count.
@@ -51,5 +51,5 @@ class InputSource(Protocol):
         ...
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
-        """Return the blocks to keep where the source prescribes them (kernel-only cells), else None."""
+        """Return the blocks to keep if the source prescribes them (kernel-only cells), else None."""
         ...

@@ -1,4 +1,4 @@
-"""Synthetic Q, K, V with the patterns that attention heads of language models show. The default input.
+"""Synthetic Q, K, V with the patterns of attention heads in language models. The default input.
 
 Every logit is a sum of a few patterns, each a handful of features that a key carries and a query weighs:
 
@@ -9,7 +9,7 @@ Every logit is a sum of a few patterns, each a handful of features that a key ca
   passage scores every key passage by Gaussian vectors that topics share. The extremes of these scores are what a
   sparse method keeps, so the number kept grows slowly with length.
 
-Passages align with blocks of no size, sinks and columns hardly show in the mean key of a block, and the query heads of
+Passages do not align with blocks, sinks and columns hardly show in the mean key of a block, and the query heads of
 one KV head weigh the same keys differently, as in a model with grouped queries.
 """
 
@@ -28,7 +28,7 @@ from fp_bench.kernels.block_index import BlockIndex
 SINK_HEIGHTS = (4.0, 3.9, 3.8, 3.7)
 """Of the first tokens' keys."""
 WAVELENGTHS = (12, 16, 20, 25, 32, 40, 50, 66, 90, 130, 330, 760)
-"""Of the rotary phases, in tokens; whole numbers, so that phases stay exact at any position."""
+"""Wavelengths of the rotary phases, in tokens; whole numbers keep phases exact at any position."""
 PASSAGE_TOKENS = (64, 320)
 """Shortest and longest passage."""
 PASSAGE_FEATURES = 24
@@ -36,7 +36,7 @@ FEATURES = 2 + 2 * len(WAVELENGTHS) + PASSAGE_FEATURES
 NOISE_POOL = 4096
 
 # Strengths in natural-logarithm units of attention logits; a pair is a range over which heads spread. Found by hand so
-# that FlashPrefill's rule (alpha 0.12, sink 2, window 4, last 2) keeps in the mean what is published for it, and that
+# that FlashPrefill's rule (alpha 0.12, sink 2, window 4, last 2) keeps its published density in the mean, and that
 # this holds most of the dense attention mass. Mean over 8 query heads on 2 KV heads of 128, seed 0:
 #   length     4K    8K    16K   32K   64K   128K  256K
 #   published  0.70  0.46  0.29  0.18  0.10  0.06  -
@@ -60,23 +60,23 @@ SLASH_DISTANCE = (256, 4096)
 """In tokens."""
 COLUMN = (0.0, 1.0)
 COLUMN_HEIGHT = 4.0
-"""Standard deviation of how tall the columns of a KV head are, beside COLUMN."""
+"""Standard deviation of the heights of a KV head's columns, around COLUMN."""
 TOPIC = 0.2
 """Cosine between the direction that a query passage looks for and its topic."""
 TOPIC_SHARE = 0.5
-"""Share of a key passage's variance that is its topic's."""
+"""Share of a key passage's variance that comes from its topic."""
 VALUE_SHARE = 0.5
 """Share of a value's variance that all passages have in common."""
 SALIENCE = 0.3
-"""Spread, in logarithm, of how strongly passages are read: a few matter to many queries."""
+"""Spread, in logarithm, of the salience of passages: a few matter to many queries."""
 NOISE = 0.1
-"""Standard deviation of a token's own noise, each dimension, beside features of order 1."""
+"""Standard deviation of a token's noise per dimension; features are of order 1."""
 
 
 class Structured:
     """Deterministic from (seed, layer, shape), and the same on every device up to rounding.
 
-    All random numbers are drawn on the CPU, few enough to be cheap: a token's noise is the sum of two rows of one
+    All random numbers are drawn on the CPU, and few are needed: a token's noise is the sum of two rows of one
     pool. The work proportional to ``seq_len * head_dim`` runs on the target device, one head at a time.
     """
 
@@ -97,7 +97,7 @@ class Structured:
         return asked
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
-        """Return None: what to keep is the method's decision."""
+        """Return None: the method decides what to keep."""
         del shape, seed, device
         return None
 
@@ -129,7 +129,7 @@ class Structured:
 
 @dataclass(frozen=True)
 class _Document:
-    """What all heads of one sequence share: its passages and their topics."""
+    """Shared by all heads of one sequence: its passages and their topics."""
 
     passage: Tensor
     """``[seq_len]``: the passage that each token belongs to."""
@@ -158,16 +158,16 @@ class _Document:
 
 @dataclass(frozen=True)
 class _KVHead:
-    """What the keys and values of one KV head carry."""
+    """Content of the keys and values of one KV head."""
 
     basis: Tensor
-    """``[FEATURES, head_dim]``, orthonormal rows: where the features lie."""
+    """``[FEATURES, head_dim]``, orthonormal rows: directions of the features."""
     topics: Tensor
     """``[topics, PASSAGE_FEATURES]``, standard normal."""
     passages: Tensor
     """``[passages, PASSAGE_FEATURES]``, normal, correlated by topic, of uneven salience."""
     columns: Tensor
-    """``[passages]``: how tall the column of each passage's first token is."""
+    """``[passages]``: height of the column at each passage's first token."""
     contents: Tensor
     """``[passages, head_dim]``: the value that a passage's tokens share."""
 
@@ -204,7 +204,7 @@ class _KVHead:
         return torch.cat([single, _rotary(document.positions), self.passages[document.passage]], dim=1)
 
     def values(self, document: _Document) -> Tensor:
-        """Return ``[seq_len, head_dim]`` float32; those of sinks are small, as models learn them."""
+        """Return ``[seq_len, head_dim]`` float32; values of sinks are small, as in trained models."""
         values = self.contents[document.passage]
         values[: len(SINK_HEIGHTS)] *= 0.1
         return values
@@ -222,14 +222,14 @@ class _QueryHead:
     """Of the slash diagonal, in tokens."""
     column: float
     passages: Tensor
-    """``[passages, PASSAGE_FEATURES]``, of length 1: what each query passage looks for."""
+    """``[passages, PASSAGE_FEATURES]``, of length 1: direction that each query passage looks for."""
 
     @classmethod
     def draw(cls, document: _Document, keys: _KVHead, level: float, draw: Generator) -> "_QueryHead":
         def between(limits: tuple[float, float]) -> float:
             return limits[0] + (limits[1] - limits[0]) * float(torch.rand((), generator=draw))
 
-        # The character of a head first, then what grows with length: a head stays itself at every length.
+        # Draw a head's character first, then what grows with length, so that a head is the same at every length.
         sink, local, slash, column = between(SINK), between(LOCAL), between(SLASH), between(COLUMN)
         distance = int(between(SLASH_DISTANCE))
         own = normalize(torch.randn(len(document.starts), PASSAGE_FEATURES, generator=draw), dim=1)
@@ -249,7 +249,7 @@ class _QueryHead:
 
 @dataclass(frozen=True)
 class _Noise:
-    """Token noise from a pool: cheap to draw on the CPU for any device, and no two tokens are alike."""
+    """Token noise from a pool: cheap to draw on the CPU, and different for every token."""
 
     pool: Tensor
 
@@ -272,7 +272,7 @@ def _rotary(positions: Tensor) -> Tensor:
 
 
 def _levels(heads: int, draw: Generator) -> list[float]:
-    """Return ``heads`` evenly spread levels in 0..1, shuffled: the mean over heads does not depend on luck."""
+    """Return ``heads`` evenly spread levels in 0..1, shuffled, so the mean over heads is fixed."""
     return [(int(rank) + 0.5) / heads for rank in torch.randperm(heads, generator=draw)]
 
 

@@ -1,1 +1,1 @@
-"""Jobs: work items measured or answered in worker processes, and every result on disk at once."""
+"""Jobs: work items measured or answered in worker processes, with every result written to disk at once."""

@@ -1,4 +1,4 @@
-"""A method asked for by name, which may not be had here, and what it is asked."""
+"""A method requested by name, which may be unavailable, with its request."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from fp_bench.records.environment import code_version
 from fp_bench.records.record import Record, cell_key
 
 FLASHPREFILL_EMBEDDED = Spec("flashprefill", {"preset": "embedded"})
-"""FlashPrefill wherever the embedded model is measured and no method is named: with the alpha calibrated to it."""
+"""Default FlashPrefill for the embedded model, with the alpha calibrated to it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A method asked for, or why it cannot be had here."""
+    """A requested method, or the reason why it is unavailable."""
 
     spec: Spec
     method: Method | None
@@ -25,7 +25,7 @@ class Candidate:
 
     @classmethod
     def of(cls, spec: Spec, backend: str) -> "Candidate":
-        """Load a method; one that is unavailable becomes a row, not the end.
+        """Load a method; an unavailable one becomes a row and does not end the run.
 
         Raises:
             UsageError: unknown name or parameter.
@@ -45,7 +45,7 @@ class Candidate:
 
     @cached_property
     def code_version(self) -> str:
-        """The code that would measure it: of a plug-in its own too."""
+        """The code version that would measure it, including a plug-in's own."""
         return code_version(None if self.method is None else type(self.method))
 
     def fields(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Asked:
 
     candidate: Candidate
     asked: Mapping[str, Any]
-    """The record fields that are known before."""
+    """The record fields that are known before measuring."""
 
     @cached_property
     def key(self) -> str:

@@ -1,8 +1,8 @@
-"""Places of a Ray cluster: one actor a GPU, or a share of the cores each where there are no GPUs.
+"""Places of a Ray cluster: one actor per GPU, or per share of the cores without GPUs.
 
-An actor keeps the objects that a job opens there, and calls their methods. Work itself runs in worker processes that
-the actor starts, as on one machine (`fp_bench.jobs.isolation`): a method that crashes ends its own process and not
-the place. A place that is lost (its machine is, or its actor was killed) is told apart from that.
+An actor holds the objects that a job opens there and calls their methods. The work runs in worker processes that
+the actor starts, as on one machine (`fp_bench.jobs.isolation`): a crash ends the method's process and not
+the place. A lost place (a lost machine or a killed actor) is a different error.
 """
 
 import threading
@@ -21,16 +21,16 @@ T = TypeVar("T")
 LOCAL = "local"
 """Starts Ray on this machine; any other address joins a cluster."""
 CALLS_AT_ONCE = 64
-"""Workers that may share a GPU, each waiting in a call."""
+"""Largest number of workers per GPU, each waiting in a call."""
 
 
 @contextmanager
 def ray_places(address: str, workers: int | None) -> Iterator[list["RayPlace"]]:
-    """Join a cluster and take a place of each of its GPUs, or one of each worker where it has none.
+    """Join a cluster and take one place per GPU, or per worker without GPUs.
 
     Args:
         address: ``local``, ``auto`` (the cluster that this machine is part of) or ``HOST:PORT``.
-        workers: places to take where there are no GPUs; None is one.
+        workers: number of places without GPUs; None: one.
 
     Raises:
         UnavailableError: Ray is not installed, or no cluster answers.
@@ -77,7 +77,7 @@ class _Keeper:
         return self._place.machine, self._place.environment
 
     def run(self, function: Callable[..., Any], args: Any, more: Any) -> tuple[bool, Any]:
-        """Call a function; return whether it returned, and what, or what it raised."""
+        """Call a function; return whether it returned, and its value or its exception."""
         return _outcome(function, args, more)
 
     def open(self, number: int, make: Callable[..., Any], args: Any, more: Any) -> tuple[bool, Any]:
@@ -93,7 +93,7 @@ class _Keeper:
 
 
 def _outcome(function: Callable[..., Any], args: Any, more: Any) -> tuple[bool, Any]:
-    # An exception that Ray carries itself arrives with a remote traceback for its text.
+    # An exception raised through Ray would have a remote traceback as its text.
     try:
         return True, function(*args, **more)
     except Exception as error:
@@ -104,11 +104,11 @@ class RayPlace:
     """A device of a cluster; see `fp_bench.jobs.places.Place`.
 
     Args:
-        share: of the cluster's resources, as Ray takes them.
+        share: resources of the cluster in Ray's form.
     """
 
     own_cores: ClassVar[bool] = True
-    """Ray has its actors use as many threads as they were given cores."""
+    """Ray sets an actor's threads to its number of cores."""
 
     def __init__(self, share: Mapping[str, float]) -> None:
         self._share = share
@@ -136,7 +136,7 @@ class RayPlace:
         return cast("T", self._ask(self._actor, "run", function, args, more))
 
     def open(self, make: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
-        """Make an object there; what is returned passes calls of its methods on."""
+        """Make an object there; the result forwards calls of its methods."""
         with self._moving:
             self._opened += 1
             number, actor = self._opened, self._actor
@@ -148,7 +148,7 @@ class RayPlace:
         return cast("T", _Remote(call))
 
     def replace(self, lost: PlaceLostError) -> None:
-        """Take another device, unless another thread that lost the same one has done so already."""
+        """Take another device, unless another thread has already replaced the same one."""
         with self._moving:
             if lost.device is self._actor:
                 self._start()
@@ -159,7 +159,7 @@ class RayPlace:
         try:
             returned, value = ray.get(getattr(actor, name).remote(*args))
         except ray.exceptions.RayError as error:
-            # The one that was asked: meanwhile another thread may have replaced it.
+            # Keep the called one, because another thread may replace it meanwhile.
             raise _lost(error, actor) from None
         if not returned:
             raise value

@@ -15,7 +15,7 @@ from fp_bench.jobs.machine import Machine
 from fp_bench.models.load import model_config
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
-"""What configurations call the number of experts of a layer."""
+"""Names of the number of experts per layer in configurations."""
 SLOWEST_GPU, SLOWEST_CPU = 2.0, 15.0
 """Times of dense attention that a sparse method may take; on a CPU they are plain torch."""
 DENSE = (0.5, 2.0)
@@ -117,16 +117,16 @@ def answer_seconds(
 
 
 def prefill_flop(config: Any, weights: float, length: int) -> float:
-    """Return the operations of one dense prefill: two a weight and token, four a causal pair and element of a head."""
+    """Return the operations of one dense prefill: two per weight and token, four per causal pair and head element."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     elements: int = config.num_hidden_layers * config.num_attention_heads * head_dim
     return 2 * weights * length + 2 * length * (length + 1) * elements
 
 
 def weights_in_use(config: Any) -> float | None:
-    """Return how many weights a token is multiplied with: without embeddings, of experts only those it is sent to.
+    """Return the number of active weights per token: without embeddings, and only the chosen experts.
 
-    None where transformers has no causal language model of this configuration.
+    None if transformers has no causal language model for this configuration.
     """
     from transformers import AutoModelForCausalLM
 
@@ -147,7 +147,7 @@ def weights_in_use(config: Any) -> float | None:
 
 
 def _seconds_per_flop(machine: Machine, dtype: torch.dtype) -> float:
-    # Many CPUs multiply bfloat16 at 1 GFLOP/s: a larger product would take longer than the run that it is to foretell.
+    # Many CPUs multiply bfloat16 at 1 GFLOP/s: a larger product would take longer than the run itself.
     size = 8192 if machine.gpu else 512
     with yardstick(machine.device):
         a = torch.ones(size, size, device=machine.device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""How measuring can fail: an exception becomes a status and a reason of one line, and memory is given back."""
+"""Failures of a measurement: an exception becomes a status and a one-line reason, and memory is freed."""
 
 import contextlib
 import gc
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class IncorrectError(RuntimeError):
-    """The output is not what the definition says; there will be no time."""
+    """The output differs from the definition, so there will be no time."""
 
 
 class Failure(NamedTuple):
@@ -54,10 +54,10 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def yardstick(device: torch.device) -> Iterator[None]:
-    """Make a device the current one for a first small computation, by which a run is planned.
+    """Select a device and run a first small computation, with which a run is planned.
 
     Raises:
-        UnavailableError: it has no memory even for that.
+        UnavailableError: it has no memory for it.
     """
     try:
         use_device(device)
@@ -66,32 +66,32 @@ def yardstick(device: torch.device) -> Iterator[None]:
         if not _is_out_of_memory(error):
             raise
         raise UnavailableError(
-            f"{device} has no memory left to plan with; see what else runs there, or give --devices another"
+            f"{device} has no memory left for planning; stop other programs there, or choose another with --devices"
         ) from None
 
 
 @dataclass(frozen=True)
 class Answer(Generic[T]):
-    """What came of a step, and whether its process can be used for another."""
+    """Result of a step, and whether its process can be used again."""
 
     value: T | Failure
     fit: bool = True
 
 
 def attempt(step: Callable[[], T], device: torch.device, forget: Callable[[], None] = lambda: None) -> Answer[T]:
-    """Return what a step returns, or how it failed, with its memory given back.
+    """Return the value of a step, or its failure, with memory freed.
 
     Args:
-        step: what a method may raise anything in.
-        device: where it computes.
-        forget: drops what a failed step leaves behind.
+        step: code of a method, which may raise anything.
+        device: device of the step.
+        forget: drops the remains of a failed step.
     """
     try:
         value: T | Failure = step()
     except Exception as error:  # the other cells go on
         value = failure(error)
     if isinstance(value, Failure):
-        # Only here are the tensors in the error's frames gone.
+        # Only now are the tensors in the error's frames freed.
         forget()
         collect_and_free()
     else:
@@ -112,13 +112,13 @@ def _is_fit(value: object, device: torch.device) -> bool:
 
 
 def collect_and_free() -> None:
-    """Give the memory of everything that is no longer referred to back to the device."""
+    """Return unreferenced memory to the device."""
     gc.collect()
     _free()
 
 
 def _free() -> None:
-    """Give unused memory back to the device, for the other workers on it."""
-    # A kernel that wrote out of bounds leaves a context in which this raises too; the records say so.
+    """Return unused memory to the device for its other workers."""
+    # After a kernel wrote out of bounds, this raises too; the records show it.
     with contextlib.suppress(RuntimeError):
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Worker processes: what raises, hangs, crashes or exhausts memory in one ends that process alone."""
+"""Worker processes: an exception, a hang, a crash or lack of memory ends only one process."""
 
 import ctypes
 import os
@@ -18,20 +18,20 @@ from fp_bench.errors import UnavailableError, said
 from fp_bench.jobs.server import start_server
 
 START_SECONDS = 300.0
-"""Longest time that starting a process and importing torch may take; ordinary is a few seconds."""
+"""Time limit of starting a process and importing torch; normally a few seconds."""
 LOAD_SECONDS = 3600.0
-"""Loading a model may take this long: it may be fetched first."""
+"""Time limit of loading a model, which may be downloaded first."""
 TICK_SECONDS = 0.05
 PR_SET_PDEATHSIG = 1
 
 
 class WorkerLostError(RuntimeError):
-    """The process ended in the middle of a call: a crash, or the kernel killed it."""
+    """The process ended during a call: it crashed, or the kernel killed it."""
 
     def __init__(self, exit_code: int | None, starved: bool) -> None:
         super().__init__(exit_code, starved)
         self.starved = starved
-        """Whether the kernel killed a process for memory meanwhile."""
+        """Whether the kernel killed a process for lack of memory meanwhile."""
 
     def __str__(self) -> str:
         code = self.args[0]
@@ -40,11 +40,11 @@ class WorkerLostError(RuntimeError):
 
 
 class WorkerHungError(RuntimeError):
-    """The call did not return in time, and its process was ended."""
+    """The call did not return in time, and its process was stopped."""
 
 
 class Worker(Protocol):
-    """Calls the methods of one object that lives elsewhere."""
+    """Calls the methods of a remote object."""
 
     @property
     def pid(self) -> int:
@@ -62,7 +62,7 @@ class Worker(Protocol):
         Args:
             name: of the method.
             *args: its arguments.
-            timeout: seconds to wait; None for ever.
+            timeout: seconds to wait; None: forever.
             tick: called every `TICK_SECONDS` while waiting.
 
         Raises:
@@ -78,7 +78,7 @@ class Worker(Protocol):
 
 
 class LocalWorker:
-    """The object in this process: for debuggers and profilers. Nothing is isolated, no timeout is kept."""
+    """The object in this process, for debuggers and profilers: without isolation and timeouts."""
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         self._object = make(*args)
@@ -104,18 +104,18 @@ class LocalWorker:
 
 
 class WorkerProcess:
-    """The object in a process of its own, which is started at once and not waited for.
+    """The object in its own process, which is started at once and not waited for.
 
-    It is forked from a server that has imported what the first ``make`` needs, which takes seconds, and has done
-    nothing else: what has used a GPU must not fork (`fp_bench.jobs.server`).
+    It is forked from a server that has imported the modules of the first ``make``, which takes seconds, and has done
+    nothing else: a process that has used a GPU must not fork (`fp_bench.jobs.server`).
 
     Args:
         make: makes the object; importable by name in the new process. Its attribute ``IMPORTS``, if it has one, names
-            modules for the server beside its own.
+            further modules for the server.
         *args: for ``make``; they and all arguments and results of calls travel through a pipe.
 
     Raises:
-        UnavailableError: the server ends at its start.
+        UnavailableError: the server ends when it starts.
     """
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
@@ -127,7 +127,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, and that of its group."""
+        """Process id, and that of its group."""
         assert self._process.pid is not None  # it was started
         return self._process.pid
 
@@ -144,7 +144,7 @@ class WorkerProcess:
     @property
     def is_alive(self) -> bool:
         """Whether the process runs."""
-        # One that has nothing to answer has nothing to say but that it is gone.
+        # Without a pending call there is nothing to report but its end.
         return not self._pipe.closed and not wait([self._process.sentinel, *[self._pipe] * self._ready], 0)
 
     def _answer(self, timeout: float | None, tick: Callable[[], None] | None) -> Any:
@@ -154,7 +154,7 @@ class WorkerProcess:
             while not wait([self._pipe, self._process.sentinel], TICK_SECONDS if tick or deadline else None):
                 if deadline and time.monotonic() > deadline:
                     self.close()
-                    raise WorkerHungError(f"no answer within {timeout:g} s; the worker process was ended")
+                    raise WorkerHungError(f"no answer within {timeout:g} s; the worker process was stopped")
                 if tick:
                     tick()
             ok, value = self._pipe.recv()
@@ -166,7 +166,7 @@ class WorkerProcess:
         return value
 
     def close(self) -> None:
-        """End the process and what it started; from any thread, also while another one waits for an answer."""
+        """End the process and its children; callable from any thread, also while another one waits for an answer."""
         if self._pipe.closed:
             return
         below = _descendants(self.pid) if self.is_alive else []
@@ -176,14 +176,14 @@ class WorkerProcess:
         for pid in below:  # where one leads a group of its own
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        # Whoever waits for an answer has it now, or knows that there will be none.
+        # A waiting caller now has its answer, or an error.
         with self._calling:
             self._pipe.close()
             self._process.join(10)
 
 
 def _started(imports: Sequence[str], args: tuple[Any, ...]) -> BaseProcess:
-    """Start a process of `_serve`; a server that ended meanwhile is started again, once."""
+    """Start a process of `_serve`; restart a server that has ended, once."""
     last = False
     while True:
         start_server(imports)
@@ -194,19 +194,19 @@ def _started(imports: Sequence[str], args: tuple[Any, ...]) -> BaseProcess:
         except (OSError, EOFError) as error:
             if last:
                 raise UnavailableError(
-                    f"no worker process can be started: their server ended ({type(error).__name__}); what it said last "
-                    "stands above"
+                    f"no worker process can be started: their server ended ({type(error).__name__}); its last "
+                    "message is above"
                 ) from None
             last = True
             time.sleep(TICK_SECONDS)  # until the one that ends has ended
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    """Run in the process: make the object, then answer calls until the other end is gone."""
+    """Main loop of the process: make the object, then answer calls until the connection closes."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the server's own
     os.setpgid(0, 0)  # so that `close` reaches children too
     if sys.platform == "linux":
-        # A server that ends, which it does with the run, leaves no worker that hangs.
+        # The server ends with the run and leaves no hanging worker.
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(2, 1)  # stdout is for results
     served = make(*args)
@@ -222,7 +222,7 @@ def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) ->
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the processes below one, where the kernel says so."""
+    """Return the child processes of a process, if the kernel lists them."""
     found = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
@@ -238,7 +238,7 @@ def _signal_name(number: int) -> str:
 
 
 def _oom_kills() -> int:
-    """Return how many processes the kernel has killed for memory; 0 where it does not say."""
+    """Return the number of processes that the kernel killed for lack of memory; 0 if unknown."""
     try:
         with open("/proc/vmstat") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)

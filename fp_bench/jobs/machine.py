@@ -1,4 +1,4 @@
-"""What is measured on: the GPU, or the CPU where there is none."""
+"""The measured device: the GPU, or the CPU without one."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fp_bench.errors import UnavailableError, UsageError, did_you_mean
 from fp_bench.records.environment import Gpu, environment
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-"""Dtypes by the names that the command line and records use."""
+"""Dtypes by their names on the command line and in records."""
 
 
 def parse_dtype(name: str) -> torch.dtype:
@@ -29,21 +29,21 @@ def parse_device(name: str | None) -> torch.device:
 
     Raises:
         UsageError: no such kind of device.
-        UnavailableError: it is not here.
+        UnavailableError: the device is missing.
     """
     if name is None:
         return Machine.here().device
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"unknown device {name!r}; write cpu, cuda or e.g. cuda:1") from None
+        raise UsageError(f"unknown device {name!r}; write cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UnavailableError(f"device {name!r} is not here: {torch.cuda.device_count()} GPUs are visible")
     return device
 
 
 def use_device(device: torch.device, threads: int | None = None) -> None:
-    """Make a GPU the current one of this thread: kernels and events go there; use so many threads, if it says."""
+    """Make a GPU the current one of this thread, for kernels and events, and set the number of threads, if given."""
     if threads is not None:
         torch.set_num_threads(threads)
     if device.type == "cuda":
@@ -51,7 +51,7 @@ def use_device(device: torch.device, threads: int | None = None) -> None:
 
 
 def threads_for(workers: int) -> int:
-    """Return how many threads each of several workers may use that share the cores of this process."""
+    """Return the number of threads for each of several workers that share the cores of this process."""
     return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)) // workers))
 
 
@@ -82,6 +82,6 @@ class Machine:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def environment(self) -> dict[str, Any]:
-        """Return the facts that records refer to."""
+        """Return the facts of a record's environment."""
         cudnn = torch.backends.cudnn.version() if self.gpu else None  # type: ignore[no-untyped-call]
         return environment(self.gpu, cuda=torch.version.cuda, cudnn=cudnn, cpu_threads=torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Where the work of a job is done: the devices of this machine, or of others (`fp_bench.jobs.cluster`)."""
+"""Places of a job's work: the devices of this machine, or of others (`fp_bench.jobs.cluster`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class PlaceLostError(RuntimeError):
-    """A place is gone, and with it whatever was open there; `Place.replace` finds another.
+    """A place is lost with everything open there; `Place.replace` finds another.
 
     Args:
         reason: in one line.
-        device: which one, where a place may have moved on since.
+        device: the lost device, because the place may have another by now.
     """
 
     def __init__(self, reason: str, device: object = None) -> None:
@@ -30,7 +30,7 @@ class Place(Protocol):
     """One device and the processes that work on it, one thing at a time."""
 
     own_cores: ClassVar[bool]
-    """Whether it has cores for itself, or shares those of this machine."""
+    """Whether it has its own cores, or shares those of this machine."""
 
     @property
     def machine(self) -> Machine:
@@ -39,7 +39,7 @@ class Place(Protocol):
 
     @property
     def environment(self) -> Mapping[str, Any]:
-        """The facts that records of this place refer to."""
+        """The environment of records of this place."""
         ...
 
     def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
@@ -86,7 +86,7 @@ class Here:
         return make(*args, **more)
 
     def replace(self, lost: PlaceLostError) -> None:
-        """Give up: this machine is not lost while it runs this."""
+        """Raise, because this machine is not lost while it runs this."""
         raise lost
 
 
@@ -95,10 +95,10 @@ def places_here(devices: Sequence[int] | None, most: int = 1) -> list[Here]:
 
     Args:
         devices: numbers of GPUs; None takes the first ones, or the CPU.
-        most: how many to take at most where none were named.
+        most: largest number to take if none were named.
 
     Raises:
-        UnavailableError: a GPU that is not here.
+        UnavailableError: a missing GPU.
     """
     if devices is None and not torch.cuda.is_available():
         return [Here.of(Machine.here())]

@@ -1,7 +1,7 @@
-"""What can be asked of the measuring verbs: one list of options, without torch.
+"""Options of the measuring commands, in one list, without torch.
 
-The command line, the YAML run file and the ``command`` of a record are all made from the fields here: the name, the
-default, the limits and the help text of an option stand in its field and nowhere else.
+The command line, the YAML run file and the ``command`` of a record are all made from these fields: name,
+default, limits and help text of an option are in its field and nowhere else.
 """
 
 import re
@@ -21,7 +21,7 @@ from fp_bench.sizes import format_layers, parse_layers, parse_lengths
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
 UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""What no option holds: it could not be written into a record, or would steer a terminal."""
+"""Characters that no option may contain: a record cannot hold them, or they control a terminal."""
 LONGEST = 4096
 """Letters of an option."""
 MOST_HEADS, LARGEST_HEAD, LARGEST_LAYER = 1024, 1024, 2**16
@@ -41,7 +41,7 @@ class Heads:
         """Parse ``32/8/128``.
 
         Raises:
-            UsageError: not three positive integers, or q_heads is no multiple of kv_heads.
+            UsageError: not three positive integers, or q_heads is not a multiple of kv_heads.
         """
         parts = text.split("/")
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
@@ -58,7 +58,7 @@ class Heads:
             )
         if heads.q_heads % heads.kv_heads:
             raise UsageError(
-                f"shape {text!r}: {heads.q_heads} query heads are no multiple of {heads.kv_heads} KV heads"
+                f"shape {text!r}: {heads.q_heads} query heads are not a multiple of {heads.kv_heads} KV heads"
             )
         return heads
 
@@ -70,7 +70,7 @@ def parse_numbers(text: str, what: str) -> list[int]:
     """Return the ascending numbers of ``0,3``, each once.
 
     Raises:
-        UsageError: a part that is no number.
+        UsageError: a part that is not a number.
     """
     parts = [part.strip() for part in text.split(",")]
     for part in parts:
@@ -85,7 +85,7 @@ def parse_words(text: str) -> list[str]:
 
 
 def from_text(parse: Any) -> BeforeValidator:
-    """Return the step that reads a value given as text; others are taken as they are."""
+    """Return a validator that reads a value given as text; other values pass unchanged."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
 
@@ -112,19 +112,19 @@ DenseLayers = Annotated[str, BeforeValidator(_dense_layers)]
 
 
 class Options(BaseModel):
-    """Options of a verb; an option is named as its field, or as the field's alias."""
+    """Options of a command; an option has the name of its field, or the field's alias."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Self:
-        """Check what was given.
+        """Check given options.
 
         Args:
-            given: names of fields or options -> values, as text or of the field's type; None is not given.
+            given: names of fields or options -> values, as text or of the field's type; None: not given.
 
         Raises:
-            UsageError: an unknown option, or a value that cannot be.
+            UsageError: an unknown option or an invalid value.
         """
         for name, value in given.items():
             if not isinstance(value, str):
@@ -132,11 +132,11 @@ class Options(BaseModel):
             field = cls.model_fields.get(name)
             option = option_name(name, field) if field else name
             if not value.strip():
-                raise UsageError(f"--{option} is empty; give a value or leave it out")
+                raise UsageError(f"--{option} is empty; give a value or remove it")
             if UNWRITABLE.search(value):
-                raise UsageError(f"--{option} {value!r} holds control characters, or bytes that are no UTF-8")
+                raise UsageError(f"--{option} {value!r} contains control characters or bytes that are not UTF-8")
             if len(value) > LONGEST:
-                raise UsageError(f"--{option} is {len(value)} letters long; the limit is {LONGEST}")
+                raise UsageError(f"--{option} is {len(value)} characters long; the limit is {LONGEST}")
         try:
             return cls.model_validate({name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
@@ -161,7 +161,7 @@ class Options(BaseModel):
 
 
 def option_name(name: str, field: FieldInfo) -> str:
-    """Return what an option is called, without the dashes before it."""
+    """Return the name of an option, without leading dashes."""
     return (field.alias or name).replace("_", "-")
 
 
@@ -171,20 +171,20 @@ def _limit(field: FieldInfo | None, bound: str) -> Any:
 
 
 class Request(Options):
-    """What is to be measured; None leaves the choice to the plan, which makes it for the machine."""
+    """What to measure; None leaves the choice to the plan, which makes it for the machine."""
 
     verb: ClassVar[str]
     joined: ClassVar[tuple[str, ...]]
-    """Fields whose values differ between the cells of one run, and can be given together."""
+    """Fields that differ between the cells of one run and may have several values."""
     counted: ClassVar[str | None] = None
-    """A field whose greatest value covers the smaller ones."""
+    """Field whose greatest value covers the smaller ones."""
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> Self:
-        """Read the words of a command after the verb, as `words` writes them.
+        """Read the words of a command after its name, as `words` writes them.
 
         Raises:
-            UsageError: they are no such request.
+            UsageError: they are not such a request.
         """
         flags = {option_name(name, field) for name, field in cls.model_fields.items() if field.annotation is bool}
         given: dict[str, Any] = {}
@@ -197,7 +197,7 @@ class Request(Options):
         return cls.parse(given)
 
     def words(self, but: Sequence[str] = ()) -> list[str]:
-        """Return the options that differ from their defaults, but for some fields, as words of a command."""
+        """Return the options that differ from their defaults, except some fields, as words of a command."""
         default = _default(type(self))
         found = []
         for name, field in type(self).model_fields.items():
@@ -208,11 +208,11 @@ class Request(Options):
 
     @property
     def command(self) -> str:
-        """The line that asks for the same again."""
+        """The command that makes the same request again."""
         return shlex.join([PROGRAM, self.verb, *self.words()])
 
     def pinned(self, **choices: Any) -> Self:
-        """Return the request with choices made that it left open; values are of the fields' types."""
+        """Return the request with its open choices made; values have the fields' types."""
         return self.model_copy(update=choices)
 
 
@@ -222,16 +222,16 @@ def _default(cls: type[Request]) -> Request:
 
 
 def _text(value: Any) -> str:
-    """Return a value as the command line takes it."""
+    """Return a value as written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-ROPE = "Rotary positions beyond the model's own, e.g. yarn:4 or yarn:4,beta_fast=16; written --model MODEL?rope=yarn:4."
-CHANGES = "Changes to the model's configuration: key=value, separated by commas; written --model MODEL?key=value."
+ROPE = "Extend rotary positions, e.g. yarn:4 or yarn:4,beta_fast=16; short for --model MODEL?rope=yarn:4."
+CHANGES = "Change the model's configuration: key=value, separated by commas; short for --model MODEL?key=value."
 
 
 def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was given with changes to a model in the model's name: a record and its key have one form of both.
+    """Return the options with changes to a model moved into the model's name, their only form in records and keys.
 
     Raises:
         UsageError: changes without a model.
@@ -258,12 +258,12 @@ class LatencyRequest(Request):
         description="Lengths in tokens: 4k, 8192, 4k-256k (doubling), separated by commas.",
     )
     methods: Specs | None = Field(
-        None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: what suits the machine."
+        None, description="Methods, e.g. dense,flashprefill:alpha=0.18; default: those that suit the machine."
     )
     inputs: str = Field(
         "structured",
-        description="Where Q, K, V come from: structured, random, density:0.04, captured:FOLDER or "
-        "captured:FOLDER:stack=3, heads of three layers as one call.",
+        description="Source of Q, K, V: structured, random, density:0.04, captured:FOLDER or "
+        "captured:FOLDER:stack=3, which joins the heads of three layers.",
     )
     heads: Shape | None = Field(
         None, alias="shape", description="q_heads/kv_heads/head_dim; default 32/8/128 on a GPU, 2/1/128 on a CPU."
@@ -288,8 +288,8 @@ class LatencyRequest(Request):
         description="Times that processes start anew, each for its part of the rounds; default: 3, 1 for long calls, "
         "for models, and where --budget is short.",
     )
-    samples: int | None = Field(None, ge=1, le=10_000, description="Timed calls a round; default: by time.")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Of inputs, sampled rows and order.")
+    samples: int | None = Field(None, ge=1, le=10_000, description="Timed calls per round; default: by time.")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of inputs, sampled rows and order.")
 
     @model_validator(mode="before")
     @classmethod
@@ -314,7 +314,7 @@ class LatencyRequest(Request):
             if getattr(self, name) != default
         ]
         if unused:
-            raise UsageError(f"{', '.join(unused)}: of single attention calls; --ttft times one prompt through a model")
+            raise UsageError(f"{', '.join(unused)}: not with --ttft, which times one prompt through a model")
         return self
 
 
@@ -334,19 +334,19 @@ class AccuracyRequest(Request):
         "4k",  # type: ignore[arg-type]
         description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.",
     )
-    tasks: Words | None = Field(None, description="Tasks of the suite; default: all; list prints them.")
+    tasks: Words | None = Field(None, description="Tasks of the suite; default: all. 'list' prints them.")
     methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     samples: int | None = Field(
-        None, ge=1, le=100_000, description="Samples a task and length; default 50, 3 on a CPU."
+        None, ge=1, le=100_000, description="Samples per task and length; default: 50, 3 on a CPU."
     )
     workers: int | None = Field(
-        None, ge=1, le=64, description="Processes, each with the model, in turn over the devices."
+        None, ge=1, le=64, description="Number of processes, each with a copy of the model, spread over the devices."
     )
-    spread: bool = Field(False, description="One copy of the model over all visible GPUs, where one is too small.")
-    dtype: str = Field("bf16", description="bf16, fp16 or fp32: of the model.")
+    spread: bool = Field(False, description="Spread one copy of the model over all visible GPUs, if one is too small.")
+    dtype: str = Field("bf16", description="Data type of the model: bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
     dense_layers: DenseLayers = Field(
@@ -382,25 +382,25 @@ REQUESTS: Mapping[str, type[Request]] = {kind.verb: kind for kind in (LatencyReq
 
 
 def read_command(command: str) -> Request:
-    """Return the request that the ``command`` of a record stands for.
+    """Return the request of a record's ``command``.
 
     Raises:
-        UsageError: it is no command of a measuring verb, or would be refused.
+        UsageError: it is not a command that measures, or would be refused.
     """
     # shlex takes a tenth of a millisecond, and hardly any command quotes.
     try:
         program, verb, *words = shlex.split(command) if QUOTES & set(command) else command.split()
     except ValueError:  # an open quote, or too few words
-        raise UsageError(f"{command!r} is no command of {PROGRAM}") from None
+        raise UsageError(f"{command!r} is not a command of {PROGRAM}") from None
     if program != PROGRAM or verb not in REQUESTS:
-        raise UsageError(f"{command!r} is no command that measures; it starts with {PROGRAM} {' or '.join(REQUESTS)}")
+        raise UsageError(f"{command!r} does not measure; start it with {PROGRAM} {' or '.join(REQUESTS)}")
     return REQUESTS[verb].from_words(words)
 
 
 def join_commands(commands: Iterable[str]) -> list[str]:
-    """Return the fewest command lines that ask for all that these ask for: one for each setting.
+    """Return the fewest command lines that cover these commands: one for each setting.
 
-    Those that are no request of this version stand as they are.
+    Commands that this version does not know stay unchanged.
     """
     settings: dict[tuple[str, ...], tuple[Request, dict[str, dict[str, Any]]] | None] = {}
     for command in dict.fromkeys(commands):

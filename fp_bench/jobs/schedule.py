@@ -1,4 +1,4 @@
-"""A run of either job under way: one queue of tasks, done at several places until it is empty, or the run ends."""
+"""A running job of either kind: one queue of tasks, done at several places until it is empty or the run ends."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -30,16 +30,16 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run behaves; none of it changes a number."""
+    """How a run behaves, without effect on its numbers."""
 
     timeout: float | None = None
     """Seconds that one step (a check, a round, an answer) may take; None lets the job decide."""
     budget: float | None = None
-    """Seconds after which nothing further is started."""
+    """Seconds after which nothing new is started."""
     retry_failed: bool = False
-    """Whether to try again what an earlier run could not do."""
+    """Whether to try failed items of an earlier run again."""
     isolate: bool = True
-    """Whether methods run in processes of their own."""
+    """Whether methods run in their own processes."""
 
 
 DEFAULT = Conduct()
@@ -47,23 +47,23 @@ DEFAULT = Conduct()
 
 @dataclass
 class Task(Generic[T]):
-    """What is done at one place, one step after the other; what is done already is taken out of it."""
+    """Work for one place, one step after the other; finished steps are removed."""
 
     left: T
     seat: int | None = None
     """Whose it is by preference."""
     losses: int = 0
-    """Places that were lost in it one after the other, with nothing found between."""
+    """Number of places lost in a row during it."""
 
 
 class Schedule(ABC, Generic[T, W, F]):
-    """The queue of a run, and what its places learn together; a job says how a task is done.
+    """The queue of a run and knowledge shared by its places; a job defines how to do a task.
 
     Args:
         tasks: in order.
         conduct: of the run.
-        tried: what an earlier run may have run out of memory in.
-        store: which knows.
+        tried: items of an earlier run that may have run out of memory.
+        store: the run folder.
     """
 
     def __init__(self, tasks: Iterable[Task[T]], conduct: Conduct, tried: Iterable[Asked], store: RecordStore) -> None:
@@ -84,25 +84,25 @@ class Schedule(ABC, Generic[T, W, F]):
 
     @abstractmethod
     def open(self, place: Place, seat: int, threads: int | None) -> W:
-        """Open the workers of a seat at its place; None is as many threads as torch takes."""
+        """Open the workers of a seat at its place; None: torch's default number of threads."""
 
     @abstractmethod
     def do(self, task: Task[T], workers: W) -> Iterator[F]:
-        """Do a task; what is yielded is taken out of it before."""
+        """Do a task; each step is removed before its result is yielded."""
 
     def run(self, seats: Sequence[Place]) -> Iterator[tuple[F, Mapping[str, Any]]]:
-        """Do all tasks; yield what is found as it comes, and the facts of where.
+        """Do all tasks; yield each result as it comes, with the facts of its place.
 
         Args:
-            seats: the place of each who takes tasks in turn; several may be at one place.
+            seats: the places that take tasks in turn; several may be at one place.
 
         Raises:
-            UnavailableError: all places are lost, and something is left.
+            UnavailableError: all places are lost before the end.
         """
         sharing = [_neighbours(place, seats) for place in seats]
         yield from merged([self._at(place, seat, sharing[seat]) for seat, place in enumerate(seats)], self._stop)
         if self._queue and self.in_time:
-            raise UnavailableError(f"every device is lost, the last one: {self._lost}; the same command goes on")
+            raise UnavailableError(f"every device is lost, the last one: {self._lost}; the same command continues")
 
     @property
     def in_time(self) -> bool:
@@ -110,24 +110,24 @@ class Schedule(ABC, Generic[T, W, F]):
         return self._deadline is None or monotonic() <= self._deadline
 
     def why_not(self, unit: Asked, task: Task[T]) -> Failure | None:
-        """Return why something is not even tried."""
+        """Return why an item is not tried."""
         if unit.candidate.method is None:
             return Failure("unavailable", unit.candidate.problem or "it cannot be loaded")
         if task.losses > 1:
-            return Failure("error", f"the device was lost, and another one after it: {self._lost}")
+            return Failure("error", f"the device was lost, and so was the next one: {self._lost}")
         limit = self._too_long.get(unit.label)
         if limit is not None and unit.asked["seq_len"] > limit:
-            return Failure("oom", f"not tried: it ran out of memory at {format_length(limit)} already")
+            return Failure("oom", f"not tried: it already ran out of memory at {format_length(limit)}")
         return None
 
     def learn(self, unit: Asked, why: Failure) -> None:
-        """Remember a method that is out of memory."""
+        """Remember a method that ran out of memory."""
         if why.status == "oom":
             label, length = unit.label, unit.asked["seq_len"]
             self._too_long[label] = min(length, self._too_long.get(label, length))
 
     def _at(self, place: Place, seat: int, sharing: int) -> Iterator[tuple[F, Mapping[str, Any]]]:
-        """Do one task after the other at a place, until none is left or it is lost and not to be replaced."""
+        """Do one task after the other at a place, until none is left or the place is lost for good."""
         workers: W | None = None
         environment = place.environment
         while (task := self._take(seat)) is not None:
@@ -155,7 +155,7 @@ class Schedule(ABC, Generic[T, W, F]):
                     return
 
     def _take(self, seat: int) -> Task[T] | None:
-        """Return the next task; where there is none, wait for what another place that is lost may leave."""
+        """Return the next task; if there is none, wait for tasks of a lost place."""
         with self._changed:
             while not self._queue and self._in_hand and self._goes_on:
                 self._changed.wait(TICK_SECONDS)
@@ -185,12 +185,12 @@ class Schedule(ABC, Generic[T, W, F]):
 
 
 def _neighbours(place: Place, seats: Sequence[Place]) -> int:
-    """Return how many seats share the cores of a place: those of this machine, or at the same place elsewhere."""
+    """Return the number of seats that share the cores of a place."""
     return sum(other is place or not (other.own_cores or place.own_cores) for other in seats)
 
 
 def written(store: RecordStore, record: R, environment: Mapping[str, Any]) -> R:
-    """Write a record with what it was measured on, and when; return it as it is on disk.
+    """Write a record with its environment and time; return it as stored.
 
     Raises:
         UnavailableError: the disk refuses it.

@@ -1,7 +1,7 @@
-"""Imported by the server of worker processes, before all else, and by nothing else: it ends when its owner has.
+"""Imported first, and only, by the server of worker processes: ends it when its owner has ended.
 
-Each worker inherits what Python's fork server takes for a sign that it is still needed. So the server looks every
-second whether the process that started it is there, also while it imports, which takes seconds. Its end kills its
+Each worker inherits the pipe by which Python's fork server sees that it is needed. Therefore the server checks every
+second whether the process that started it exists, also during its imports, which take seconds. Its end kills its
 workers.
 """
 
@@ -29,7 +29,7 @@ def _look(*_: Any) -> None:
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    # An owner that ends while it starts a worker breaks their connection: no news.
+    # An owner that ends while starting a worker breaks the connection; ignore it.
     if not isinstance(error, OSError | EOFError):
         sys.__excepthook__(kind, error, trace)
 

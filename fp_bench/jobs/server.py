@@ -1,6 +1,6 @@
-"""The server that worker processes are forked from: started with a safe path, and gone when this process is.
+"""The server from which worker processes are forked: it has a safe path and ends with this process.
 
-It is Python's own fork server, which alone would live as long as any worker does: see `fp_bench.jobs.served`.
+It is Python's fork server, which would otherwise live as long as any worker: see `fp_bench.jobs.served`.
 """
 
 import json
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from multiprocessing import forkserver, resource_tracker, util
 
 TOLD = "FPBENCH_SERVER"
-"""In the environment of the server: who started it, the folder of its socket, and what its environment is to be."""
+"""Variables for the server: its parent, the folder of its socket, and its environment."""
 LONGEST_FOLDER = 60
-"""The name of a socket has 107 bytes."""
+"""Longest name of a socket, in bytes."""
 _starting = threading.Lock()
 
 
@@ -24,11 +24,11 @@ def start_server(imports: Sequence[str]) -> None:
     """Start the server unless it runs.
 
     Args:
-        imports: modules that it imports, so that no worker has to.
+        imports: modules that it imports once for all workers.
     """
     with _starting:
         folder = _temporary_folder()
-        # Otherwise the working directory would come first on its path, and a file there named as a module of Python.
+        # Otherwise the working directory would be first on its path, and files there could shadow Python's modules.
         path = os.pathsep.join(filter(None, sys.path))
         safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}
         told = json.dumps([os.getpid(), folder, {name: os.environ.get(name) for name in safe}])
@@ -40,7 +40,7 @@ def start_server(imports: Sequence[str]) -> None:
 
 
 def _temporary_folder() -> str:
-    """Return the folder of multiprocessing's sockets, elsewhere where TMPDIR is too long for one."""
+    """Return the folder of multiprocessing's sockets; another one if TMPDIR is too long."""
     before = tempfile.tempdir
     if len(os.fsencode(tempfile.gettempdir())) > LONGEST_FOLDER:
         tempfile.tempdir = "/tmp"
@@ -61,7 +61,7 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 def set_environment(variables: Mapping[str, str | None]) -> None:
-    """Set variables of this process's environment; None takes one away."""
+    """Set variables of this process's environment; None removes one."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
@@ -71,7 +71,7 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Start a process with Ctrl-C blocked in it and all it forks: it is the parent's to handle, which gets it later."""
+    """Start a process with Ctrl-C blocked in it and its children, because the parent handles it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Several sources read at the same time."""
+"""Reads several sources at the same time."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,18 +9,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 10.0
-"""Seconds that threads are given to end."""
+"""Time limit for threads to end, in seconds."""
 
 
 def merged(sources: Sequence[Iterable[T]], stop: Callable[[], None] = lambda: None) -> Iterator[T]:
-    """Yield what the sources give as it comes, each read by a thread of its own; one alone is read in this one.
+    """Yield the items of all sources as they come, one thread per source; a single source uses this thread.
 
     Args:
         sources: to read.
-        stop: makes the sources end; called at the end whatever it is, after which their threads are waited for.
+        stop: makes the sources end; always called at the end, before waiting for the threads.
 
     Raises:
-        BaseException: what a source raised.
+        BaseException: the exception of a source.
     """
     threads: list[threading.Thread] = []
     try:

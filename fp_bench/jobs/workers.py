@@ -1,4 +1,4 @@
-"""The worker processes of a run at one place: started when needed, replaced when lost, none after the end."""
+"""The worker processes of a run at one place: started when needed, replaced when lost, ended with the run."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from fp_bench.jobs.isolation import LocalWorker, Worker, WorkerHungError, Worker
 
 
 class StoppedError(RuntimeError):
-    """The run has ended: no worker is started any more."""
+    """The run has ended, so no worker is started."""
 
 
 @dataclass
@@ -21,38 +21,38 @@ class Post:
 
     worker: Worker
     loaded: bool = False
-    """Whether it has imported its method, and so uses the device."""
+    """Whether it has imported its method and uses the device."""
     holds: str | None = None
     """Key of the cell whose inputs it holds."""
     launch: str = field(default_factory=lambda: uuid4().hex[:8])
-    """Names this process in records, where ids of processes come again."""
+    """Name of this process in records, because process ids repeat."""
 
 
 class Workers(ABC):
-    """Workers by name, each with an object of its own that has a method ``load``.
+    """Workers by name, each with its own object that has a method ``load``.
 
     Args:
-        isolate: False works in this process, where nothing is isolated and no timeout is kept.
+        isolate: False works in this process, without isolation and timeouts.
     """
 
     def __init__(self, *, isolate: bool = True) -> None:
         self._make: Callable[..., Worker] = WorkerProcess if isolate else LocalWorker
         self._posts: dict[str, Post] = {}
         self._refused: dict[str, Failure] = {}
-        """Why the object of a name does not load."""
+        """Reason why an object does not load, by name."""
         self._lock = threading.Lock()
         self._closed = False
 
     @abstractmethod
     def made(self, name: str) -> tuple[Callable[..., Any], Any]:
-        """Return what makes the object of a worker, and its argument."""
+        """Return the constructor of a worker's object, and its argument."""
 
     @abstractmethod
     def make_room(self, name: str) -> bool:
-        """Have the others give back what may be the memory that a worker lacks; return whether they held any."""
+        """Make the other workers free memory that a worker needs; return whether they held any."""
 
     def close(self) -> None:
-        """End all workers, whatever they are doing, from any thread; none is started afterwards."""
+        """End all workers, from any thread; none is started afterwards."""
         with self._lock:
             self._closed = True
             left = list(self._posts.values())
@@ -61,12 +61,12 @@ class Workers(ABC):
             post.worker.close()
 
     def start(self, names: Iterable[str]) -> None:
-        """Start the workers that are not there, all at once: importing torch takes seconds."""
+        """Start the missing workers, all at once, because importing torch takes seconds."""
         for name in names:
             self.post(name)
 
     def post(self, name: str) -> Post:
-        """Return a worker; one that was lost while it had nothing to do is replaced.
+        """Return a worker; one lost while idle is replaced.
 
         Raises:
             StoppedError: after `close`.
@@ -93,7 +93,7 @@ class Workers(ABC):
             return list(self._posts.items())
 
     def forget(self, name: str) -> None:
-        """Take note that a worker, if it is still there, holds nothing."""
+        """Note that a worker, if it exists, holds nothing."""
         with self._lock:
             if name in self._posts:
                 self._posts[name].holds = None
@@ -111,7 +111,7 @@ class Workers(ABC):
             self.end(name)
 
     def load(self, name: str, limit: float) -> Failure | None:
-        """Have the object of a worker load what it needs; what does not load is not tried again in this run."""
+        """Load the object of a worker; a failed load is not tried again in this run."""
         if name in self._refused:
             return self._refused[name]
         found = self.step(name, "loading", "load", limit=limit)
@@ -126,14 +126,14 @@ class Workers(ABC):
     def step(
         self, name: str, doing: str, call: str, *args: Any, limit: float, tick: Callable[[], None] | None = None
     ) -> Any:
-        """Call a method of a worker's object; return its value or how it failed.
+        """Call a method of a worker's object; return its value or its failure.
 
         Args:
             name: of the worker.
-            doing: what the step is called in a reason.
+            doing: name of the step in a reason.
             call: the method, which returns an `Answer`.
             *args: its arguments.
-            limit: seconds that it may take.
+            limit: time limit in seconds.
             tick: as in `Worker.call`.
 
         Raises:

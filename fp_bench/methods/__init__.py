@@ -1,1 +1,1 @@
-"""The methods that FlashPrefill is compared with, one file a method."""
+"""Attention methods, one file per method."""

@@ -1,4 +1,4 @@
-"""What a method is: two steps over one attention call. There is no method in here.
+"""The interface of a method: two steps over one attention call.
 
 A sparse-prefill method first *selects* which key blocks each query block reads, then *attends*
 exactly over those. Time per step, density, recall and error follow from that split with no code
@@ -80,7 +80,7 @@ class AttentionCall:
 
     @property
     def grid(self) -> BlockGrid:
-        """Where the query blocks of 128 lie among the key blocks."""
+        """Position of the query blocks of 128 among the key blocks."""
         return BlockGrid(self.q_len, self.kv_len)
 
     @property
@@ -95,14 +95,14 @@ class MethodParams(Params):
 
 @dataclass(frozen=True)
 class Knob:
-    """The main parameter of a method: the one that a search turns to trade quality for time.
+    """The main parameter of a method, which a search varies to trade quality for time.
 
     Args:
         name: of the parameter.
         low: the smallest value worth a trial; above 0 on a logarithmic scale.
         high: the largest.
-        keeps: what a larger value keeps of what queries read.
-        scale: how values between lie.
+        keeps: whether a larger value keeps more or less.
+        scale: spacing of the values between.
         whole: whether values are whole numbers.
     """
 
@@ -115,7 +115,7 @@ class Knob:
 
 
 class Method(ABC):
-    """A way to compute prefill attention: ``select`` what to read, then ``attend`` over it.
+    """A way to compute prefill attention: ``select`` the keys to read, then ``attend`` over them.
 
     A third-party method subclasses this in one file and names itself in the entry-point group
     ``fp_bench.methods``.
@@ -124,23 +124,23 @@ class Method(ABC):
     name: ClassVar[str]
     """Name on the command line and in records."""
     version: ClassVar[int] = 1
-    """Raised when results of the same parameters may differ from before."""
+    """Increment when the same parameters may give different results."""
     Params: ClassVar[type[MethodParams]] = MethodParams
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named parameter sets, usually one a model, selected by ``name:preset=...``."""
+    """Named parameter sets, usually one per model, selected by ``name:preset=...``."""
     knob: ClassVar[Knob | None] = None
-    """What a search turns; None where nothing trades quality for time."""
+    """The parameter that a search varies; None if none trades quality for time."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         self.params = params if params is not None else self.Params()
         self.backend = backend
-        """The kernels asked for, one of ``kernels.backend.BACKENDS``."""
+        """The requested kernels, one of ``kernels.backend.BACKENDS``."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], *, backend: str = "auto") -> Self:
         """Build the method from ``key=value`` options.
 
-        Two keys are no parameters: ``preset`` names parameters to start from, ``backend`` the kernels to run.
+        Two keys are not parameters: ``preset`` names parameters to start from, ``backend`` the kernels to run.
 
         Raises:
             UsageError: an unknown preset, parameter or backend, or a value out of its limits.
@@ -156,20 +156,20 @@ class Method(ABC):
 
     @property
     def label(self) -> str:
-        """Name, changed parameters and kernels as the command line takes them, e.g. ``flashprefill:alpha=0.18``."""
+        """Name, changed parameters and kernels as on the command line, e.g. ``flashprefill:alpha=0.18``."""
         kernels = {} if self.backend == "auto" else {"backend": self.backend}
         options = self.params.changed() | kernels
         return str(Spec(self.name, options))
 
     @property
     def method_hash(self) -> str:
-        """Twelve hex digits of name, version, parameters and files named there: joins latency and accuracy records."""
+        """Hash of name, version, parameters and files named there, which joins latency and accuracy records."""
         asked = _hash(json.dumps([self.name, self.version, self.params.model_dump(mode="json")], sort_keys=True))
         content = self.file_content()
         return asked if content is None else _hash(f"{asked} {content}")
 
     def file_content(self) -> object:
-        """Return what the file that a parameter names holds, or None; another content is another ``method_hash``."""
+        """Return the content of the file that a parameter names, or None; it is part of ``method_hash``."""
         return None
 
     def unsupported(self, call: AttentionCall) -> str | None:
@@ -178,10 +178,10 @@ class Method(ABC):
         return None
 
     def tolerance(self) -> float | None:
-        """Return the relative error of a head that the method declares, or None for what its tensors' type allows.
+        """Return the relative error per head that the method declares, or None for the limit of the tensors' dtype.
 
-        For arithmetic below that type: an output further from attention over the selection than this is wrong. A run
-        allows at most 0.1 and shows what was declared.
+        For arithmetic below that precision: an output further from attention over the selection is wrong. A run
+        allows at most 0.1 and shows the declared value.
         """
         return None
 
@@ -191,22 +191,22 @@ class Method(ABC):
 
     @abstractmethod
     def attend(self, call: AttentionCall, index: Any) -> Tensor:
-        """Return exact softmax attention over the selected keys, shaped and typed as ``call.q``.
+        """Return exact softmax attention over the selected keys, with shape and dtype of ``call.q``.
 
         ``index`` is what ``select`` returned, or a BlockIndex that the input source prescribes.
         """
 
     def means(self, call: AttentionCall) -> BlockMeans | None:
-        """Return the block means with which ``attend`` lets unlisted blocks take part, or None where it is exact.
+        """Return the block means with which ``attend`` includes unlisted blocks, or None if it is exact.
 
-        Whoever returns them declares that its outputs are attention over its selection and these means.
-        A run takes them, and `definition`, of classes of this package alone.
+        A method that returns them declares that its outputs are attention over its selection and these means.
+        A run accepts them, and `definition`, only from classes of this package.
         """
         del call
         return None
 
     def definition(self, call: AttentionCall, index: Any, rows: Tensor) -> Tensor | None:
-        """Return in float32 what the output of some queries is defined as, or None: attention over the selection.
+        """Return the defined output of some queries in float32, or None if it is attention over the selection.
 
         Args:
             call: the call.
@@ -222,9 +222,9 @@ class Method(ABC):
         return attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows, index=index, means=means).out
 
     def skipped(self, call: AttentionCall, index: Any) -> float | None:
-        """Return the share of what was selected that ``attend`` leaves out, or None where it leaves out nothing.
+        """Return the share of the selection that ``attend`` skips, or None if it skips nothing.
 
-        It is asked for once, outside any timer, and may read from the device.
+        It is called once, outside any timer, and may wait for the device.
         """
         del call, index
         return None
@@ -235,7 +235,7 @@ class Method(ABC):
         A method whose two steps share work overrides this; each step alone gives the same result.
 
         Returns:
-            The output, shaped and typed as ``call.q``, and the selection it was computed over.
+            The output, with shape and dtype of ``call.q``, and the selection behind it.
         """
         index = self.select(call)
         return self.attend(call, index), index
@@ -245,12 +245,12 @@ class Method(ABC):
         return self.run(call)[0]
 
     def implementation(self, call: AttentionCall, index: Any) -> str:
-        """Name what really computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
+        """Name the kernel that computes ``attend(call, index)``, e.g. ``triton`` or ``cudnn``."""
         del call, index
         return self.backend
 
     def slower_because(self, call: AttentionCall, index: Any) -> str | None:
-        """Return why ``auto`` took a slower kernel than this GPU is capable of, or None where it did not."""
+        """Return why ``auto`` chose a slower kernel than this GPU supports, or None if it did not."""
         del call, index
         return None
 

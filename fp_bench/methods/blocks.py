@@ -1,4 +1,4 @@
-"""What methods share that select blocks of 128 keys for blocks of 128 queries: how they attend."""
+"""Attention of methods that select blocks of 128 keys for blocks of 128 queries."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ class BlockParams(MethodParams):
     """Parameters of a method that attends over blocks."""
 
     skip: float | None = Field(None, gt=0, le=1)
-    """Skip-softmax: attention leaves out tiles whose weights, relative to the maximum so far, all lie below this."""
+    """Skip-softmax: attention skips tiles whose weights, relative to the maximum so far, are all below this."""
 
     @model_serializer(mode="wrap")
     def _hashed_as_before_there_was_skip(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -27,28 +27,28 @@ class BlockParams(MethodParams):
 
 
 def without_unset_skip(dumped: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters without ``skip`` where it is not set, so that hashes of before stay what they were."""
+    """Return the parameters without an unset ``skip``, so that older hashes stay valid."""
     return {name: value for name, value in dumped.items() if name != "skip" or value is not None}
 
 
 class BlockMethod(Method):
-    """A method whose selection is a BlockIndex, or None for dense attention, which then says so."""
+    """A method whose selection is a BlockIndex, or None for reported dense attention."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         super().__init__(params, backend=backend)
         self._dense = Dense()
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when head_dim is one that the kernels do not take."""
+        """Return the reason if the kernels do not support head_dim."""
         return head_dim_problem(call.head_dim)
 
     def skip(self, call: AttentionCall) -> float | None:
-        """Return the threshold of skip-softmax for a call, or None where attention skips nothing."""
+        """Return the threshold of skip-softmax for a call, or None if attention skips nothing."""
         del call
         return self.params.skip if isinstance(self.params, BlockParams) else None
 
     def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
+        """Attend over the kept blocks, and the means of the others if any; dense attention if the index is None."""
         if index is None:
             return self._dense.attend(call, None)
         if (skip := self.skip(call)) is not None:
@@ -58,14 +58,14 @@ class BlockMethod(Method):
         ).out
 
     def definition(self, call: AttentionCall, index: BlockIndex, rows: Tensor) -> Tensor | None:
-        """Return what skip-softmax leaves of the listed tiles, where it is asked for; else as every method."""
+        """Return the output over the tiles that skip-softmax keeps, if it is on; otherwise the default."""
         if (skip := self.skip(call)) is None:
             return super().definition(call, index, rows)
         tile = skip_tile(call.q, index.block_size, self.backend)
         return skipping_rows(call.q, call.k, call.v, index, scale=call.scale, skip=skip, tile=tile, rows=rows).out
 
     def skipped(self, call: AttentionCall, index: BlockIndex | None) -> float | None:
-        """Return the share of the listed tiles that skip-softmax leaves out."""
+        """Return the share of the listed tiles that skip-softmax skips."""
         if index is None or (skip := self.skip(call)) is None:
             return None
         tile = skip_tile(call.q, index.block_size, self.backend)
@@ -80,15 +80,15 @@ class BlockMethod(Method):
         return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed)
 
     def slower_because(self, call: AttentionCall, index: BlockIndex | None) -> str | None:
-        """Return why ``auto`` did not take the Hopper kernel on a Hopper GPU, or None."""
+        """Return why ``auto`` did not use the Hopper kernel on a Hopper GPU, or None."""
         if index is None or self.backend != "auto" or self.implementation(call, index) != "triton":
             return None
         if capability(call.q.device) != HOPPER:
             return None
         if self.skip(call) is not None:
-            return "the portable kernel ran, not the Hopper one: that has no skip"
+            return "the portable kernel ran, because the Hopper kernel has no skip"
         reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed)
-        return f"the portable kernel ran, not the Hopper one: {reason}"
+        return f"the portable kernel ran instead of the Hopper one: {reason}"
 
     def _skipping(self, call: AttentionCall, index: BlockIndex, skip: float) -> SkippingOut:
         return skipping_attention(call.q, call.k, call.v, index, scale=call.scale, skip=skip, backend=self.backend)

@@ -1,4 +1,4 @@
-"""Dense causal attention: what every sparse method is compared with, in the fastest form a machine has."""
+"""Dense causal attention, the reference for every sparse method, with the fastest kernel of the machine."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from fp_bench.errors import UnavailableError, UnsupportedError, first_line
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
 
-# Imported where they run: they take seconds, since they bring torch's compiler.
+# Imported only where they run, because importing torch's compiler takes seconds.
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -23,7 +23,7 @@ Implementation = Callable[[AttentionCall], Tensor]
 
 
 def _sdpa(call: AttentionCall, backend: SDPBackend) -> Tensor:
-    """PyTorch's scaled_dot_product_attention, held to one of its kernels."""
+    """PyTorch's scaled_dot_product_attention, restricted to one of its kernels."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (call.q, call.k, call.v))
     chunk = call.q_len < call.kv_len
     bias = None
@@ -70,7 +70,7 @@ def _fa4(call: AttentionCall) -> Tensor:
 
 
 class _Flex:
-    """FlexAttention, compiled once a shape; the block mask is made outside what a caller would time."""
+    """FlexAttention, compiled once per shape; the block mask is made outside the timed call."""
 
     def __init__(self) -> None:
         from torch.nn.attention.flex_attention import flex_attention
@@ -119,7 +119,7 @@ def unavailable(impl: str, device: torch.device) -> str | None:
         except ModuleNotFoundError:
             found = False
         except Exception as error:  # a package whose import fails, e.g. built for another torch
-            return f"dense:impl={impl} needs the package {package}, which fails: {first_line(error)}"
+            return f"dense:impl={impl} needs the package {package}, which fails to import: {first_line(error)}"
         if not found:
             return f"dense:impl={impl} needs the package {package}, which is not installed"
     return None
@@ -139,12 +139,12 @@ class Dense(Method):
         """Which kernel computes dense attention."""
 
         impl: Literal["auto", "cudnn", "fa2", "flash_attn", "fa3", "fa4", "flex_attention", "sdpa_cpu"] = Field("auto")
-        """auto: the fastest that runs; cudnn, fa2: PyTorch's SDPA held to cuDNN or FlashAttention-2; flash_attn, fa3,
+        """auto: the fastest that runs; cudnn, fa2: PyTorch's SDPA with cuDNN or FlashAttention-2; flash_attn, fa3,
         fa4: the packages of those names; flex_attention: PyTorch's FlexAttention; sdpa_cpu: its SDPA on the CPU."""
 
     params: Params
     PROBED: ClassVar = ("cudnn", "flash_attn", "fa3", "fa4", "fa2", "sdpa_cpu")
-    """What auto compares; flex_attention is left out, since it compiles for every shape and is never the fastest."""
+    """Candidates of auto; without flex_attention, which compiles for every shape and is never the fastest."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         del backend  # dense kernels are chosen by impl
@@ -160,13 +160,13 @@ class Dense(Method):
         """Attend over all visible keys.
 
         Raises:
-            UnavailableError: the implementation asked for is not here.
+            UnavailableError: the requested implementation is not available.
             UnsupportedError: it does not define this call.
         """
         return self._run(self.implementation(call, index), call)
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
-        """Name the implementation that runs for this call; auto times them all once for each length, rounded up."""
+        """Name the implementation that runs for this call; auto times all of them once per (rounded-up) length."""
         del index
         if self.params.impl != "auto":
             return self.params.impl
@@ -201,10 +201,10 @@ class Dense(Method):
 
 
 def _decided_by(call: AttentionCall) -> tuple[object, ...]:
-    """Return what the choice of auto depends on: calls alike in it run one implementation.
+    """Return the key of auto's choice: calls with equal keys run one implementation.
 
-    Prompts of one asked length differ by some tokens, so lengths count as the next power of two. Of strides the order
-    counts, since kernels refuse some.
+    Prompts of one length differ by some tokens, so lengths are rounded up to a power of two. Only the order of strides
+    counts, because kernels refuse some orders.
     """
     lengths = [(length - 1).bit_length() for length in (call.q_len, call.kv_len)]
     orders = [tuple(sorted(range(4), key=tensor.stride)) for tensor in (call.q, call.k)]

@@ -32,7 +32,7 @@ class FlashPrefill(BlockMethod):
     name = "flashprefill"
 
     class Params(BlockParams):
-        """The rule's parameters; blocks are of 128 tokens."""
+        """The rule's parameters; blocks have 128 tokens."""
 
         alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
         """Threshold relative to the row's largest energy."""
@@ -45,29 +45,29 @@ class FlashPrefill(BlockMethod):
         last_full_blocks: int = Field(2, ge=0)
         """Query blocks at the end of the prompt that keep everything."""
         dense_below: int = Field(0, ge=0)
-        """Calls with fewer keys run dense attention and say so; 0 never does."""
+        """Calls with fewer keys run dense attention and report it; 0: never."""
         dense_above: float = Field(1.0, gt=0, le=1)
-        """Selections denser than this run dense attention and say so; below 1 this reads the density back (a sync)."""
+        """Selections denser than this run dense and report it; below 1 this waits for the GPU to read the density."""
         correction: bool = False
-        """Whether blocks that are not kept take part with their mean key and value, as in FlashPrefill V2."""
+        """Whether dropped blocks contribute their mean key and value, as in FlashPrefill V2."""
         rule: Literal["max", "topk", "topp"] = "max"
-        """max: alpha's threshold; topk, topp: keep the blocks of largest energy, sorted by PyTorch (an ablation)."""
+        """max: the threshold alpha; topk, topp: keep the blocks of largest energy, sorted by PyTorch (an ablation)."""
         keep: float = Field(0.125, ge=0, le=1)
         """For rule=topk: share of a row's causal blocks."""
         mass: float = Field(0.9, ge=0, le=1)
         """For rule=topp: share of a row's energy."""
         precision: Literal["input", "fp8"] = "input"
-        """input: products in the tensors' own type; fp8: attention in e4m3, some per cent off, on Hopper alone."""
+        """input: products in the tensors' dtype; fp8: attention in e4m3, some percent off, only on Hopper."""
 
         @model_validator(mode="after")
         def _go_together(self) -> Self:
             for name, rule in (("keep", "topk"), ("mass", "topp")):
                 if self.rule != rule and getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name} is a parameter of rule={rule}, and the rule is {self.rule}")
+                    raise ValueError(f"{name} is a parameter of rule={rule}, but the rule is {self.rule}")
             if self.precision == "fp8" and self.correction:
                 raise ValueError("precision=fp8 has no correction")
             if self.skip is not None and (self.correction or self.precision == "fp8"):
-                raise ValueError("skip goes with neither correction nor precision=fp8")
+                raise ValueError("skip cannot be combined with correction or precision=fp8")
             return self
 
         @model_serializer(mode="wrap")
@@ -97,7 +97,7 @@ class FlashPrefill(BlockMethod):
         return self._factors
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when the file is of another model, or no kernel takes the head_dim or precision."""
+        """Return the reason if the file belongs to another model, or no kernel supports the head_dim or precision."""
         if self._factors is not None and call.layers != len(self._factors):
             return f"{self.params.alpha_file} has {len(self._factors)} layers; the model has {call.layers}"
         if self.params.precision == "fp8":
@@ -108,23 +108,23 @@ class FlashPrefill(BlockMethod):
         return super().unsupported(call)
 
     def tolerance(self) -> float | None:
-        """Return what e4m3 costs at most in a head, where that is the precision."""
+        """Return the largest error per head of e4m3, if that is the precision."""
         return FP8_TOLERANCE if self.params.precision == "fp8" else None
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
-        """Pool the keys, score the blocks, keep those near the maximum; None where dense attention is to run."""
+        """Pool the keys, score the blocks, keep those near the maximum; None for dense attention."""
         if self._runs_dense(call):
             return None
         return self._select(call, pool_keys(call.k, backend=self.backend))
 
     def attend(self, call: AttentionCall, index: BlockIndex | None) -> Tensor:
-        """Attend over the kept blocks, and the means of the others if any; densely where ``select`` left it at that."""
+        """Attend over the kept blocks, and the means of the others if any; dense attention if the index is None."""
         if index is None or self.params.precision == "input":
             return super().attend(call, index)
         return self._attend_fp8(call, index, None)
 
     def __call__(self, call: AttentionCall) -> Tensor:
-        """Return the output; the launches are planned where none depends on what is kept."""
+        """Return the output; launches are planned unless one depends on the selection."""
         params = self.params
         plain = params.precision == "input" and params.skip is None
         planned = plain and params.rule == "max" and not params.correction
@@ -149,7 +149,7 @@ class FlashPrefill(BlockMethod):
         return "hopper_fp8"
 
     def means(self, call: AttentionCall) -> BlockMeans | None:
-        """Return the means of the key blocks, where those that are not kept are to count."""
+        """Return the means of the key blocks, if dropped blocks contribute."""
         return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None
 
     def _attend_fp8(self, call: AttentionCall, index: BlockIndex, rounded: Fp8KV | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""FlashPrefill V2 (arXiv 2608.19758) as a method: one list for the heads of a KV head, and pruned blocks as means."""
+"""FlashPrefill V2 (arXiv 2608.19758): one list for all heads of a KV head, and dropped blocks as means."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -17,12 +17,12 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams, without_unset_skip
 
 
 class FlashPrefillV2(BlockMethod):
-    """Keep the key blocks near the maximum for all heads of a KV head at once; others count with their means."""
+    """Keep the key blocks near the maximum for all heads of a KV head; other blocks contribute their means."""
 
     name = "flashprefill_v2"
 
     class Params(BlockParams):
-        """The values of the authors' launch script; blocks are of 128 tokens."""
+        """The values of the authors' launch script; blocks have 128 tokens."""
 
         alpha: float = Field(0.1, ge=0, allow_inf_nan=False)
         """Threshold relative to the row's largest energy; above 1 only forced blocks are kept."""
@@ -31,31 +31,30 @@ class FlashPrefillV2(BlockMethod):
         window_blocks: int = Field(4, ge=0)
         """Key blocks up to and including the row's own that are kept."""
         last_full_rows: int = Field(8, ge=0)
-        """Packed rows at the end of the prompt that keep everything: 256 positions of 4 heads a KV head, 128 of 8."""
+        """Packed rows at the end of the prompt that keep everything: 256 positions at 4 heads per KV head, 128 at 8."""
         min_sparse_q_len: int = Field(0, ge=0)
-        """Calls of no more queries run dense attention and say so."""
+        """Calls with at most this many queries run dense attention and report it."""
         correction: bool = True
-        """Whether blocks that are not kept take part with their mean key and value."""
+        """Whether dropped blocks contribute their mean key and value."""
 
         @classmethod
         def parse(cls, owner: str, given: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> Self:
-            """Build them from options, as `Params.parse`; records of before may name ``dense_layers``, 0 in all.
+            """Build them from options, like `Params.parse`; older records may hold ``dense_layers``, always 0.
 
             Raises:
-                UsageError: as there; any other ``dense_layers``, which are of a model's run.
+                UsageError: as there, or ``dense_layers`` other than 0, which belong to a model's run.
             """
             layers = given.get("dense_layers", 0)
             if str(layers) != "0":
                 raise UsageError(
-                    f"{owner}: dense_layers={layers} is no parameter of a method; dense layers are of a model's run: "
-                    "accuracy takes --dense-layers"
+                    f"{owner}: dense_layers={layers} is not a parameter of the method; use accuracy --dense-layers"
                 )
             return super().parse(owner, {name: given[name] for name in given if name != "dense_layers"}, base)
 
         @model_validator(mode="after")
         def _go_together(self) -> Self:
             if self.skip is not None and self.correction:
-                raise ValueError("skip has no correction; write correction=false:skip=...")
+                raise ValueError("skip cannot be combined with correction; write correction=false:skip=...")
             return self
 
         @model_serializer(mode="wrap")
@@ -74,10 +73,10 @@ class FlashPrefillV2(BlockMethod):
     }
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when a row of tiles has no room for all heads of a KV head, and for odd heads."""
+        """Return the reason if a row of tiles cannot hold all heads of a KV head, or head_dim is not supported."""
         packed = call.q_heads // call.kv_heads
         if packed > BLOCK_SIZE:
-            return f"{packed} query heads share a KV head; a row of tiles has room for {BLOCK_SIZE}"
+            return f"{packed} query heads share a KV head; a row of tiles fits only {BLOCK_SIZE}"
         return super().unsupported(call)
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
@@ -94,5 +93,5 @@ class FlashPrefillV2(BlockMethod):
         return select_packed_blocks(call.q, pooled, rule, kv_len=call.kv_len, scale=call.scale, backend=self.backend)
 
     def means(self, call: AttentionCall) -> BlockMeans | None:
-        """Return the means of the key blocks, where those that are not kept are to count."""
+        """Return the means of the key blocks, if dropped blocks contribute."""
         return block_means(call.k, call.v, backend=self.backend) if self.params.correction else None

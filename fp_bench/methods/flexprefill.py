@@ -1,4 +1,4 @@
-"""FlexPrefill (arXiv 2502.20766) as a method, with the coverage its authors use for each model."""
+"""FlexPrefill (arXiv 2502.20766), with the coverage that its authors use for each model."""
 
 from typing import ClassVar
 
@@ -13,23 +13,23 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class FlexPrefill(BlockMethod):
-    """Each head keeps the columns and diagonals that its last queries read, or the blocks its mean queries foretell."""
+    """Each head keeps the columns and diagonals that its last queries read, or the blocks that mean queries predict."""
 
     name = "flexprefill"
 
     class Params(BlockParams):
-        """The rule's parameters, as the authors' RULER runs set them; blocks are of 128 tokens."""
+        """The rule's parameters, as the authors' RULER runs set them; blocks have 128 tokens."""
 
         gamma: float = Field(0.9, gt=0, le=1)
         """Share of the attention mass to cover."""
         tau: float = Field(0.1, ge=0, allow_inf_nan=False)
-        """Heads whose block masses are foretold better than this are query-aware; 0 makes none so."""
+        """Heads whose block masses are predicted better than this are query-aware; 0: no head is."""
         min_budget: int = Field(1024, ge=1)
-        """Fewest tokens of columns, and of diagonals; calls no longer than this run dense attention and say so."""
+        """Fewest tokens of columns, and of diagonals; calls no longer than this run dense attention and report it."""
         max_budget: int | None = Field(None, ge=1)
         """Most tokens of each; none by default."""
         official_quirks: bool = True
-        """Round as the official code does and let masses of 0 make a head vertical-slash; false: as the paper reads."""
+        """true: round as the official code, and masses of 0 make a head vertical-slash; false: follow the paper."""
 
     params: Params
     knob = Knob("gamma", 0.5, 0.999, keeps="more")
@@ -41,13 +41,13 @@ class FlexPrefill(BlockMethod):
     }
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason for chunks of a prompt, whose last queries are not the prompt's, and for odd heads."""
+        """Return the reason for chunks of a prompt, which lack its last queries, and for unsupported head_dim."""
         if 1 < call.q_len < call.kv_len:
             return f"FlexPrefill is defined for whole prompts, not for q_len {call.q_len} of kv_len {call.kv_len}"
         return super().unsupported(call)
 
     def select(self, call: AttentionCall) -> BlockIndex | None:
-        """Tell each head's kind and select its blocks; None (dense) for one query and for short prompts."""
+        """Decide each head's kind and select its blocks; None (dense) for one query and for short prompts."""
         rule = FlexRule(
             gamma=self.params.gamma,
             tau=self.params.tau,

@@ -1,4 +1,4 @@
-"""What methods share whose heads each keep what a pattern says, of whole prompts: MInference and StreamingLLM."""
+"""Methods with one pattern per head, for whole prompts: MInference and StreamingLLM."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from fp_bench.methods.dense import Dense
 
 
 class LinesMethod(Method):
-    """A method whose heads have patterns; it selects None for dense attention, which then says so."""
+    """A method whose heads have patterns; it selects None for reported dense attention."""
 
     def __init__(self, params: MethodParams | None = None, *, backend: str = "auto") -> None:
         super().__init__(params, backend=backend)
@@ -26,29 +26,29 @@ class LinesMethod(Method):
 
     @abstractmethod
     def heads(self, call: AttentionCall) -> Sequence[Pattern]:
-        """Return what each query head of the call's layer keeps."""
+        """Return the pattern of each query head of the call's layer."""
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason for chunks of a prompt, whose row blocks lie elsewhere, and for odd heads."""
+        """Return the reason for chunks of a prompt, whose row blocks lie elsewhere, and for unsupported head_dim."""
         if 1 < call.q_len < call.kv_len:
             return f"{self.name} is defined for whole prompts, not for q_len {call.q_len} of kv_len {call.kv_len}"
         return head_dim_problem(call.head_dim)
 
     def select(self, call: AttentionCall) -> Selection | None:
-        """Choose what each head reads; None (dense) for one query and for less than a tile of 64."""
+        """Choose the keys of each head; None (dense) for one query and for less than a tile of 64."""
         if call.q_len == 1 or call.kv_len < TILE:
             return None
         return select_heads(call.q, call.k, self.patterns(call), scale=call.scale, backend=self.backend)
 
     def patterns(self, call: AttentionCall) -> HeadPatterns:
-        """Return the patterns of a call's heads on its device; copied there once a layer, so that nothing waits."""
+        """Return the patterns of a call's heads on its device; copied once per layer, so that nothing waits."""
         key = (call.layer, call.q_heads, call.q.device)
         if key not in self._patterns:
             self._patterns[key] = HeadPatterns.of(self.heads(call), call.q.device)
         return self._patterns[key]
 
     def attend(self, call: AttentionCall, index: HeadsIndex | None) -> Tensor:
-        """Attend exactly over the kept keys, or densely where ``select`` left it at that."""
+        """Attend exactly over the kept keys; dense attention if the index is None."""
         if index is None:
             return self._dense.attend(call, None)
         return attend_heads(call.q, call.k, call.v, index, scale=call.scale, backend=self.backend).out

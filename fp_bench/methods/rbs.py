@@ -1,4 +1,4 @@
-"""RBS-Attention (arXiv 2609.20971) as a method: FlashPrefill's rule, and blocks whose radius rescues them."""
+"""RBS-Attention (arXiv 2609.20971): FlashPrefill's rule, and blocks with a large radius."""
 
 from typing import Self
 
@@ -14,23 +14,23 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class RBS(BlockMethod):
-    """Keep the key blocks near the maximum by their mean key, and those near it once their radius lifts them."""
+    """Keep the key blocks near the maximum by mean key, and those near it when their radius raises the score."""
 
     name = "rbs"
 
     class Params(BlockParams):
-        """The rule's parameters, our reading of the paper's summaries; blocks are of 128 tokens."""
+        """The rule's parameters, our reading of the paper's summaries; blocks have 128 tokens."""
 
         alpha: float = Field(0.12, ge=0, allow_inf_nan=False)
-        """Threshold of mean keys, relative to the row's largest energy, as FlashPrefill's."""
+        """Threshold for mean keys, relative to the row's largest energy, as in FlashPrefill."""
         rescue_alpha: float | None = Field(None, ge=0, allow_inf_nan=False)
-        """Threshold of lifted scores, relative to the row's largest; alpha by default, above 1 rescues none."""
+        """Threshold for raised scores, relative to the row's largest; default: alpha; above 1 adds no block."""
         beta: float = Field(1.0, ge=0, allow_inf_nan=False)
-        """Share of the radius that lifts the widest blocks; 1 bounds the score of each key of theirs."""
+        """Share of the radius that raises the widest blocks; 1 is an upper bound of the score of each of their keys."""
         low: float = Field(0.5, ge=0, lt=1)
-        """Quantile of a head's radii up to which nothing is lifted."""
+        """Quantile of a head's radii up to which no score is raised."""
         high: float = Field(0.9, gt=0, le=1)
-        """Quantile from which on the whole share counts, above low."""
+        """Quantile from which the whole share counts; above low."""
         sink_blocks: int = Field(2, ge=0)
         """First key blocks that every query block keeps."""
         window_blocks: int = Field(4, ge=0)

@@ -1,4 +1,4 @@
-"""Names to things, lazily: built-in targets and third-party entry points, with did-you-mean.
+"""Names of methods and suites, loaded lazily: built-in ones and third-party entry points, with did-you-mean.
 
 Importing this module imports no method and no torch.
 """
@@ -38,17 +38,17 @@ BUILTIN_METHODS = {
 
 @dataclass(frozen=True)
 class Spec:
-    """A name with its options as asked for; nothing is loaded yet."""
+    """A name with its options; nothing is loaded yet."""
 
     name: str
     options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Spec":
-        """Parse ``name:key=value:key=value``; a value that holds commas or colons stands in double quotes.
+        """Parse ``name:key=value:key=value``; double quotes protect commas and colons in a value.
 
         Raises:
-            UsageError: an option without ``=`` or without a key, one given twice, or a quote that is left open.
+            UsageError: an option without ``=`` or key, an option given twice, or an unclosed quote.
         """
         name, *parts = split_unquoted(text.strip(), ":")
         options: dict[str, str] = {}
@@ -57,7 +57,7 @@ class Spec:
             if not (key and equals and value):
                 raise UsageError(f"{text!r}: option {part!r} is not key=value, e.g. flashprefill:alpha=0.18")
             if key in options:
-                raise UsageError(f"{text!r}: option {key!r} is given twice; keep one")
+                raise UsageError(f"{text!r}: option {key!r} is given twice; give it once")
             options[key] = _unquoted(value)
         return cls(name, options)
 
@@ -71,10 +71,10 @@ class Spec:
 
 
 def split_unquoted(text: str, separator: str) -> list[str]:
-    """Split a text where a separator stands outside double quotes.
+    """Split a text at separators outside double quotes.
 
     Raises:
-        UsageError: a quote that is left open.
+        UsageError: an unclosed quote.
     """
     parts, quoted = [""], False
     for letter in text:
@@ -89,18 +89,18 @@ def split_unquoted(text: str, separator: str) -> list[str]:
 
 
 def _unquoted(value: str) -> str:
-    """Take a value out of its quotes; two quotes within stand for one."""
+    """Remove the quotes around a value; two quotes inside mean one."""
     return value[1:-1].replace('""', '"') if len(value) > 1 and value[0] == value[-1] == '"' else value
 
 
 def _quoted(value: str) -> str:
-    """Put a value into quotes where `Spec.parse` would take it apart without."""
+    """Quote a value if `Spec.parse` would split it otherwise."""
     plain = value and value == value.strip() and not set(value) & set('",:')
     return value if plain else '"' + value.replace('"', '""') + '"'
 
 
 class Registry:
-    """Lazy names: ``package.module:Name`` targets and the entry points of one group."""
+    """Lazily loaded names: ``package.module:Name`` targets and the entry points of one group."""
 
     def __init__(self, noun: str, group: str, builtin: Mapping[str, str]) -> None:
         self.noun = noun
@@ -115,10 +115,10 @@ class Registry:
         return {point.name: point.value for point in entry_points(group=self.group)}
 
     def warn_of_hidden(self) -> None:
-        """Name the plug-ins that a built-in name hides."""
+        """Return the plug-ins hidden by a built-in name."""
         plugins = self._plugins()
         for name in sorted(plugins.keys() & self._builtin):
-            warnings.warn(f"plug-in {plugins[name]} is left out: {self.noun} {name!r} is fp_bench's own", stacklevel=2)
+            warnings.warn(f"plug-in {plugins[name]} is ignored: fp_bench has a {self.noun} {name!r}", stacklevel=2)
 
     def check(self, name: str) -> None:
         """Raise UsageError with a near name when ``name`` is unknown."""
@@ -127,22 +127,22 @@ class Registry:
             raise UsageError(f"unknown {self.noun} {name!r}{did_you_mean(name, targets)}")
 
     def owners(self, name: str) -> list[str]:
-        """Return the packages that bring something of a name; ours alone where it is built in."""
+        """Return the packages that provide a name; only ours if it is built in."""
         if name in self._builtin:
             return ["fp_bench"]
         points = entry_points(group=self.group, name=name)
         return sorted({f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points})
 
     def load(self, name: str) -> Any:
-        """Import and return what ``name`` stands for.
+        """Import and return the object called ``name``.
 
         Raises:
             UsageError: unknown name.
-            UnavailableError: a plug-in or an optional package that does not import, or two of one name.
+            UnavailableError: a plug-in or an optional package does not import, or two share the name.
         """
         self.check(name)
         if len(owners := self.owners(name)) > 1:
-            raise UnavailableError(f"{self.noun} {name!r} is of several packages, {', '.join(owners)}; keep one")
+            raise UnavailableError(f"{self.noun} {name!r} comes from several packages, {', '.join(owners)}; keep one")
         module, _, attribute = self.targets()[name].partition(":")
         try:
             with redirect_stdout(sys.stderr):  # of what a plug-in prints: stdout is for results
@@ -158,7 +158,7 @@ methods = Registry("method", "fp_bench.methods", BUILTIN_METHODS)
 
 
 def create_method(spec: Spec, backend: str = "auto") -> "Method":
-    """Load and build the method that ``spec`` asks for.
+    """Load and build the method that ``spec`` names.
 
     Raises:
         UsageError: unknown name, parameter or preset, or a value out of limits.
@@ -167,7 +167,7 @@ def create_method(spec: Spec, backend: str = "auto") -> "Method":
     method: Method = methods.load(spec.name).from_options(spec.options, backend=backend)
     taken = next((name for name in (str(method.name), Spec.parse(method.label).name) if name != spec.name), None)
     if taken is not None:
-        # Its records would pass for those of another.
+        # Its records would look like those of another method.
         owner, other = (", ".join(methods.owners(name)) or "no package" for name in (spec.name, taken))
         raise UnavailableError(
             f"method {spec.name!r} is of {owner}, which calls itself {taken!r}, a name of {other}; let the class "

@@ -1,4 +1,4 @@
-"""SpargeAttn's selection (arXiv 2502.18137) as a method: blocks alike within themselves are foretold by their means."""
+"""SpargeAttn's selection (arXiv 2502.18137): means predict blocks of similar tokens."""
 
 from typing import Any, ClassVar, Literal
 
@@ -12,23 +12,23 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class SpargeAttn(BlockMethod):
-    """Keep blocks whose tokens differ among themselves, and of the others those that hold most by their means."""
+    """Keep blocks whose tokens differ among themselves, and the strongest of the others by their means."""
 
     name = "spargeattn"
 
     class Params(BlockParams):
-        """The rule's parameters, as the official functions have them; blocks are of 128 tokens."""
+        """The rule's parameters, with the official defaults; blocks have 128 tokens."""
 
         rule: Literal["cdf", "topk"] = "cdf"
-        """cdf: blocks that hold up to mass of a row's foretold softmax; topk: keep of all the prompt's blocks."""
+        """cdf: blocks up to the share mass of a row's predicted softmax; topk: the share keep of all blocks."""
         mass: float = Field(0.98, ge=0, allow_inf_nan=False)
-        """Share of the foretold softmax that a row's blocks do not pass, but for the first; above 1 keeps all."""
+        """Share of the predicted softmax that a row's blocks stay below, except the first one; above 1 keeps all."""
         keep: float = Field(0.5, ge=0, le=1)
         """For rule=topk: share of all key blocks of the prompt that each row keeps."""
         similarity: float = Field(0.6, ge=-1, le=1)
         """Blocks whose mean pairwise cosine is not above this are always kept."""
         smooth_k: bool = True
-        """Whether the mean of all keys is taken off them before they are compared."""
+        """Whether the mean of all keys is subtracted before the comparison."""
         sink_blocks: int = Field(0, ge=0)
         """First key blocks that every query block keeps; the official attention_sink is 1."""
         window_blocks: int = Field(0, ge=0)

@@ -1,4 +1,4 @@
-"""Stem (arXiv 2603.06274) as a method: a falling budget of the blocks with the largest mean scores and values."""
+"""Stem (arXiv 2603.06274): a falling budget of the blocks with the largest mean scores and values."""
 
 from pydantic import Field, field_validator
 
@@ -10,17 +10,17 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class Stem(BlockMethod):
-    """Keep a number of blocks that falls along the rows: those of the largest mean scores, and of large values."""
+    """Keep a number of blocks that falls along the rows: those with the largest mean scores and values."""
 
     name = "stem"
 
     class Params(BlockParams):
-        """The rule's parameters, as the published configurations have them; blocks are of 128 tokens."""
+        """The rule's parameters, with the published defaults; blocks have 128 tokens."""
 
         budget: float = Field(1.0, gt=0, allow_inf_nan=False)
-        """Factor on published budgets: all of less than 56 blocks, N / 5 + 30 of less than 160, else N / 10 + 30."""
+        """Factor on the published budgets: all below 56 blocks, N / 5 + 30 below 160, else N / 10 + 30."""
         decay: float = Field(0.7, gt=0, le=1)
-        """Share of its budget that a prompt's last row has."""
+        """Share of the budget that remains in the prompt's last row."""
         stride: int = Field(8, ge=1, le=BLOCK_SIZE)
         """Tokens of a cell; a power of two."""
         value_weight: float = Field(0.2, ge=0, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""StreamingLLM's A-shape (arXiv 2309.17453) as a method: the first tokens and a window, the same for every head."""
+"""StreamingLLM's A-shape (arXiv 2309.17453): the first tokens and a window, the same for every head."""
 
 from pydantic import Field
 
@@ -9,17 +9,17 @@ from fp_bench.methods.minference.patterns import MOST
 
 
 class Streaming(LinesMethod):
-    """Query i reads key j <= i when ``i - j < n_local`` or ``j < n_init``, to the token."""
+    """Query i reads key j <= i if ``i - j < n_local`` or ``j < n_init``, exact to the token."""
 
     name = "streaming"
 
     class Params(MethodParams):
-        """Sizes in tokens, the same at every length; as MInference's experiments set this baseline."""
+        """Sizes in tokens, equal at every length; defaults of MInference's experiments."""
 
         n_init: int = Field(128, ge=0, le=MOST)
         """First tokens that every query reads: the sinks."""
         n_local: int = Field(3968, ge=1, le=MOST)
-        """Tokens that each query reads up to and with its own: the window."""
+        """Tokens before and including its own that each query reads: the window."""
 
     params: Params
     knob = Knob("n_local", 128, 65536, keeps="more", scale="log", whole=True)

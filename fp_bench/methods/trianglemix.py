@@ -1,4 +1,4 @@
-"""TriangleMix (arXiv 2507.21526) as a method: some layers dense, the others sinks, a window, and dense last rows."""
+"""TriangleMix (arXiv 2507.21526): some layers dense, the others sinks, a window, and dense last rows."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,7 +21,7 @@ class TriangleIndex:
     """The first tokens and a window for most rows, all keys for the last ones; the same for every head.
 
     Args:
-        lines: what an A-shape reads, of all rows.
+        lines: index of an A-shape for all rows.
         shape: the A-shape.
         last: queries at the end that read everything.
     """
@@ -56,7 +56,7 @@ class TriangleIndex:
         return self.lines.keys_read(batch, head, position) | (position >= self.kv_len - self.last)[:, None]
 
     def kept_blocks(self, head: int) -> Tensor:
-        """Return ``[rows, rows]`` float: about the share of each pair of 64 queries and 64 keys that is read."""
+        """Return ``[rows, rows]`` float: approximate kept share of each pair of 64 queries and 64 keys."""
         kept = self.lines.kept_blocks(head)
         first = TILE * torch.arange(len(kept), device=kept.device)
         queries = (self.kv_len - first).clamp_max(TILE)
@@ -70,16 +70,16 @@ class TriangleMix(LinesMethod):
     name = "trianglemix"
 
     class Params(MethodParams):
-        """Sizes in tokens, as the authors' experiments run them."""
+        """Sizes in tokens, with the authors' defaults."""
 
         n_init: int = Field(8, ge=0, le=MOST)
         """First tokens that every query reads."""
         n_local: int = Field(512, ge=1, le=MOST)
-        """Tokens that each query reads up to and with its own."""
+        """Tokens before and including its own that each query reads."""
         n_last: int = Field(100, ge=0, le=MOST)
-        """Queries at the prompt's end that read everything; the paper's 128 do not reach the official operator."""
+        """Queries at the prompt's end that read everything; the official operator ignores the paper's 128."""
         dense_layers: str | None = None
-        """Layers that are dense, as 0-15 or 0-3+7; by default the first half of the model's."""
+        """Dense layers, e.g. 0-15 or 0-3+7; default: the first half of the model's layers."""
 
         @field_validator("dense_layers")
         @classmethod

@@ -1,4 +1,4 @@
-"""XAttention (arXiv 2503.16428) as a method, at its published strides."""
+"""XAttention (arXiv 2503.16428), at its published strides."""
 
 import json
 from pathlib import Path
@@ -17,21 +17,21 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class XAttention(BlockMethod):
-    """Keep the fewest blocks of each row that hold tau of its mass, as estimated from antidiagonals of the scores."""
+    """Keep the fewest blocks of each row that hold tau of its mass, estimated from antidiagonals of the scores."""
 
     name = "xattention"
 
     class Params(BlockParams):
-        """The rule's parameters; blocks are of 128 tokens, the first and the diagonal one are always kept."""
+        """The rule's parameters; blocks have 128 tokens, the first and the diagonal one are always kept."""
 
         stride: int = Field(8, ge=1, le=BLOCK_SIZE)
         """Tokens that share one score: 4, 8 or 16 in the paper; a divisor of 128."""
         tau: float = Field(0.9, ge=0, allow_inf_nan=False)
         """Share of a row's estimated mass to keep; above 1 keeps every block."""
         tau_file: str | None = None
-        """JSON file with a list of taus for each layer, one a query head; replaces ``tau``."""
+        """JSON file with a list of taus per layer, one per query head; replaces ``tau``."""
         official_quirks: bool = True
-        """Select one block too many where the official block finder does, and round as it does; false: as intended."""
+        """true: keep the extra block of the official block finder, and round like it; false: as intended."""
 
         @field_validator("stride")
         @classmethod
@@ -59,7 +59,7 @@ class XAttention(BlockMethod):
         return self._table
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when the file of taus is of another model, or for odd heads."""
+        """Return the reason if the file of taus belongs to another model, or head_dim is not supported."""
         if self._table is not None:
             heads = len(self._table[0])
             if call.layer >= len(self._table) or call.q_heads != heads:
@@ -86,7 +86,7 @@ class XAttention(BlockMethod):
         )
 
     def _tau(self, call: AttentionCall) -> Tensor:
-        """Return the taus of a call's heads on its device; copied there once a layer, so that selecting never waits."""
+        """Return the taus of a call's heads on its device; copied once per layer, so that selection never waits."""
         key = (call.layer, call.q_heads, call.q.device)
         if key not in self._taus:
             values = [self.params.tau] * call.q_heads if self._table is None else self._table[call.layer]
@@ -95,10 +95,10 @@ class XAttention(BlockMethod):
 
 
 def read_table(path: Path) -> list[list[float]]:
-    """Read a list of taus for each layer, one a query head.
+    """Read a list of taus for each layer, one per query head.
 
     Raises:
-        UsageError: the file is missing or is no such table.
+        UsageError: the file is missing or is not such a table.
     """
     try:
         table = json.loads(path.read_text())
@@ -106,11 +106,11 @@ def read_table(path: Path) -> list[list[float]]:
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"xattention: tau_file={str(path)!r}: {error}; it must be JSON, [[tau, ...], ...]") from None
     if not rows or not rows[0] or {len(row) for row in rows} != {len(rows[0])} or not min(map(min, rows)) >= 0:
-        raise UsageError(f"xattention: tau_file={str(path)!r}: one row a layer, each of as many taus of at least 0")
+        raise UsageError(f"xattention: tau_file={str(path)!r}: it needs equally long rows of taus, one per layer")
     return rows
 
 
 def official_first_chunk(kv_len: int) -> int:
-    """Return how many tokens the official code takes as its first chunk, where its block finder slips."""
+    """Return the size in tokens of the official code's first chunk, in which its block finder errs."""
     power = 1 << (kv_len - 1).bit_length()
     return max(min(max(2048, power), 2**28 // power), 2048)

@@ -1,1 +1,1 @@
-"""Hugging Face models: their Q, K, V captured, and the embedded model."""
+"""Hugging Face models: loading, replaced attention, capture of Q, K, V, and the embedded model."""

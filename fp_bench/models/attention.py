@@ -1,4 +1,4 @@
-"""A sparse-prefill method inside a Hugging Face model: its attention swapped, and swapped back.
+"""A sparse-prefill method inside a Hugging Face model: replaces its attention and restores it.
 
 Prefill of plain causal attention goes through the method, of padded and packed batches one sequence after the other;
 decode goes dense, of drafted tokens too. What a method does not define (windows, soft caps, sinks, other masks, ...)
@@ -35,17 +35,17 @@ from fp_bench.models.masks import (
 )
 
 RECALL_ROWS = 16
-"""Query rows of a layer on which recall is measured."""
+"""Number of query rows per layer for measuring recall."""
 OWN_SELECTION = "the model's own selection"
-"""Why a layer that selects keys itself is left to dense attention."""
+"""Reason why a layer that selects keys itself runs dense."""
 ROWS = 256
-"""Queries that attention with a soft cap or sinks computes at a time, to bound its memory."""
+"""Queries computed at a time with a soft cap or sinks, to limit memory."""
 
 
 class SparsePrefill:
     """Runs a model's prefill attention through a method, inside a ``with`` block.
 
-    With a vision-language model only the language model is swapped.
+    In a vision-language model only the language model's attention is replaced.
 
     Args:
         model: a loaded model whose attention goes through transformers' AttentionInterface.
@@ -55,7 +55,7 @@ class SparsePrefill:
 
     Raises:
         UsageError: a negative number of layers, or more than the model has.
-        UnsupportedError: a model without attention; on entry, one that does not let its attention be replaced, or
+        UnsupportedError: a model without attention; on entry, one that does not allow its attention to be replaced, or
             that is compiled with ``fullgraph=True``.
 
     Example:
@@ -73,7 +73,7 @@ class SparsePrefill:
         self.last_chunk = True
         """Whether the next forward pass ends the prompt; set to False before each earlier chunk of it.
 
-        ``generate(prefill_chunk_size=...)`` cannot say it: there every chunk counts as a last one, which may keep more.
+        ``generate(prefill_chunk_size=...)`` cannot set it: every chunk counts as the last one, which may keep more.
         """
         self._whole_graph: bool = getattr(getattr(model, "dynamo_ctx", None), "fullgraph", False)
         self._language = _language_model(model)
@@ -94,7 +94,7 @@ class SparsePrefill:
 
     @property
     def _name(self) -> str:
-        # One name an object, so that two models can be swapped at once. A name with "flash" means something else.
+        # One name per object, so that two models can be replaced at once. A name with "flash" means something else.
         return f"fp_bench_prefill_{id(self):x}"
 
     def __enter__(self) -> Self:
@@ -102,21 +102,19 @@ class SparsePrefill:
         from transformers import AttentionInterface, AttentionMaskInterface
 
         if self._former is not None:
-            raise UsageError("this SparsePrefill is in use already; make another one")
+            raise UsageError("this SparsePrefill is already in use; make another one")
         if self._whole_graph:
-            raise UnsupportedError(
-                "a model compiled with fullgraph=True is one graph, which counting breaks; leave it out"
-            )
-        # Counting is nothing to compile: decode of a static cache is compiled by generate().
+            raise UnsupportedError("counting calls breaks the single graph of fullgraph=True; compile without it")
+        # Counting must not be compiled: generate() compiles decoding with a static cache.
         AttentionInterface.register(self._name, torch.compiler.disable(self._attention))  # type: ignore[no-untyped-call]
-        # A model that SDPA does not take may count on a mask, and on its being additive.
+        # A model without SDPA support may rely on an additive mask.
         takes_sdpa = getattr(self._language, "_supports_sdpa", False)
         AttentionMaskInterface.register(self._name, prefill_mask if takes_sdpa else dense_prefill_mask)
         self._former = self._language.config._attn_implementation
         self._language.set_attn_implementation(self._name)
         if self._language.config._attn_implementation != self._name:
             self.__exit__(None, None, None)
-            raise UnsupportedError(f"{type(self._language).__name__} does not let its attention be replaced")
+            raise UnsupportedError(f"{type(self._language).__name__} does not allow its attention to be replaced")
         return self
 
     def __exit__(
@@ -127,22 +125,22 @@ class SparsePrefill:
 
         self._language.set_attn_implementation(self._former)
         self._former = None
-        # transformers has no way to unregister; without it every object would stay alive in its registry.
+        # transformers cannot unregister; without this every object would stay alive in its registry.
         for interface in (AttentionInterface, AttentionMaskInterface):
             interface._global_mapping.pop(self._name, None)
 
     def _attention(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
     ) -> tuple[Tensor, None]:
-        """Compute one attention call as transformers' AttentionInterface asks for it.
+        """Compute one attention call in the form of transformers' AttentionInterface.
 
         Args:
             module: the layer's attention.
             query: ``[batch, q_heads, q_len, head_dim]``.
             key: ``[batch, kv_heads, kv_len, head_dim]``.
             value: as ``key``.
-            attention_mask: as ``prefill_mask`` made it, or a ``[batch, 1, q_len, kv_len]`` one that the user gave.
-            options: what the model's kind of attention adds.
+            attention_mask: from ``prefill_mask``, or the user's ``[batch, 1, q_len, kv_len]`` one.
+            options: additions of the model's kind of attention.
 
         Returns:
             ``[batch, q_len, q_heads, head_dim]``, and no weights.
@@ -150,7 +148,7 @@ class SparsePrefill:
         if attention_mask is not None and attention_mask.dim() == 2:
             key, value, attention_mask = _written(key, value, attention_mask)
         elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
-            # The mask alone says so in models whose layers call themselves not causal.
+            # Only the mask shows it in models whose layers declare themselves not causal.
             attention_mask, options["is_causal"] = None, True
         attention_mask, selects = with_own_selection(module, query, key, attention_mask, options)
         call = Call(module, query, key, value, attention_mask, options)
@@ -182,7 +180,7 @@ class SparsePrefill:
         """Compute a plain causal call by the method, or by dense attention in layers that run dense, and count it.
 
         Raises:
-            UnsupportedError: the method does not take this call.
+            UnsupportedError: the method does not support this call.
         """
         layer: int = call.module.layer_idx
         method = self._dense if layer in self._dense_layers else self.method
@@ -206,7 +204,7 @@ class SparsePrefill:
         return method.run(call)
 
     def _plain(self, mask: Tensor, kv_len: int) -> bool:
-        """Whether an additive mask says no more than plain causal attention does."""
+        """Whether an additive mask is only plain causal attention."""
         if mask.dtype == torch.bool or mask.shape[-2] == 1 or mask.shape[-1] != kv_len:
             return False
         # Reading the mask waits for the GPU: once for all layers that get the same tensor.
@@ -224,10 +222,10 @@ class SparsePrefill:
         return self._spans[2]
 
     def _packed(self, call: "Call") -> Tensor | None:
-        """Return the packed queries' positions ``[rows, q_len]``; None where each row is one sequence.
+        """Return the packed queries' positions ``[rows, q_len]``; None if each row is one sequence.
 
         Raises:
-            UnsupportedError: sequence bounds beside several rows or cached keys.
+            UnsupportedError: sequence bounds together with several rows or cached keys.
         """
         if call.q_len == 1:
             return None
@@ -265,7 +263,7 @@ class Call:
     mask: Tensor | None
     options: dict[str, Any]
     packed: Tensor | None = None
-    """Positions ``[rows, q_len]`` of the queries where they restart, as in packed rows or behind left padding."""
+    """Positions ``[rows, q_len]`` of the queries if they restart, as in packed rows or after left padding."""
 
     @property
     def q_len(self) -> int:
@@ -291,13 +289,13 @@ class Call:
 
     @property
     def window(self) -> int | None:
-        """Keys up to and including itself that a query sees, where those are fewer than all."""
+        """Keys up to and including itself that a query sees, if fewer than all."""
         window: int | None = self.options.get("sliding_window")
         return window if window is not None and window < self.kv_len else None
 
     @property
     def unmasked_packing(self) -> Tensor | None:
-        """``packed`` where the mask does not say it: there is none, or bounds were given, which no mask knows of."""
+        """``packed`` if the mask does not include it: there is no mask, or bounds were given, which masks ignore."""
         return self.packed if self.mask is None or self.options.get("cu_seq_lens_q") is not None else None
 
     def not_causal_prefill(self) -> str | None:
@@ -335,16 +333,16 @@ class Call:
         return "less than a block after cached keys" if self.q_len < min(BLOCK_SIZE, self.kv_len) else None
 
     def for_method(self, layer: int, layers: int, last_chunk: bool) -> AttentionCall:
-        """Return the call as a method takes it.
+        """Return the call for a method.
 
         Raises:
-            UnsupportedError: shapes or dtypes that no method takes.
+            UnsupportedError: shapes or dtypes that no method supports.
         """
         q, k, v = (tensor.transpose(1, 2) for tensor in (self.query, self.key, self.value))
         return AttentionCall(q, k, v, self.scale, layer=layer, layers=layers, last_chunk=last_chunk)
 
     def dense(self) -> Tensor:
-        """Compute dense attention with all that the model asks for, ``[batch, q_len, q_heads, head_dim]``."""
+        """Compute dense attention with all features of the model, ``[batch, q_len, q_heads, head_dim]``."""
         mask = self._dense_mask()
         if self.options.get("softcap") is not None or self.options.get("s_aux") is not None:
             return _capped(self, mask)
@@ -357,7 +355,7 @@ class Call:
         return out
 
     def _dense_mask(self) -> Tensor | None:
-        """Return the mask given, with the window and packed sequences that it may not know of."""
+        """Return the given mask, combined with the window and packed sequences that it may lack."""
         packing = self.unmasked_packing
         if packing is None and (self.window is None or self.mask is not None):
             return self.mask
@@ -365,7 +363,7 @@ class Call:
         return own if self.mask is None else both(self.mask, own)
 
     def _chunk(self) -> Tensor:
-        """Bottom-right causal attention: SDPA of transformers would take the keys for a static cache's."""
+        """Bottom-right causal attention, because transformers' SDPA would treat the keys as a static cache."""
         from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler, which takes seconds
 
         out = F.scaled_dot_product_attention(
@@ -381,7 +379,7 @@ class Call:
 
 
 def _capped(call: Call, mask: Tensor | None) -> Tensor:
-    """Attention with a soft cap or sinks, a few rows at a time; else as ``Call.dense``."""
+    """Attention with a soft cap or sinks, a few rows at a time; otherwise like ``Call.dense``."""
     if mask is None and call.causal:
         mask = visible(call.q_len, call.kv_len, device=call.query.device)
     if mask is not None:
@@ -407,26 +405,26 @@ def _capped(call: Call, mask: Tensor | None) -> Tensor:
 
 
 def _masked(logits: Tensor, mask: Tensor) -> Tensor:
-    """Hide keys; a finite minimum, since the softmax of a row of padding would be NaN with infinities."""
+    """Hide keys with a finite minimum, because the softmax of a row of padding would be NaN with infinities."""
     if mask.dtype == torch.bool:
         return logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return logits + mask
 
 
 def _written(key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, None]:
-    """Cut a static cache's keys and values down to those that were written.
+    """Truncate a static cache's keys and values to the written ones.
 
     Raises:
         UnsupportedError: a mask that ``prefill_mask`` did not make.
     """
     seen = mask.shape[1]
     if seen >= key.shape[2]:
-        raise UnsupportedError(f"the model gives a mask {list(mask.shape)} of its own; use attention that builds none")
+        raise UnsupportedError(f"the model gives a mask {list(mask.shape)} of its own; use attention without one")
     return key[:, :, :seen], value[:, :, :seen], None
 
 
 def _language_model(model: Any) -> Any:
-    """Return the model, or the part of it, whose configuration is that of the text decoder.
+    """Return the model, or its part, that has the text decoder's configuration.
 
     Raises:
         UnsupportedError: there is none, or it has no attention layers.
@@ -437,6 +435,6 @@ def _language_model(model: Any) -> Any:
     for module in model.modules():
         if isinstance(module, PreTrainedModel) and module.config is config:
             if not any("Attention" in type(layer).__name__ for layer in module.modules()):
-                raise UnsupportedError(f"{type(model).__name__} has no attention layers to run a method in")
+                raise UnsupportedError(f"{type(model).__name__} has no attention layers that a method could replace")
             return module
-    raise UnsupportedError(f"{type(model).__name__} has no language model of its own to swap the attention of")
+    raise UnsupportedError(f"{type(model).__name__} has no language model whose attention could be replaced")

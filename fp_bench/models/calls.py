@@ -1,4 +1,4 @@
-"""What became of a model's attention calls: how many a sparse method computed, how many went dense, and why."""
+"""Counts of a model's attention calls: how many a sparse method computed, how many ran dense, and why."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,12 +20,12 @@ class LayerCalls:
     dense: Counter[str] = field(default_factory=Counter)
     """Calls computed densely, by reason; ``decode`` is the reason of calls with one query."""
     kernels: set[str] = field(default_factory=set)
-    """What computed the prefill calls that the method took."""
+    """Kernels that computed the method's prefill calls."""
     _kept: list[Tensor] = field(default_factory=list, repr=False)
     _pairs: int = 0
     """Causal query-key pairs of the sparse calls whose density was measured."""
     _dense_pairs: int = 0
-    """Those of prefill calls that went dense."""
+    """Causal query-key pairs of dense prefill calls."""
     _recalls: list[Tensor] = field(default_factory=list, repr=False)
 
     def went_dense(self, reason: str, q_len: int, kv_len: int) -> None:
@@ -35,28 +35,28 @@ class LayerCalls:
             self._dense_pairs += causal_entries(q_len, kv_len)
 
     def add_density(self, index: Selection) -> None:
-        """Keep a selection's density on the device, to be read when asked for."""
+        """Store a selection's density on the device, to be read on request."""
         pairs = causal_entries(index.q_len, index.kv_len)
         self._kept.append(index.density().mean() * pairs)
         self._pairs += pairs
 
     def add_recall(self, recall: Tensor) -> None:
-        """Keep a selection's recall, one number on the device."""
+        """Store a selection's recall, one number on the device."""
         self._recalls.append(recall)
 
     def recall(self) -> float | None:
-        """Return the mean recall of the sparse calls; None where none was measured."""
+        """Return the mean recall of the sparse calls; None if none was measured."""
         return float(torch.stack(self._recalls).mean()) if self._recalls else None
 
     def density(self) -> float | None:
-        """Return the computed share of the causal query-key pairs of all prefill calls; None where it is not known."""
+        """Return the computed share of the causal query-key pairs of all prefill calls; None if unknown."""
         if self.sparse and not self._kept:
             return None
         pairs = self._pairs + self._dense_pairs
         return (self._kept_pairs() + self._dense_pairs) / pairs if pairs else None
 
     def density_sparse(self) -> float | None:
-        """Return the same of the sparse calls alone; None where none was measured."""
+        """Return the same for the sparse calls only; None if none was measured."""
         return self._kept_pairs() / self._pairs if self._kept else None
 
     def _kept_pairs(self) -> float:
@@ -70,7 +70,7 @@ class CallCounts:
     layers: dict[int, LayerCalls] = field(default_factory=dict)
 
     def layer(self, number: int) -> LayerCalls:
-        """Return the calls of one layer, none so far at first."""
+        """Return the calls of one layer, initially none."""
         return self.layers.setdefault(number, LayerCalls())
 
     @property
@@ -85,7 +85,7 @@ class CallCounts:
 
     @property
     def kernels(self) -> set[str]:
-        """What computed the prefill calls that the method took."""
+        """Kernels that computed the method's prefill calls."""
         return set().union(*(calls.kernels for calls in self.layers.values()))
 
     @property
@@ -94,16 +94,16 @@ class CallCounts:
         return sum(calls.sparse > 0 for calls in self.layers.values())
 
     def density(self) -> float | None:
-        """Return the mean density of all layers, those that ran dense too; None where one is not known."""
+        """Return the mean density of all layers, dense ones included; None if one is unknown."""
         found = [calls.density() for calls in self.layers.values() if calls.sparse or calls.dense]
         return None if None in found else _mean(found)
 
     def density_sparse(self) -> float | None:
-        """Return the mean density of the sparse calls of the layers that had one measured; None where none had."""
+        """Return the mean density of the sparse calls over layers with a measurement; None if there is none."""
         return _mean(calls.density_sparse() for calls in self.layers.values())
 
     def recall(self) -> float | None:
-        """Return the mean recall of the layers that had one measured; None where none had."""
+        """Return the mean recall over layers with a measurement; None if there is none."""
         return _mean(calls.recall() for calls in self.layers.values())
 
     def clear(self) -> None:
@@ -111,7 +111,7 @@ class CallCounts:
         self.layers.clear()
 
     def check_reached(self) -> None:
-        """Refuse a model that has run and of which no attention call came here.
+        """Refuse a model that has run without any attention call arriving here.
 
         Raises:
             UnsupportedError: nothing was counted.

@@ -17,7 +17,7 @@ from fp_bench.models.spec import positions
 from fp_bench.models.written_prompt import needle_prompt
 
 ATTENTION = "fp_bench_capture"
-"""The attention function's name in transformers; one with "flash" in it would be taken for a flash kernel."""
+"""The attention function's name in transformers; a name with "flash" would be treated as a flash kernel."""
 
 
 def capture(
@@ -31,22 +31,22 @@ def capture(
     device: torch.device,
     dtype: torch.dtype,
 ) -> CaptureManifest:
-    """Run prefill at each length and save what the layers' attention was called with.
+    """Run prefill at each length and save the arguments of the layers' attention.
 
-    Files are written layer by layer and the manifest last, so a capture that broke off is never taken for a whole one.
+    Files are written layer by layer and the manifest last, so an interrupted capture is never used.
 
     Args:
         model: ``embedded``, a folder or a hub repository.
         lengths: tokens of each prefill; a length reads the first tokens of the text.
         out: folder to write; an earlier capture in it is replaced.
         layers: which layers to save; None for all.
-        text: what to read; None writes prompts of the embedded model's kind.
-        seed: of the written prompts.
-        device: where the model runs.
+        text: the text to read; None: prompts for the embedded model.
+        seed: seed of the generated prompts.
+        device: device of the model.
         dtype: of the model and the saved tensors.
 
     Returns:
-        The manifest, as written.
+        The written manifest.
 
     Raises:
         UsageError: a text that is too short, an unknown layer, a length beyond the model's positions, or a folder that
@@ -117,7 +117,7 @@ class _Recorder:
         s_aux: Tensor | None = None,
         **_: Any,
     ) -> tuple[Tensor, None]:
-        """Compute attention of ``[1, heads, length, head_dim]`` tensors as transformers asks for it."""
+        """Compute attention of ``[1, heads, length, head_dim]`` tensors in transformers' form."""
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         length = query.shape[2]
@@ -179,16 +179,16 @@ def _checked_layers(layers: Sequence[int] | None, count: int) -> list[int]:
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse a folder with anything in it that no capture wrote."""
+    """Refuse a folder with files that no capture wrote."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; name a folder to capture into")
     foreign = [path.name for path in folder.glob("*") if not _is_ours(path)]
     if foreign:
-        raise UsageError(f"folder {folder} holds files that are no capture ({foreign[0]}); name another folder")
+        raise UsageError(f"folder {folder} holds files that are not a capture ({foreign[0]}); name another folder")
 
 
 def _clear(folder: Path) -> None:
-    """Make the folder, and remove an earlier capture: its manifest first, so that it is never half of one."""
+    """Make the folder, and remove an earlier capture, its manifest first, so that no partial capture is used."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(filter(_is_ours, folder.iterdir()), key=lambda path: path.name != MANIFEST):
         path.unlink()

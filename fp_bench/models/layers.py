@@ -1,4 +1,4 @@
-"""Which layers of a model would run sparse, before it is loaded: its attention is called with shapes and no data."""
+"""Layers of a model that would run sparse, found before loading it: its attention runs on shapes without data."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,33 +14,33 @@ from fp_bench.models.attention import OWN_SELECTION, Call, SparsePrefill
 from fp_bench.models.load import model_without_weights
 
 SHORTEST = 1024
-"""Tokens of the prompt that a model is asked about: at least so many, and twice those of any window."""
+"""Fewest tokens of the trial prompt; it has at least twice the length of any window."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one layer asked of its attention."""
+    """One layer's attention call."""
 
     number: int
     kind: str
-    """What the configuration calls the layer; empty where it has one kind alone."""
+    """The layer's kind in the configuration; empty if all layers are of one kind."""
     shape: str
-    """Query heads, KV heads and head size of its attention; empty where it has none."""
+    """Query heads, KV heads and head size of its attention; empty if it has none."""
     dense: Mapping[str, str] = field(default_factory=dict)
-    """Why a method would leave the layer to dense attention, by the method's label; others run sparse."""
+    """Reasons why a method would run the layer dense, by label; other methods run it sparse."""
 
 
 def layers_of(name: str, methods: Sequence[Method]) -> list[Layer]:
-    """Return what would become of each layer's prefill; neither weights nor a tokenizer are read.
+    """Return for each layer whether its prefill would run sparse, without reading weights or a tokenizer.
 
     Args:
         name: of the model, as `load_model` takes it.
-        methods: what would compute prefill.
+        methods: the methods to try.
 
     Raises:
-        UsageError: a change to the configuration that it does not take.
-        UnavailableError: the configuration is not here, or the model does not run without data.
-        UnsupportedError: a model that does not let its attention be replaced.
+        UsageError: a change that the configuration does not allow.
+        UnavailableError: the configuration is missing, or the model does not run without data.
+        UnsupportedError: a model that does not allow its attention to be replaced.
     """
     model = model_without_weights(name)
     config = model.config.get_text_config(decoder=True)
@@ -51,28 +51,28 @@ def layers_of(name: str, methods: Sequence[Method]) -> list[Layer]:
         try:
             model(input_ids=ids, logits_to_keep=1)
         except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
-            # Code that reads its data, as that of some routers does, cannot run without any.
-            asked.stopped = f"not known: the model reads data before this layer ({type(error).__name__})"
+            # Code that reads its data, e.g. of some routers, cannot run without data.
+            asked.stopped = f"unknown: the model reads data before this layer ({type(error).__name__})"
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
     return [asked.layer(number, str(kind)) for number, kind in enumerate(kinds)]
 
 
 class _Asked(SparsePrefill):
-    """Notes what each layer asks for, and computes nothing."""
+    """Records each layer's call, without computing it."""
 
     def __init__(self, model: Any, methods: Sequence[Method]) -> None:
         super().__init__(model, Dense())
         self._methods = methods
         self._found: dict[int, Layer] = {}
         self.stopped = ""
-        """Why the model did not run to its end."""
+        """Reason why the model did not run to the end."""
 
     def layer(self, number: int, kind: str) -> Layer:
-        """Return what a layer asked for, or that it has no attention that could be replaced."""
+        """Return a layer's call, or a note that it has no attention that could be replaced."""
         found = self._found.get(number)
         if found is not None:
             return Layer(number, kind, found.shape, found.dense)
-        reason = self.stopped or "no softmax attention that goes through transformers' interface"
+        reason = self.stopped or "no softmax attention through transformers' interface"
         return Layer(number, kind, "", {method.label: reason for method in self._methods})
 
     def _attention(

@@ -16,15 +16,15 @@ from fp_bench.models.spec import RANDOM, ModelSpec, positions
 
 EMBEDDED = "embedded"
 WEIGHTS, WEIGHTS_READ = (".safetensors", ".bin"), 65536
-"""Files of weights, and the bytes in the middle of each that tell one from another."""
+"""Endings of weight files, and the number of bytes in the middle of each that identify it."""
 
 
 def model_config(name: str) -> Any:
-    """Return the configuration of a model's text part, changed as the name says.
+    """Return the configuration of a model's text part, with the changes of the name.
 
     Raises:
-        UsageError: a change that it does not take.
-        UnavailableError: it cannot be found, fetched or read.
+        UsageError: a change that it does not allow.
+        UnavailableError: it cannot be found, downloaded or read.
     """
     return _whole_config(name).get_text_config()
 
@@ -46,7 +46,7 @@ def _found(spec: ModelSpec) -> dict[str, Any]:
     """Return where transformers finds a model.
 
     Raises:
-        UnavailableError: a folder that is not there, or a GGUF file that cannot be read.
+        UnavailableError: a missing folder, or an unreadable GGUF file.
     """
     if (file := spec.gguf) is None:
         if spec.names_a_folder and not Path(spec.source).is_dir():
@@ -57,25 +57,25 @@ def _found(spec: ModelSpec) -> dict[str, Any]:
 
 
 class ModelFacts(NamedTuple):
-    """What is known of a model before its weights are loaded."""
+    """Facts of a model before its weights are loaded."""
 
     tokenizer: Any
     layers: int
     positions: int | None
-    """Tokens it can read; None where its configuration does not say."""
+    """Tokens it can read; None if its configuration does not say."""
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Return a model's tokenizer and what its configuration says.
+    """Return a model's tokenizer and facts of its configuration.
 
     Raises:
         UsageError: a model with random weights.
-        UnavailableError: it cannot be found, fetched or read.
+        UnavailableError: it cannot be found, downloaded or read.
     """
     from transformers import AutoTokenizer
 
     if name.startswith(RANDOM):
-        raise UsageError(f"model {name!r} has random weights and no answers; give one with weights")
+        raise UsageError(f"model {name!r} has random weights and cannot answer; give a model with weights")
     config = model_config(name)
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(ModelSpec.parse(name)))
@@ -90,17 +90,17 @@ def load_model(
     Args:
         name: ``embedded``, a folder, a repository of the Hugging Face hub, a GGUF file, or ``random:`` and one of
             these; changes to its configuration after it, as `ModelSpec` takes them.
-        device: where the weights go.
+        device: device of the weights.
         dtype: of weights and activations.
-        attention: an attention function that transformers knows or that was registered there; eager for a model
-            that SDPA does not take.
-        spread: put layers on all visible GPUs in turn instead (``device_map``), for models larger than one.
+        attention: a registered attention function of transformers; eager for a model
+            without SDPA support.
+        spread: distribute layers over all visible GPUs (``device_map``), for models larger than one.
 
     Returns:
         The model in evaluation mode, and its tokenizer; None with random weights.
 
     Raises:
-        UnavailableError: it cannot be found, fetched or read, or its weights are not those of its configuration.
+        UnavailableError: it cannot be found, downloaded or read, or its weights do not fit its configuration.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -128,17 +128,17 @@ def load_model(
 
 
 def model_without_weights(name: str) -> Any:
-    """Return a model that has shapes and no data, on torch's meta device, in bfloat16.
+    """Return a model with shapes but without data, on torch's meta device, in bfloat16.
 
     Raises:
         UsageError: a change to its configuration that it does not take.
-        UnavailableError: the configuration cannot be found, or transformers has no causal language model of it.
+        UnavailableError: the configuration is missing, or transformers has no causal language model for it.
     """
     from transformers import AutoModelForCausalLM
 
     config = _whole_config(name)
     text = config.get_text_config()
-    # Scaled rotary positions read how long a prompt is; no shape depends on them.
+    # Scaled rotary positions read the prompt's length; no shape depends on them.
     if isinstance(rope := getattr(text, "rope_parameters", None), dict) and "rope_type" in rope:
         text.rope_parameters = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
         text.rope_parameters["rope_type"] = "default"
@@ -146,34 +146,34 @@ def model_without_weights(name: str) -> Any:
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation=_taken_attention(config, "sdpa")
         )
-    # Experts one by one would ask which tokens are theirs.
+    # Running experts one by one would read which tokens belong to them.
     if hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("batched_mm")
     return model.eval()
 
 
 def check_weights(name: str, model: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint that lacks weights, has others, or holds numbers that are none.
+    """Refuse a checkpoint with missing, foreign or not finite weights.
 
     Args:
         name: of the model.
-        model: as it was loaded.
-        report: transformers' loading info: what it drew at random, had no place for, or found in another shape.
+        model: the loaded model.
+        report: transformers' loading info: weights initialised at random, unused, or of another shape.
 
     Raises:
         UnavailableError: with the names of the first weights.
     """
-    # Old checkpoints and GGUF files carry the frequencies of rotary positions, which follow from the configuration.
+    # Old checkpoints and GGUF files include the frequencies of rotary positions, which follow from the configuration.
     frequencies = ("rotary_emb.inv_freq", "rope_freqs.weight")
     faults = {
         "lacks": report["missing_keys"],
-        "has no place for": {key for key in report["unexpected_keys"] if not key.endswith(frequencies)},
+        "does not use": {key for key in report["unexpected_keys"] if not key.endswith(frequencies)},
         "has another shape of": {key for key, *_ in report["mismatched_keys"]},
         "has values that are not finite in": {key for key, value in model.named_parameters() if not _is_finite(value)},
     }
     said = [f"{fault} {_some(sorted(keys))}" for fault, keys in faults.items() if keys]
     if said:
-        raise UnavailableError(f"model {name!r} {', '.join(said)}: its weights are not those of its configuration")
+        raise UnavailableError(f"model {name!r} {', '.join(said)}: its weights do not fit its configuration")
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
@@ -182,12 +182,12 @@ def _is_finite(weight: torch.Tensor) -> bool:
 
 
 def _some(keys: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names, and the number of further ones."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _forget_quantisation(model: Any) -> None:
-    """Take the mark of a quantised model away, which transformers leaves after it has dequantised one."""
+    """Remove the mark of a quantised model, which transformers leaves after dequantisation."""
     model.hf_quantizer, model.is_quantized = None, False
     for owner, name in ((model, "quantization_method"), (model.config, "quantization_config")):
         if hasattr(owner, name):
@@ -204,7 +204,7 @@ def _random_model(config: Any, device: torch.device, dtype: torch.dtype, attenti
 
 
 def _taken_attention(config: Any, attention: str) -> str:
-    """Return eager where SDPA is asked for and the model does not take it."""
+    """Return eager if SDPA is requested and the model does not support it."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if attention != "sdpa" or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -213,7 +213,7 @@ def _taken_attention(config: Any, attention: str) -> str:
 
 
 def model_source(name: str) -> str | Path:
-    """Return the folder, repository or file that a name stands for."""
+    """Return the folder, repository or file of a name."""
     source = ModelSpec.parse(name).source
     return embedded.path() if source == EMBEDDED else source
 
@@ -225,18 +225,18 @@ def _or_unavailable(name: str) -> Iterator[None]:
     except UnavailableError:
         raise
     except Exception as error:
-        # Broken files raise whatever their reader stumbles over; a device that is out of memory is no fault of theirs.
+        # Broken files raise any exception in their reader; a device without memory is a different failure.
         if isinstance(error, RuntimeError | MemoryError) and ModelSpec.parse(name).gguf is None:
             raise
         raise UnavailableError(f"model {name!r} cannot be loaded: {first_line(error)}") from None
 
 
 def model_label(name: str, engine: str = "hf") -> str:
-    """Return the name as records carry it: of a folder its own and what is in it; and an engine that is not hf.
+    """Return the name in records: for a folder with a hash of its content, and with an engine other than hf.
 
-    A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name are two models; a GGUF file is
+    A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name differ; a GGUF file is
     ``FILE@QUANTISATION-`` eight digits of its sha256. Changes to the configuration follow, ``?rope=yarn:4``. Records
-    of two engines are never rows of one table: whatever else the engines do differs too.
+    of two engines never share a table, because the engines differ in more than attention.
     """
     if engine != "hf":
         return f"{model_label(name)}@{engine}"

@@ -1,13 +1,13 @@
-"""Attention masks between transformers and a causal operator: which calls are plain causal, and what the others see.
+"""Attention masks between transformers and a causal operator: which calls are plain causal, and the masks of others.
 
 A custom attention function without a mask function gets no mask at all from transformers, and padding, windows and
-packed rows would be dropped in silence. ``prefill_mask`` is that function. It says what a prefill call may see:
+packed rows would be ignored silently. ``prefill_mask`` is that function. It returns the mask of a prefill call:
 
-- ``None``: plain causal over all keys, bottom-right where there are fewer queries than keys;
+- ``None``: plain causal over all keys, bottom-right if there are fewer queries than keys;
 - ``[batch, seen]``: plain causal over the first ``seen`` keys of a longer static cache;
-- ``[batch, 1, q_len, kv_len]`` boolean: anything else, as SDPA gets it.
+- ``[batch, 1, q_len, kv_len]`` boolean: anything else, in SDPA's form.
 
-Models that run eager alone may extend their mask or read it, as an additive one: ``dense_prefill_mask`` gives it.
+Models with only eager attention may extend or read an additive mask; ``dense_prefill_mask`` makes it.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 ROWS = 1024
-"""Rows of a mask that are read at a time, to bound memory."""
+"""Rows of a mask read at a time, to limit memory."""
 
 
 def prefill_mask(
@@ -32,7 +32,7 @@ def prefill_mask(
     device: torch.device | str = "cpu",
     **more: Any,
 ) -> Tensor | None:
-    """Make the mask of one forward pass, as transformers' AttentionMaskInterface asks for it.
+    """Make the mask of one forward pass, in the form of transformers' AttentionMaskInterface.
 
     Args:
         batch_size: rows.
@@ -41,10 +41,10 @@ def prefill_mask(
         q_offset: position of the first query.
         kv_offset: position of the first key; a sliding cache has dropped those before it.
         attention_mask: ``[batch, tokens]`` boolean, False where a token is padding.
-        local_size: window or chunk of the layers that the mask is for.
+        local_size: window or chunk of the mask's layers.
         allow_is_causal_skip: False where transformers deviates from the causal pattern, as for packed rows.
-        device: where the mask goes.
-        more: what else SDPA's mask function takes.
+        device: device of the mask.
+        more: further arguments of SDPA's mask function.
 
     Returns:
         One of the three forms above.
@@ -72,7 +72,7 @@ def prefill_mask(
 
 
 def dense_prefill_mask(**asked: Any) -> Tensor:
-    """Make the additive ``[batch, 1, q_len, kv_len]`` mask that eager attention gets, arguments as transformers'."""
+    """Make the additive ``[batch, 1, q_len, kv_len]`` mask of eager attention, with transformers' arguments."""
     from transformers.masking_utils import eager_mask
 
     mask: Tensor = eager_mask(**asked)
@@ -80,7 +80,7 @@ def dense_prefill_mask(**asked: Any) -> Tensor:
 
 
 def is_plain_causal(mask: Tensor) -> bool:
-    """Whether an additive mask ``[batch, 1, q_len, kv_len]`` is bottom-right causal and nothing else."""
+    """Whether an additive mask ``[batch, 1, q_len, kv_len]`` is exactly bottom-right causal."""
     q_len, kv_len = mask.shape[-2:]
     hidden = torch.finfo(mask.dtype).min
     keys = torch.arange(kv_len, device=mask.device)
@@ -93,7 +93,7 @@ def is_plain_causal(mask: Tensor) -> bool:
 
 
 def kept_by_model(indices: Tensor, kv_len: int, *, block_size: int = 1) -> Tensor:
-    """Return which keys a model's own selection keeps.
+    """Return the keys that a model's own selection keeps.
 
     Args:
         indices: ``[batch, heads, q_len, kept]``, numbers of keys or of blocks of keys; -1 for none.
@@ -113,9 +113,9 @@ def kept_by_model(indices: Tensor, kv_len: int, *, block_size: int = 1) -> Tenso
 def with_own_selection(
     module: Any, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor | None, bool]:
-    """Fold the keys that the model itself selects into the mask; return it, and whether there were any.
+    """Merge the keys that the model itself selects into the mask; return it, and whether there were any.
 
-    transformers folds them into the mask of eager and SDPA only, and gives other functions the numbers.
+    transformers merges them only into the mask of eager and SDPA; other functions get the numbers.
     """
     tokens, blocks = options.get("indices"), options.get("block_indices")
     if tokens is None and blocks is None:
@@ -133,7 +133,7 @@ def with_own_selection(
 
 
 def both(mask: Tensor, own: Tensor) -> Tensor:
-    """Return what both a boolean or additive mask and a boolean one let through, of the first one's type."""
+    """Return the intersection of a boolean or additive mask and a boolean one, in the first one's type."""
     if mask.dtype == torch.bool:
         return mask & own
     return mask.masked_fill(~own, torch.finfo(mask.dtype).min)
@@ -147,14 +147,14 @@ def visible(
     positions: Tensor | None = None,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Return what each query sees: itself and the keys before it, within its window and its packed sequence.
+    """Return the keys that each query sees: itself and earlier keys, within its window and its packed sequence.
 
     Args:
         q_len: queries; the last ones of the keys.
         kv_len: keys.
         window: keys up to and including itself that a query sees; None for all.
-        positions: ``[rows, q_len]``, each query's position in its own packed sequence; None for one sequence a row.
-        device: where the mask goes.
+        positions: ``[rows, q_len]``, each query's position in its packed sequence; None for one sequence per row.
+        device: device of the mask.
 
     Returns:
         ``[rows or 1, 1, q_len, kv_len]`` boolean.

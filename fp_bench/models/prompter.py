@@ -1,4 +1,4 @@
-"""A sample's text as a model reads it: chat template, special tokens, token ids."""
+"""A sample's text as input of a model: chat template, special tokens, token ids."""
 
 import hashlib
 import json
@@ -12,14 +12,14 @@ from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models.thoughts import Marks, marks_of
 
 NOTHING = "\x00"
-"""Stands for the user's text where only what a template adds is of interest."""
+"""Placeholder of the user's text, to count the tokens that a template adds."""
 TODAY = date(2024, 7, 26)
 """What templates that write the date are given, so that a prompt is the same on every day."""
 
 
 @dataclass(frozen=True)
 class Prompter:
-    """A Hugging Face tokenizer as suites and the accuracy job use it.
+    """A Hugging Face tokenizer for suites and the accuracy job.
 
     Args:
         tokenizer: the tokenizer.
@@ -36,7 +36,7 @@ class Prompter:
 
     @property
     def identity(self) -> str:
-        """Twelve hex digits of the `fingerprint`, and of the chat template where prompts go through it."""
+        """Hash of the `fingerprint`, and of the chat template if prompts use it."""
         if not self.chat:
             return self.fingerprint
         dated = f" {TODAY}" if "strftime_now" in self._template else ""
@@ -48,7 +48,7 @@ class Prompter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hex digits of the vocabulary and how a few awkward strings are cut."""
+        """Hash of the vocabulary and of the tokens of a few awkward strings."""
         probes = [self.encode(text) for text in ("Hello, world!\n\n  12345", " naïve  façade", "#1a2b-3c4d.")]
         facts = [type(self.tokenizer).__name__, len(self.tokenizer), sorted(self.tokenizer.get_vocab().items()), probes]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
@@ -65,7 +65,7 @@ class Prompter:
 
     @cached_property
     def reserved(self) -> int:
-        """Tokens that `prompt_ids` adds to those of the text."""
+        """Number of tokens that `prompt_ids` adds to those of the text."""
         return len(self.prompt_ids(NOTHING, "")) - len(self.encode(NOTHING))
 
     def prompt_ids(self, text: str, answer_prefix: str) -> list[int]:
@@ -75,13 +75,13 @@ class Prompter:
 
         Args:
             text: context and question.
-            answer_prefix: what the answer begins with.
+            answer_prefix: start of the answer.
         """
         if self.chat:
             return self.encode(self.prompt_text(text, answer_prefix))
         ids: list[int] = self.tokenizer(text + answer_prefix, verbose=False).input_ids
         eos = self.tokenizer.eos_token_id
-        # Some tokenizers close every text; a prompt is to be continued.
+        # Some tokenizers end every text with a special token, but a prompt must be continued.
         return ids[:-1] if len(ids) > 1 and ids[-1] == eos and self.encode(text)[-1:] != [eos] else ids
 
     def prompt_text(self, text: str, answer_prefix: str) -> str:

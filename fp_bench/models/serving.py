@@ -1,4 +1,4 @@
-"""A method inside an inference engine: it fills the prefill rows of a packed batch, straight from the pages."""
+"""A method inside an inference engine: it computes the prefill rows of a packed batch, directly from the pages."""
 
 import logging
 import os
@@ -21,66 +21,64 @@ from fp_bench.models.attention import selection_recall
 from fp_bench.models.calls import CallCounts, LayerCalls
 
 VARIABLE = "FPBENCH_METHOD"
-"""Environment variable that names the method, as ``--methods`` does: engines hand no options of ours down."""
+"""Environment variable that names the method, as in ``--methods``, because engines do not pass our options."""
 DEFAULT = "flashprefill"
 REQUIRED = "FPBENCH_REQUIRE_METHOD"
-"""Set to anything but 0, it refuses to run a method that `VARIABLE` does not name: a worker on another machine may
-have lost the variable, and would run the default in silence."""
+"""If set to anything except 0, a method must be named by `VARIABLE`: a worker on another machine may
+have lost the variable and would silently run the default."""
 LOGGER = "vllm.fp_bench"
-"""Below vLLM's own, whose handlers and level it has."""
+"""A child of vLLM's logger, with its handlers and level."""
 
 
 class PagedPrefill:
     """Prefill attention of one method over pages.
 
-    FlashPrefill runs as three launches for the whole batch, without a host sync. Any other method takes one sequence
-    after the other, whose keys and values are first copied out of their pages: a read and a write of the context's K
-    and V in every layer and step, its memory, one wait for the lengths a step, and as many launches as there are
-    sequences.
+    FlashPrefill runs in three launches for the whole batch, without a host sync. Any other method takes one
+    sequence after the other and first copies its keys and values out of the pages. This costs a read and a write of
+    the context's K and V in every layer and step, their memory, one wait per step for the lengths, and launches for
+    each sequence.
 
     Args:
-        method: of any kind; dense leaves everything to the engine.
+        method: any method; dense leaves everything to the engine.
         layers: of the model.
         measure_selection: keep the density and the recall of each selection, for ``counts``; this selects twice.
 
     Raises:
-        UsageError: an option that cannot be had over pages.
+        UsageError: an option that is not supported over pages.
     """
 
     def __init__(self, method: Method, layers: int, *, measure_selection: bool = False) -> None:
         self.method = method
         self.layers = layers
         self.counts = CallCounts()
-        """What became of the prefill asked for: a call is a sequence of a batch or, of FlashPrefill, a batch."""
+        """Counts of prefill calls: a call is a sequence of a batch or, for FlashPrefill, a batch."""
         self._measure_selection = measure_selection
         if isinstance(method, FlashPrefill):
             if method.params.dense_above < 1:
-                raise UsageError(
-                    f"{method.label}: dense_above reads a density back, which no step of an engine waits for"
-                )
+                raise UsageError(f"{method.label}: dense_above waits for the GPU, which an engine's step must not do")
             if method.params.rule != "max" or method.params.correction or method.params.precision != "input":
                 raise UsageError(
-                    f"{method.label}: over pages FlashPrefill has its threshold rule alone, no correction, no FP8"
+                    f"{method.label}: over pages FlashPrefill has only its threshold rule, no correction and no FP8"
                 )
 
     @classmethod
     def from_environment(cls, layers: int) -> "PagedPrefill":
-        """Build the method that ``FPBENCH_METHOD`` names, FlashPrefill by default; it is logged once a process.
+        """Build the method named by ``FPBENCH_METHOD``, by default FlashPrefill, and log it once per process.
 
         Raises:
-            UsageError: an unknown method, a parameter out of its limits, or no name where one is required.
+            UsageError: an unknown method, a parameter out of its limits, or a missing required name.
         """
         named = os.environ.get(VARIABLE)
         if not named and os.environ.get(REQUIRED, "0") not in ("", "0"):
-            raise UsageError(f"{REQUIRED} is set and {VARIABLE} is not: set it for every worker, e.g. {DEFAULT}")
+            raise UsageError(f"{REQUIRED} is set but {VARIABLE} is not; set it for every worker, e.g. {DEFAULT}")
         method = create_method(Spec.parse(named or DEFAULT))
         _log_once(f"prefill attention by {method.label} ({VARIABLE}{'' if named else ' is not set: the default'})")
         return cls(method, layers)
 
     def takes(self, max_kv_len: int) -> bool:
-        """Return whether the method is asked for a batch whose longest sequence has so many tokens.
+        """Return whether the method runs for a batch whose longest sequence has this many tokens.
 
-        FlashPrefill keeps everything of a sequence that its sinks and window cover: dense attention is the same there.
+        FlashPrefill keeps everything in a sequence covered by its sinks and window, so dense attention is equal there.
         """
         if isinstance(self.method, FlashPrefill):
             params = self.method.params
@@ -97,7 +95,7 @@ class PagedPrefill:
             q: ``[tokens, q_heads, head_dim]``.
             k: ``[pages, page_size, kv_heads, head_dim]``.
             v: as ``k``.
-            batch: whose queries and pages these are.
+            batch: of the queries and pages.
             out: as ``q``.
             scale: factor on the logits.
             layer: number of this layer.
@@ -142,7 +140,7 @@ class PagedPrefill:
         )
 
     def _one(self, call: AttentionCall, calls: LayerCalls) -> Tensor:
-        """Compute one sequence by the method, or densely where it does not take it; count it."""
+        """Compute one sequence with the method, or densely if it does not support it; count it."""
         reason = self.method.unsupported(call)
         if reason is not None:
             warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
@@ -165,11 +163,11 @@ class PagedPrefill:
 
 @cache
 def _log_once(line: str) -> None:
-    """Log a line, once in this process: a rank has as many layers as ask for it."""
+    """Log a line once per process, because each layer of a rank requests it."""
     logging.getLogger(LOGGER).info(line)
 
 
 def layer_number(name: str) -> int:
-    """Return the number in a layer's name, e.g. 3 for ``model.layers.3.self_attn.attn``; 0 where it has none."""
+    """Return the number in a layer's name, e.g. 3 for ``model.layers.3.self_attn.attn``; 0 if it has none."""
     found = re.search(r"\.(\d+)(\.|$)", name)
     return int(found[1]) if found else 0

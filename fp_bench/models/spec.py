@@ -1,4 +1,4 @@
-"""How a model is named: a folder, repository or GGUF file, random weights of it, and changes to its configuration."""
+"""Names of models: a folder, repository or GGUF file, optionally with random weights or a changed configuration."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Self
 from fp_bench.errors import UsageError, first_line
 
 RANDOM = "random:"
-"""Before a folder or repository: its configuration with weights drawn at random, to be timed and nothing else."""
+"""Prefix for a folder or repository: its configuration with random weights, for timing only."""
 FORM = "write MODEL?rope=TYPE:FACTOR and MODEL?KEY=VALUE, joined by &"
 
 
@@ -19,16 +19,16 @@ class ModelSpec:
     source: str
     """``embedded``, a folder, a repository of the Hugging Face hub or a GGUF file."""
     random: bool = False
-    """Whether its weights are drawn at random."""
+    """Whether its weights are random."""
     changes: tuple[tuple[str, str], ...] = ()
-    """Changes to its configuration by key, in the order of their keys."""
+    """Changes to its configuration, sorted by key."""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Take a name apart, e.g. ``FOLDER?rope=yarn:4``.
+        """Parse a name, e.g. ``FOLDER?rope=yarn:4``.
 
         Raises:
-            UsageError: changes that are not ``key=value``, or one of them twice.
+            UsageError: changes that are not ``key=value``, or repeated ones.
         """
         source, _, query = name.removeprefix(RANDOM).partition("?")
         changes: dict[str, str] = {}
@@ -41,7 +41,7 @@ class ModelSpec:
 
     @property
     def gguf(self) -> Path | None:
-        """The GGUF file, where the source is one."""
+        """The GGUF file, if the source is one."""
         return Path(self.source) if self.source.endswith(".gguf") else None
 
     @property
@@ -51,33 +51,33 @@ class ModelSpec:
 
     @property
     def query(self) -> str:
-        """The changes as they stand in a name and in a record, ``?`` before them; empty without any."""
+        """The changes in the form of names and records, after ``?``; empty without any."""
         return "?" + "&".join(f"{key}={value}" for key, value in self.changes) if self.changes else ""
 
     def change(self, config: Any) -> None:
         """Change the configuration of a model's text part.
 
         Raises:
-            UsageError: a key that the configuration does not have, or a value that it does not take.
+            UsageError: a key that the configuration lacks, or a value that it refuses.
         """
         try:
             for key, value in self.changes:
                 if key == "rope":
                     _stretch(config, value)
                 elif not hasattr(config, key):
-                    raise UsageError(f"{type(config).__name__} has no {key!r}; name one of its keys")
+                    raise UsageError(f"{type(config).__name__} has no key {key!r}; name one of its keys")
                 else:
                     setattr(config, key, _value(value))
             if self.changes:
                 config.validate_rope()
         except Exception as error:  # a configuration checks itself, each kind with exceptions of its own
-            raise UsageError(f"model {self.source!r}: {self.query[1:]} is not taken: {first_line(error)}") from None
+            raise UsageError(f"model {self.source!r}: {self.query[1:]} is refused: {first_line(error)}") from None
 
 
 def positions(config: Any) -> int | None:
-    """Return how many tokens a model can read; None where its configuration does not say.
+    """Return the number of tokens that a model can read; None if its configuration does not say.
 
-    Model cards add rotary scaling to a configuration and leave its ``max_position_embeddings``: the greater one counts.
+    Model cards add rotary scaling without changing ``max_position_embeddings``: the greater value counts.
     """
     own: int | None = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -86,7 +86,7 @@ def positions(config: Any) -> int | None:
 
 
 def _stretch(config: Any, asked: str) -> None:
-    """Set rotary positions, and as many of them as they reach."""
+    """Set rotary positions and the length that they reach."""
     first, *more = asked.split(",")
     kind, colon, factor = first.partition(":")
     given = dict(part.partition("=")[::2] for part in more)
@@ -99,7 +99,7 @@ def _stretch(config: Any, asked: str) -> None:
     rope = dict(getattr(config, "rope_parameters", None) or {})
     own = getattr(config, "max_position_embeddings", None)
     if own is None or "rope_theta" not in rope:
-        raise UsageError(f"rope {asked!r}: {type(config).__name__} has no rotary positions of one kind to stretch")
+        raise UsageError(f"rope {asked!r}: {type(config).__name__} has no single kind of rotary positions to extend")
     own = int(rope.get("original_max_position_embeddings") or own)
     rope |= {"rope_type": kind, "factor": times, "original_max_position_embeddings": own}
     rope |= {key: _value(value) for key, value in given.items()}

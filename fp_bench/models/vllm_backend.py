@@ -1,9 +1,9 @@
-"""vLLM's FlashAttention backend with sparse prefill: an attention backend of vLLM's own kind, for 0.26.
+"""vLLM's FlashAttention backend with sparse prefill, an attention backend for vLLM 0.26.
 
-A step's requests come decodes first. Of a layer with plain causal attention, decodes go to FlashAttention as before and
+A step's requests come decodes first. In a layer with plain causal attention, decodes go to FlashAttention as usual and
 prefill chunks to the method, which reads K and V from the pages, so chunked prefill, cached prefixes and mixed batches
-are all the same to it. Steps of decodes only, short contexts, layers with a window, soft cap or sinks, and whatever
-else is not plain causal go to FlashAttention whole. Tensor parallelism gives each rank its heads, which select alone.
+need no special case. Steps with only decodes, short contexts, layers with a window, soft cap or sinks, and anything
+else that is not plain causal go to FlashAttention. With tensor parallelism each rank selects for its own heads.
 """
 
 from dataclasses import dataclass, replace
@@ -32,23 +32,23 @@ class StepParts:
 
     decode_tokens: int
     decodes: FlashAttentionMetadata | None
-    """Of the first ``decode_tokens`` tokens; None where there are none."""
+    """Metadata of the first ``decode_tokens`` tokens; None if there are none."""
     prefills: PagedBatch
 
 
 @dataclass
 class SparsePrefillMetadata(FlashAttentionMetadata):  # type: ignore[misc]
-    """FlashAttention's metadata of a whole step, and its parts where the method is to run."""
+    """FlashAttention's metadata of a whole step, and its parts if the method runs."""
 
     parts: StepParts | None = None
 
 
 class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: ignore[misc]
-    """FlashAttention's builder, and one PagedBatch a step for all layers."""
+    """FlashAttention's builder, plus one PagedBatch per step for all layers."""
 
-    # Full CUDA graphs hold decodes only: a graph of a mixed batch would replay FlashAttention for its prefills.
+    # Full CUDA graphs cover only decodes: a graph of a mixed batch would replay FlashAttention for its prefills.
     _cudagraph_support = AttentionCGSupport.UNIFORM_BATCH
-    # The block table lies in two places of the metadata.
+    # The metadata has the block table in two places.
     supports_update_block_table: bool = False
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
         return SparsePrefillMetadata(**vars(whole), parts=self._parts(whole, common_attn_metadata))
 
     def use_cascade_attention(self, *_arguments: Any, **_options: Any) -> bool:
-        """Refuse cascade attention, whose metadata no layer could split."""
+        """Refuse cascade attention, whose metadata cannot be split."""
         return False
 
     def _parts(self, whole: FlashAttentionMetadata, common: CommonAttentionMetadata) -> StepParts | None:
@@ -78,10 +78,10 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
         first = None
         if decodes:
             part = replace(common.unpadded(decode_tokens, decodes), max_query_len=min(threshold, common.max_query_len))
-            # fast: a scheduler's metadata lies in one buffer a builder, which holds the whole step's.
+            # fast: a builder has one buffer of scheduler metadata, which holds the whole step's.
             first = super().build(0, part, fast_build=True)
-        # Copies, so that rows are aligned whatever the number of decodes: kernels are compiled once. vLLM does not say
-        # where a prompt ends, so each chunk counts as the end of one, and keeps what the whole prompt would and more.
+        # Copies keep rows aligned for any number of decodes, so kernels are compiled once. vLLM does not say
+        # where a prompt ends, so each chunk counts as its end, and keeps at least what the whole prompt would.
         batch = PagedBatch(
             common.query_start_loc[decodes : common.num_reqs + 1].clone(),
             common.seq_lens[decodes : common.num_reqs].clone(),
@@ -94,7 +94,7 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
 
 
 class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
-    """FlashAttention's layer, whose prefill tokens the method computes where attention is plain causal."""
+    """FlashAttention's layer; the method computes its prefill tokens if attention is plain causal."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -121,7 +121,7 @@ class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """Compute attention of a step into ``output``; arguments as vLLM's FlashAttention takes them."""
+        """Compute attention of a step into ``output``; arguments as in vLLM's FlashAttention."""
         parts = None if attn_metadata is None else attn_metadata.parts
         quantised = output_scale is not None or output_block_scale is not None
         if parts is None or quantised or not self._plain or not self.prefill.takes(parts.prefills.max_kv_len):
@@ -144,13 +144,13 @@ class SparsePrefillImpl(FlashAttentionImpl):  # type: ignore[misc]
 
 
 class SparsePrefillBackend(FlashAttentionBackend):  # type: ignore[misc]
-    """What ``--attention-backend CUSTOM`` selects; a configuration under which nothing were sparse is refused."""
+    """The backend of ``--attention-backend CUSTOM``; it refuses a configuration in which nothing would be sparse."""
 
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
 
     @staticmethod
     def get_name() -> str:
-        """Return the registry's name, by which vLLM looks the backend up again."""
+        """Return the name by which vLLM finds the backend in its registry."""
         return "CUSTOM"
 
     @staticmethod
@@ -170,22 +170,22 @@ class SparsePrefillBackend(FlashAttentionBackend):  # type: ignore[misc]
 
     @classmethod
     def get_preferred_block_size(cls, default_block_size: int) -> int:
-        """Return 128 tokens, one key block a page, where ``--block-size`` does not say."""
+        """Return 128 tokens, one key block per page, unless ``--block-size`` is given."""
         del default_block_size
         return 128
 
     @classmethod
     def supports_head_size(cls, head_size: int) -> bool:
-        """Return whether the kernels take heads of this size."""
+        """Return whether the kernels support this head size."""
         return head_size in HEAD_DIMS
 
     @classmethod
     def supports_kv_cache_dtype(cls, kv_cache_dtype: Any) -> bool:
-        """Return whether pages hold half precision; a quantised cache would be read by FlashAttention alone."""
+        """Return whether pages hold half precision; only FlashAttention could read a quantised cache."""
         return kv_cache_dtype is None or kv_cache_dtype in cls.supported_kv_cache_dtypes
 
 
 def _layers(config: Any) -> int:
-    """Return the number of layers of the model that vLLM was given, 1 outside of an engine."""
+    """Return the number of layers of vLLM's model, 1 outside of an engine."""
     model = getattr(config, "model_config", None)
     return int(getattr(getattr(model, "hf_text_config", None), "num_hidden_layers", 1))

@@ -1,4 +1,4 @@
-"""A vLLM engine in this process whose prefill attention can be swapped from method to method."""
+"""A vLLM engine in this process whose prefill attention can switch between methods."""
 
 import gc
 import os
@@ -19,20 +19,20 @@ from fp_bench.models.spec import RANDOM, ModelSpec
 from fp_bench.models.vllm_plugin import register, vllm_problem
 
 MEMORY = 0.9
-"""Of the device, shared by the engines on it."""
+"""Share of the device's memory, divided among the engines on it."""
 DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def check_engine(name: str, dtype: str) -> None:
-    """Refuse an engine that is unknown, or not here.
+    """Refuse an unknown or missing engine.
 
     Args:
         name: ``hf`` or ``vllm``.
-        dtype: of the run, as the command line names it.
+        dtype: of the run, as on the command line.
 
     Raises:
-        UsageError: another name, or a dtype that it does not take.
-        UnavailableError: it is not installed, or there is no GPU for it.
+        UsageError: another name, or an unsupported dtype.
+        UnavailableError: it is not installed, or there is no GPU.
     """
     if name not in ("hf", "vllm"):
         raise UsageError(f"unknown engine {name!r}; write hf or vllm")
@@ -47,9 +47,9 @@ def check_engine(name: str, dtype: str) -> None:
 
 
 class VllmEngine:
-    """A model in vLLM, with everything as vLLM sets it but prefix caching, which is off: prompts come again and again.
+    """A model in vLLM with vLLM's defaults, except prefix caching, which is off because prompts repeat.
 
-    Dense attention is vLLM's own FlashAttention in the same engine, so that methods differ in nothing else.
+    Dense attention is vLLM's own FlashAttention in the same engine, so methods differ only in attention.
 
     Args:
         model: as `load.load_model` names it.
@@ -69,12 +69,12 @@ class VllmEngine:
             raise UsageError(f"--engine vllm runs on the first visible GPU, not on {device}; set CUDA_VISIBLE_DEVICES")
         spec = ModelSpec.parse(model)
         if spec.changes or spec.gguf is not None:
-            raise UsageError(f"--engine vllm takes neither GGUF files nor changes, as in {model!r}; use --engine hf")
+            raise UsageError(f"--engine vllm reads no GGUF files and no changed keys, as {model!r}; use --engine hf")
         # In this process, so that attention can be swapped and counted; vLLM reads it when it is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         config = model_config(model)
         if longest - 1 == getattr(config, "max_position_embeddings", None):
-            # vLLM counts the last new token, which nothing is computed for: no position is past the model's.
+            # vLLM counts the last new token, although nothing is computed for it, so no position exceeds the model's.
             os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
         register()
         from vllm import LLM
@@ -92,13 +92,13 @@ class VllmEngine:
         )
 
     def use(self, method: Method, *, measure_selection: bool = False) -> CallCounts:
-        """Let a method compute prefill from now on; return what will become of the calls, filled as they come.
+        """Let a method compute prefill from now on; return the counts of its calls, updated as they come.
 
         Raises:
-            UsageError: dense with an implementation of its own; here dense is vLLM's.
+            UsageError: dense with a named implementation; here dense is vLLM's.
         """
         if isinstance(method, Dense) and method.params.impl != "auto":
-            raise UsageError(f"{method.label}: with --engine vllm dense is vLLM's FlashAttention; write dense")
+            raise UsageError(f"{method.label}: with --engine vllm, dense is always vLLM's FlashAttention; write dense")
         prefill = PagedPrefill(method, self._layers, measure_selection=measure_selection)
 
         for layer in self._attention_layers():
@@ -141,13 +141,13 @@ class VllmEngine:
         return list(layers)
 
     def generate(self, ids: list[int], new: int, *, stop: set[int] | None = None, least: int = 0) -> list[int]:
-        """Return the tokens that greedy decoding chooses, up to and without the first of ``stop``.
+        """Return the tokens of greedy decoding, without the first of ``stop``.
 
         Args:
             ids: the prompt.
-            new: at most so many tokens; exactly so many without ``stop``.
+            new: largest number of tokens; without ``stop`` the exact number.
             stop: tokens that end an answer.
-            least: tokens that an answer has before it can end.
+            least: fewest tokens of an answer.
         """
         from vllm import SamplingParams, TokensPrompt
 

@@ -1,18 +1,18 @@
-"""The entry point that vLLM calls in each of its processes: it makes sparse prefill selectable as backend CUSTOM.
+"""The entry point that vLLM calls in each of its processes; it registers sparse prefill as backend CUSTOM.
 
-Nothing of vLLM is patched or replaced; without ``--attention-backend CUSTOM`` it runs as if this were not installed.
+It patches nothing; without ``--attention-backend CUSTOM`` vLLM runs as if this were not installed.
 """
 
 import warnings
 from importlib.metadata import PackageNotFoundError, version
 
 SUPPORTED = ("0.26",)
-"""Versions whose page layout and interfaces the backend was written for."""
+"""Versions whose page layout and interfaces the backend supports."""
 BACKEND = "fp_bench.models.vllm_backend.SparsePrefillBackend"
 
 
 def vllm_problem() -> str | None:
-    """Return why the backend does not fit the vLLM that is installed, or None."""
+    """Return why the backend does not fit the installed vLLM, or None."""
     try:
         installed = version("vllm")
     except PackageNotFoundError:
@@ -23,9 +23,9 @@ def vllm_problem() -> str | None:
 
 
 def register() -> None:
-    """Register the backend, by name: it is imported when it is selected.
+    """Register the backend by name; it is imported when it is selected.
 
-    A reason not to is a warning, since an error here would stop a vLLM that was not even asked for this backend.
+    A reason against it is a warning, because an error would stop a vLLM that does not use this backend.
     """
     if (problem := vllm_problem()) is not None:
         warnings.warn(f"fp_bench's attention backend is not registered: {problem}", stacklevel=2)

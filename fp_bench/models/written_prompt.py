@@ -1,4 +1,4 @@
-"""Prompts of exactly so many tokens, made of the probe's sentences: what models read when no text is given."""
+"""Prompts of an exact number of tokens, made of the probe's sentences, for models without a given text."""
 
 import random
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SHORT_FILLERS = (
 
 
 class WrittenPrompt(NamedTuple):
-    """A prompt and the text that the model should continue it with."""
+    """A prompt and its expected continuation."""
 
     text: str
     answer: str
@@ -52,7 +52,7 @@ def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> WrittenPrompt:
 
 
 def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int) -> list[int]:
-    """Return exactly ``length`` token ids to be timed on: a needle prompt's first ones, or any without a tokenizer.
+    """Return exactly ``length`` token ids for timing: the first of a needle prompt, or any without a tokenizer.
 
     Args:
         tokenizer: a Hugging Face tokenizer, or None.
@@ -71,7 +71,7 @@ def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int) -> l
 
 
 def _units(draw: random.Random, unused: Iterator[str]) -> Iterator[str]:
-    """Write needles, recalls of earlier ones, documents and filler without end."""
+    """Yield needles, recalls of earlier ones, documents and filler endlessly."""
     known: list[tuple[str, str]] = []
     unknown = enumerate(people(draw), 1)
     while True:
@@ -88,7 +88,7 @@ def _units(draw: random.Random, unused: Iterator[str]) -> Iterator[str]:
 
 
 def _units_of(tokenizer: Any, units: Iterator[str], budget: int) -> list[str]:
-    """Take units until the budget is nearly used, then fill it to the token with short sentences."""
+    """Take units until the budget is nearly used, then fill it exactly with short sentences."""
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False).input_ids)
@@ -101,7 +101,7 @@ def _units_of(tokenizer: Any, units: Iterator[str], budget: int) -> list[str]:
 
 
 def _exact_fill(lengths: dict[str, int], budget: int) -> list[str]:
-    """Return sentences whose lengths add up to the budget, or to as much of it as they can."""
+    """Return sentences whose lengths add up to the budget, or as near as possible."""
     fills: list[list[str] | None] = [[]] + [None] * budget
     for total in range(1, budget + 1):
         for text, length in lengths.items():

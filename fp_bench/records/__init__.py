@@ -1,1 +1,1 @@
-"""Records and everything derived from them; nothing in here imports torch."""
+"""Records, without torch."""

@@ -1,4 +1,4 @@
-"""What a run ran on: GPU, CPU, versions. No host names, user names or paths."""
+"""A run's environment: GPU, CPU, versions. It has no host names, user names or paths."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ PACKAGES = (
 )
 PACKAGE_ROOT = Path(fp_bench.__file__).parent
 SOURCES = (".py", ".so", ".cu", ".cuh", ".cpp", ".h", ".pyx")
-"""Files that a plug-in's results depend on."""
+"""Endings of files on which a plug-in's results depend."""
 
 THROTTLE_REASONS = {
     0x04: "power_cap",
@@ -35,7 +35,7 @@ THROTTLE_REASONS = {
     0x40: "hw_thermal",
     0x80: "hw_power_brake",
 }
-"""NVML's reasons for lower clocks that spoil a timing; idling and clocks set by the user are none."""
+"""NVML's reasons for lower clocks that distort a timing, without idling and clocks set by the user."""
 
 
 class Gpu:
@@ -49,7 +49,7 @@ class Gpu:
         self._uuid = uuid
         self._handle: Any = None
         self.problem: str | None = None
-        """Why nothing is known of it; then every fact is null."""
+        """Why nothing is known; then every fact is null."""
         try:
             pynvml.nvmlInit()
             self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
@@ -57,11 +57,11 @@ class Gpu:
             self.problem = f"NVML: {error}"
 
     def __reduce__(self) -> tuple[type["Gpu"], tuple[str]]:
-        """Travel to another process by the UUID; a driver's handle is of its own process."""
+        """Pickle by UUID, because a driver's handle belongs to its process."""
         return Gpu, (self._uuid,)
 
     def facts(self) -> dict[str, Any]:
-        """Return what stays the same during a run: name, memory in bytes, driver, limits."""
+        """Return the facts that stay constant during a run: name, memory in bytes, driver, limits."""
         memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
         ecc = self._ask(pynvml.nvmlDeviceGetEccMode)
         return {
@@ -76,10 +76,10 @@ class Gpu:
         }
 
     def state(self, ours: Collection[int] | None = None) -> dict[str, Any]:
-        """Return what changes: clocks in MHz, power in W, temperature in C, throttling, others on the GPU.
+        """Return the facts that change: clocks in MHz, power in W, temperature in C, throttling, other processes.
 
         Args:
-            ours: ids of our processes that use the GPU; None is this process alone.
+            ours: ids of our processes that use the GPU; None: only this process.
         """
         reasons = self._ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons)
         processes = self._ask(pynvml.nvmlDeviceGetComputeRunningProcesses)
@@ -105,9 +105,9 @@ def _nvml(question: Callable[..., Any], *args: Any) -> Any:
 
 
 def _count_others(listed: set[int], ours: set[int]) -> int:
-    """Return how many processes on the GPU are not ours.
+    """Return the number of processes on the GPU that are not ours.
 
-    In a container the driver may list the host's process ids, none of which we know; then only counts tell.
+    In a container the driver may list the host's process ids, which we do not know; then only the count is used.
     """
     return len(listed - ours) if listed & ours else max(0, len(listed) - len(ours))
 
@@ -120,7 +120,7 @@ def environment(gpu: Gpu | None = None, **more: Any) -> dict[str, Any]:
     """Return the environment of a run as records refer to it.
 
     Args:
-        gpu: the GPU that is measured, or None for the CPU.
+        gpu: the measured GPU, or None for the CPU.
         **more: facts only the caller can know, e.g. ``cuda`` or ``cpu_threads``.
     """
     return {
@@ -147,7 +147,7 @@ def machine_name(environment: Mapping[str, Any]) -> str:
 
 
 def environment_rows(environment: Mapping[str, Any]) -> list[list[str]]:
-    """Return an environment as rows of name and value, nested facts one row each; unknown ones are left out."""
+    """Return an environment as rows of name and value, one row per nested fact, without unknown ones."""
     rows: list[list[str]] = []
     for name, value in environment.items():
         if isinstance(value, Mapping):
@@ -166,10 +166,10 @@ def installed(package: str) -> str | None:
 
 
 def code_version(plugin: type | None = None) -> str:
-    """Return the package's version and eight hex digits of its source and of the weights that come with it.
+    """Return the package's version and a hash of its source and included weights.
 
     Args:
-        plugin: a class whose results it is for; of one outside the package eight digits of its own source follow.
+        plugin: the class that measures; if it is outside the package, a hash of its own source follows.
     """
     found = f"{fp_bench.__version__}+{_digest((path.relative_to(PACKAGE_ROOT), path) for path in _ours())}"
     sources = {} if plugin is None else _sources(plugin)
@@ -189,14 +189,14 @@ def _digest(files: Iterable[tuple[PurePath, Path]]) -> str:
 
 
 def _sources(cls: type) -> dict[PurePath, Path]:
-    """Return the files that a plug-in's class and its bases are made of: their modules, and what lies beside these."""
+    """Return the source files of a plug-in's class and its bases: their modules, and files next to them."""
     found: dict[PurePath, Path] = {}
     for name in {base.__module__ for base in cls.__mro__}:
         module = sys.modules.get(name)
         file = getattr(module, "__file__", None)
         if file is None or name.partition(".")[0] in {"fp_bench", "torch", "pydantic", *sys.stdlib_module_names}:
             continue
-        # A module in no package stands alone, whatever else is in its folder.
+        # A module outside a package counts alone, without other files of its folder.
         folder = Path(file).parent
         paths = folder.rglob("*") if getattr(module, "__package__", "") else [Path(file)]
         found |= {PurePath(name) / path.relative_to(folder): path for path in paths if path.suffix in SOURCES}
@@ -204,10 +204,10 @@ def _sources(cls: type) -> dict[PurePath, Path]:
 
 
 def check_code(planned: str, plugin: type | None = None) -> None:
-    """Refuse to measure with other code than the run was planned with.
+    """Refuse to measure with other code than that of the plan.
 
     Args:
-        planned: the version then.
+        planned: the code version of the plan.
         plugin: the class that measures.
 
     Raises:
@@ -219,7 +219,7 @@ def check_code(planned: str, plugin: type | None = None) -> None:
 
 def _git_commit() -> str | None:
     """Return the commit of the repository that tracks this package, ``-dirty`` when changed; never the caller's."""
-    # GIT_DIR and its like would answer for another repository.
+    # Variables such as GIT_DIR would select another repository.
     ours = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str | None:

@@ -1,14 +1,14 @@
-"""Writing files so that a kill or a full disk leaves the old content or the new one, never a part."""
+"""Atomic writes: after a kill or on a full disk a file has its old or its new content, never a part."""
 
 import os
 from pathlib import Path
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file in one step, and wait until it is on disk; a link in its place is replaced, never followed.
+    """Write a file atomically and sync it to disk; a link in its place is replaced, never followed.
 
     Raises:
-        OSError: the disk refuses; what was there before stays.
+        OSError: the disk refuses; the old content stays.
     """
     fresh = path.with_name(path.name + ".new")
     try:

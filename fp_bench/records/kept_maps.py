@@ -34,7 +34,7 @@ def map_path(folder: Path, cell_key: str, code_version: str) -> Path:
 
 
 def write_maps(path: Path, maps: Sequence[KeptMap]) -> None:
-    """Write maps in one step, so that a kill leaves all of them or none.
+    """Write maps atomically: after a kill all of them exist or none.
 
     Raises:
         OSError: the disk refuses.
@@ -51,7 +51,7 @@ def write_maps(path: Path, maps: Sequence[KeptMap]) -> None:
 
 
 def read_maps(path: Path) -> list[KeptMap]:
-    """Return the maps of a cell; none where there is no such file or it is damaged."""
+    """Return the maps of a cell; an empty list if the file is missing or damaged."""
     try:
         with ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST:

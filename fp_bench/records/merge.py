@@ -1,4 +1,4 @@
-"""Two or more runs of one machine as one."""
+"""Merges runs of one machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from fp_bench.records.store import RecordStore
 
 
 def merge(folders: Sequence[Path], out: Path) -> tuple[int, int]:
-    """Write the records of several run folders into a new one; of a round that two have, the one measured first stays.
+    """Write the records of several run folders into a new one; if two have a round, the one measured first stays.
 
-    A round that was measured is kept over one that failed.
+    A measured round counts before a failed one.
 
     Returns:
-        How many records were written, and how many were left out because another run has the same.
+        The numbers of records written, and of those omitted because another run has the same.
 
     Raises:
-        UsageError: a folder that is no run, runs of different machines, or an ``out`` that holds records.
+        UsageError: a folder that is not a run, runs of different machines, or an ``out`` with records.
         UnavailableError: the disk refuses.
     """
     if (out / RECORDS).exists():
@@ -38,7 +38,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[int, int]:
     with RecordStore(out) as store:
         for environment in environments.values():
             store.add_environment(environment)
-        # By the time it was written: the newest code of a cell stays the newest.
+        # In order of writing, so that the newest code of a cell stays the newest.
         for record in sorted(kept.values(), key=lambda record: record.time or ""):
             store.take(record)
     _copy_maps(folders, out)

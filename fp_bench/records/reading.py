@@ -1,4 +1,4 @@
-"""Reading what a run folder holds. Files may come from strangers: all is checked, and nothing is read without end."""
+"""Reads run folders. Files may come from strangers: everything is checked, and sizes are limited."""
 
 import gc
 import gzip
@@ -17,23 +17,23 @@ from fp_bench.records.record import SCHEMA_VERSION, AnyRecord, Name, Record, pro
 
 RECORDS = "records.jsonl"
 COMPRESSED = f"{RECORDS}.gz"
-"""What a finished run may be kept as: it is read, not written."""
+"""Compressed records of a finished run; read, never written."""
 ENVIRONMENTS = "env.json"
 
 LONGEST_LINE, MOST_LINES, MOST_BYTES = 4 * 2**20, 500_000, 2**30
-"""Of a file of records, after unpacking; a run of all of RULER at six lengths with eight methods has 300,000 lines."""
+"""Limit of an unpacked file of records; all of RULER at six lengths with eight methods has 300,000 lines."""
 LARGEST_ENVIRONMENTS = 2**24
 """Bytes."""
 MOST_NAMED = 5
-"""Lines that are no records, each named; more are counted."""
+"""Number of invalid lines that are named; more are counted."""
 OURS = b'{"schema_version":%d,"kind":"' % SCHEMA_VERSION
-"""What every line begins with that this version writes."""
+"""Start of every line that this version writes."""
 
 _LINE: TypeAdapter[Record] = TypeAdapter(AnyRecord)
 
 
 class _Environment(TypedDict, total=False):
-    """The facts of an environment that are more than shown."""
+    """Facts of an environment that the code uses."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -53,18 +53,18 @@ class Reading(NamedTuple):
     size: int
     """Bytes of its whole lines."""
     torn: bool
-    """Whether its last line is the beginning of one of ours: a writer was killed in it."""
+    """Whether the last line is an incomplete record of ours, because a writer was killed."""
     bad: list[str]
-    """The first lines that are no records: file, number and reason of each."""
+    """The first invalid lines: file, number and reason of each."""
     bad_lines: int
     """How many there are."""
 
 
 def read_records(folder: Path) -> Reading:
-    """Read a run folder's records; lines that are none are said in a warning each, and the rest is used.
+    """Read a run folder's records; each invalid line gives a warning, and the rest is used.
 
     Raises:
-        UsageError: no such run, a file beyond the limits, or one in which no line is a record.
+        UsageError: no such run, a file beyond the limits, or one without any record.
     """
     try:
         path = next((path for name in (RECORDS, COMPRESSED) if (path := folder / name).is_file()), None)
@@ -76,9 +76,9 @@ def read_records(folder: Path) -> Reading:
     if reading.bad and not reading.records:
         raise UsageError(f"{reading.bad[0]}; no line of the file is a record")
     for line in reading.bad:
-        warnings.warn(f"{line}; passed over", stacklevel=2)
+        warnings.warn(f"{line}; skipped", stacklevel=2)
     if (more := reading.bad_lines - len(reading.bad)) > 0:
-        warnings.warn(f"{path}: {more} more lines are no records; passed over", stacklevel=2)
+        warnings.warn(f"{path}: {more} more lines are not records; skipped", stacklevel=2)
     return reading
 
 
@@ -88,7 +88,7 @@ def parse(path: Path) -> Reading:
     Raises:
         UsageError: it cannot be read, or is beyond the limits.
     """
-    # A hundred thousand records make no garbage, and looking for it takes as long as reading them.
+    # A hundred thousand records make no garbage, but collecting it takes as long as reading them.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -108,7 +108,7 @@ def _parse(path: Path) -> Reading:
             return Reading(records, size, True, bad, number - 1 - len(records))
         try:
             if not whole:
-                raise UsageError("it has no end, and does not begin as a record")
+                raise UsageError("it is incomplete and does not begin like a record")
             records.append(_LINE.validate_json(line))
         except (ValidationError, UsageError) as error:
             if len(bad) < MOST_NAMED:
@@ -133,12 +133,12 @@ def _lines(path: Path) -> Iterator[bytes]:
                     return
                 if number > MOST_LINES or len(line) > LONGEST_LINE or size > MOST_BYTES:
                     raise UsageError(
-                        f"{path} line {number} is beyond the limits: {MOST_LINES} lines of {LONGEST_LINE} bytes, "
+                        f"{path} line {number} exceeds the limits: {MOST_LINES} lines of {LONGEST_LINE} bytes, "
                         f"{MOST_BYTES} bytes in all"
                     )
                 yield line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{path} is no whole gzip file ({error}); fetch it again") from None
+        raise UsageError(f"{path} is an incomplete gzip file ({error}); fetch it again") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -152,20 +152,20 @@ def _why_not(line: bytes, error: ValidationError | UsageError) -> str:
         return f"it is not JSON ({broken})"
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        return f"schema_version {version} is newer than {SCHEMA_VERSION}, this fpbench's; update fpbench"
+        return f"schema_version {version} is newer than {SCHEMA_VERSION}of this fpbench; update fpbench"
     return problem(error)
 
 
 def read_environments(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the environments of a run folder by their id; empty where none were written.
+    """Return the environments of a run folder by their id; empty if there are none.
 
     Raises:
-        UsageError: the file cannot be read, or holds something else.
+        UsageError: the file is unreadable or invalid.
     """
     path = folder / ENVIRONMENTS
     if not path.is_file():
         return {}
-    advice = "delete it to go on without"
+    advice = "delete it to continue without them"
     try:
         with path.open("rb") as file:
             text = file.read(LARGEST_ENVIRONMENTS + 1)

@@ -16,9 +16,9 @@ DensityOf = Literal["causal query-key pairs"]
 DENSITY_OF: DensityOf = "causal query-key pairs"
 """What a density is a share of."""
 Cache = Literal["cold", "as_left"]
-"""State of the L2 cache before a sample: flushed, or as the call before left it."""
+"""State of the L2 cache before a sample: flushed, or as the previous call left it."""
 
-# Records come from strangers too: a number or a text beyond these limits is no measurement.
+# Records may come from strangers: a number or a text beyond these limits is not a measurement.
 Name = Annotated[str, StringConstraints(max_length=4096)]
 Prose = Annotated[str, StringConstraints(max_length=2**20)]
 FilePart = Annotated[str, StringConstraints(max_length=128, pattern=r"^[A-Za-z0-9_.+-]*$")]
@@ -31,7 +31,7 @@ Difference = Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=1e-6, le=1e12, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1.001, allow_inf_nan=False)]
-"""A mean of shares may round to a hair above 1."""
+"""Rounding may lift a mean of shares slightly above 1."""
 Shares = Annotated[list[Share], Field(max_length=2**16)]
 
 
@@ -47,7 +47,7 @@ class Spread(TypedDict, total=False):
 
 
 class GpuSeen(TypedDict, total=False):
-    """The GPU while a round was timed; older records have one reading where newer ones have a summary."""
+    """The GPU while a round was timed; older records have one reading instead of a summary."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -58,66 +58,66 @@ class GpuSeen(TypedDict, total=False):
 
 
 class Record(BaseModel):
-    """What every record has. Times are milliseconds, sizes bytes, lengths tokens.
+    """Fields of every record. Times are in milliseconds, sizes in bytes, lengths in tokens.
 
-    Fields that this version does not know are kept as they were read; `RecordStore.append` writes none.
+    Unknown fields are kept as read; `RecordStore.append` does not write them.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     asked: ClassVar[tuple[str, ...]]
-    """The fields that say what was asked: `cell_key` is their hash."""
+    """The fields that describe the request: `cell_key` is their hash."""
     result: ClassVar[str]
-    """The field that a record has if and only if its status is ok."""
+    """The field that is present if and only if the status is ok."""
 
     schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
     kind: str
     status: Status
     reason: Prose | None = None
-    """Why status is not ok, in one line."""
+    """Why the status is not ok, in one line."""
     cell_key: FilePart = ""
-    """Hash of what was asked; code_version is left out, so that two versions can be compared."""
+    """Hash of the request without code_version, so that two versions can be compared."""
     code_version: FilePart
-    """Package version and a hash of its source; of a plug-in also one of the plug-in's."""
+    """Package version and a hash of its source; for a plug-in also a hash of the plug-in's source."""
     method: Name
     label: Name
-    """Method with its changed parameters, as the command line takes it."""
+    """Method and its changed parameters, as written on the command line."""
     method_hash: Name
     """Hash of name, version and all parameters."""
     params: dict[str, Any] = {}
     asked_backend: Name = "auto"
     backend: Name | None = None
-    """What really computed the attention: a kernel or a dense implementation."""
+    """The kernel or dense implementation that computed the attention."""
     fallback: bool = False
-    """A sparse method that ran dense: it never counts as that method's result."""
+    """Whether a sparse method ran dense; then it does not count as that method's result."""
     seq_len: Size
-    """Keys of each sequence (kv_len); of a sample, the tokens that prompt and answer may take."""
+    """Keys of each sequence (kv_len); for a sample, the tokens available for prompt and answer."""
     dtype: Name
     seed: Count = 0
     round: Count = 0
     engine: Name = "operator"
-    """What ran the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
+    """What made the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
     density: Share | None = None
-    """Computed share of what ``density_of`` names, mean over heads and all layers, those that ran dense too; 1 for
+    """Computed share of the pairs named by ``density_of``, mean over heads and all layers, dense ones included; 1 for
     dense."""
     density_of: DensityOf | None = None
-    """None in older records: there it is of block pairs for methods that keep blocks, and of sparse layers alone."""
+    """None in older records, whose density covers only sparse layers, and block pairs for methods that keep blocks."""
     density_sparse: Share | None = None
-    """The same of a model's layers that ran sparse alone."""
+    """Density of the model's sparse layers only."""
     sparse_layers: Count | None = None
-    """How many of a model's layers that is."""
+    """Number of the model's layers that ran sparse."""
     model_layers: Count | None = None
-    """Layers of the model whose prefill attention was seen."""
+    """Number of the model's layers whose prefill attention was observed."""
     recall: Share | None = None
-    """Share of dense attention mass that the kept blocks cover, mean over heads and sampled rows."""
+    """Share of the dense attention mass in the kept blocks, mean over heads and sampled rows."""
     dense_calls: dict[Name, Count] | None = None
-    """Attention calls of a model's prefill that went dense, by reason."""
+    """Number of attention calls of a model's prefill that ran dense, by reason."""
     env: Name | None = None
-    """Id into env.json."""
+    """Key of the environment in env.json."""
     command: Prose | None = None
-    """The line that measures this one cell again."""
+    """The command that measures this cell again."""
     time: Name | None = None
-    """When it was written, UTC."""
+    """Time of writing, UTC."""
 
     @model_validator(mode="after")
     def _fill_and_check(self) -> Self:
@@ -130,11 +130,11 @@ class Record(BaseModel):
 
     @classmethod
     def measured(cls, asked: Mapping[str, Any], found: Mapping[str, Any]) -> Self:
-        """Return the record of what was measured; where a value cannot be, a failed one that names it.
+        """Return the record of a measurement; if a value is impossible, a failed record that names it.
 
         Args:
-            asked: fields that were known before.
-            found: fields that measuring gave.
+            asked: fields of the request.
+            found: measured fields.
         """
         try:
             return cls(**asked, status="ok", **found)
@@ -146,7 +146,7 @@ class Record(BaseModel):
 
     @classmethod
     def failed(cls, asked: Mapping[str, Any], status: Status, reason: str, number: int = 0) -> Self:
-        """Return the record of what could not be measured from round ``number`` on, with the reason."""
+        """Return the record of a cell that could not be measured from round ``number`` on, with the reason."""
         return cls(**asked, status=status, reason=reason.encode(errors="replace").decode(), round=number)
 
 
@@ -166,51 +166,51 @@ class LatencyRecord(Record):
     kv_heads: Heads
     head_dim: Heads
     input: Name
-    """Where Q, K, V came from; records of different inputs are not comparable."""
+    """Source of Q, K and V; records of different inputs are not comparable."""
     layer: Count = 0
     benchmark_version: Count = 1
-    """Of how times are taken: a protocol that changes them raises it, and runs of two are not compared."""
+    """Version of the timing procedure; runs of different versions are not compared."""
 
     samples_ms: Annotated[list[Number], Field(max_length=2**20)] | None = None
-    """Raw times of the whole operator (of the whole prefill with an engine) in this round."""
+    """Raw times of the whole operator in this round; of the whole prefill, if an engine ran it."""
     median_ms: Milliseconds | None = None
     launch: Name | None = None
-    """The process that measured this round; rounds of one share what it tuned, its memory and its clocks."""
+    """The process that measured this round; its rounds share tuning, memory and clocks."""
     select_ms: Number | None = None
-    """Median of the selection alone; None for dense."""
+    """Median time of the selection; None for dense."""
     attend_ms: Number | None = None
-    """Median of the attention alone, on a selection made outside the timer."""
+    """Median time of the attention, on a selection made outside the timer."""
     ttft_ms: Milliseconds | None = None
-    """Median time to first token of a model: from token ids on the device, in vLLM on the host, to the first token."""
+    """Median time to first token of a model, from token ids on the device (vLLM: on the host) to the first token."""
     attention_ms: Number | None = None
-    """Time of all attention calls within one prefill: selecting and attending, and those that went dense."""
+    """Time of all attention calls of one prefill: selection and attention, dense calls included."""
     timer: Clock | None = None
     cache: Cache | None = None
     density_by_head: Shares | None = None
     recall_by_head: Shares | None = None
     rel_err: Number | None = None
-    """Norm of the difference to exact dense attention over its norm, on sampled rows."""
+    """Relative error to exact dense attention: norm of the difference over the norm, on sampled rows."""
     rel_err_by_head: Annotated[list[Number], Field(max_length=2**16)] | None = None
     kernel_err: Number | None = None
-    """The same against the float32 definition on the same selection: what the correctness check saw."""
+    """Relative error to the float32 definition on the same selection, from the correctness check."""
     skipped: Share | None = None
-    """Share of the kept tiles that attention left out after the first product (skip-softmax); None where it cannot."""
+    """Share of the kept tiles that attention skipped after the first product (skip-softmax); None if it cannot skip."""
     tolerance: Number | None = None
-    """Relative error of a head that the method declared and was allowed; None is what its dtype allows."""
+    """Relative error per head that the method declared and was allowed; None: the limit of its dtype."""
     rows_checked: Count | None = None
-    """Sampled query rows of each head that recall and the errors are over."""
+    """Number of sampled query rows per head, for recall and the errors."""
     note: Prose | None = None
-    """Why the method ran a slower kernel than the GPU is capable of."""
+    """Why the method ran a slower kernel than this GPU supports."""
     peak_bytes: Count | None = None
-    """Most device memory in use during one call beyond what its inputs hold."""
+    """Peak device memory of one call, beyond its inputs."""
     tflops: Number | None = None
-    """4 * head_dim FLOP for each computed score entry, over the attention's time."""
+    """4 * head_dim FLOP per computed score entry, divided by the attention's time."""
     gpu: GpuSeen | None = None
     """The GPU while this round was timed: see `fp_bench.jobs.latency.noise.summary`."""
     throttled: bool | None = None
-    """Whether the GPU's clocks were held down at any time in the round; None where that is not known."""
+    """Whether the GPU's clocks were held down at any time in the round; None if unknown."""
     load_average: Number | None = None
-    """Of the host over the last minute, when the round ended; this run is part of it."""
+    """Load of the host over the last minute when the round ended, this run included."""
 
 
 class AccuracyRecord(Record):
@@ -228,12 +228,12 @@ class AccuracyRecord(Record):
     """Hash of the tokenizer's vocabulary and chat template; None for the embedded model's."""
     suite: Name
     variant: Name
-    """Which protocol of the suite; empty where there is one."""
+    """Variant of the suite; empty if it has only one."""
     suite_version: Count
     suite_params: dict[str, Any] = {}
     task: Name
     task_number: Count = 0
-    """Place of the task in its suite's order."""
+    """Position of the task in its suite."""
     sample_id: Name
     """The same for every model and method; results of methods are paired by it."""
     dense_layers: Count | Name = 0
@@ -246,16 +246,16 @@ class AccuracyRecord(Record):
     score: Score | None = None
     """0 to 1; 0 for a thought without an end."""
     lenient_score: Score | None = None
-    """A kinder reading of the prediction, in tasks whose comparable metric refuses right answers in another form."""
+    """A more tolerant score, in tasks whose standard metric rejects right answers in another form."""
     kl: Number | None = None
-    """Kullback-Leibler divergence of the next-token distributions from dense attention's, mean, nats; for samples
+    """Mean Kullback-Leibler divergence of the next-token distributions from dense attention's, in nats; for samples
     without answers."""
     nll: Number | None = None
-    """Negative log-likelihood of the tokens that the text goes on with, mean, nats; for samples without answers."""
+    """Mean negative log-likelihood of the text's next tokens, in nats; for samples without answers."""
     nll_difference: Difference | None = None
-    """The same less dense attention's on the same text: above 0 the method predicts the text worse."""
+    """``nll`` minus that of dense attention on the same text; above 0 the method predicts the text worse."""
     agreement_by_part: Shares | None = None
-    """``score`` of each of 16 runs of neighbouring positions, in order: neighbours depend on each other."""
+    """``score`` of each of 16 runs of neighbouring positions, in order, because neighbours depend on each other."""
     kl_by_part: Annotated[list[Number], Field(max_length=2**10)] | None = None
     """``kl`` of the same runs."""
     nll_difference_by_part: Annotated[list[Difference], Field(max_length=2**10)] | None = None
@@ -268,19 +268,19 @@ class AccuracyRecord(Record):
     """Whether the thought has no end: nothing of it is an answer. None where the model does not reason."""
     answers: Annotated[list[Prose], Field(max_length=2**16)] | None = None
     provenance: dict[Name, Name] | None = None
-    """Versions and hashes of the data that the sample was made of, where it is not the package's own."""
+    """Versions and hashes of the sample's data, if it is not part of the package."""
     depth: Score | None = None
-    """Where in the context the answer stands, 0 (start) to 1 (end), in suites that choose a place."""
+    """Position of the answer in the context, from 0 (start) to 1 (end), in suites that choose it."""
     groups: Annotated[list[Name], Field(max_length=256)] | None = None
-    """Kinds of question that the sample is one of, each with a mean of its own."""
+    """Kinds of question to which the sample belongs; each has its own mean."""
     templated: bool | None = None
-    """Whether this prompt went through the chat template."""
+    """Whether this prompt used the chat template."""
     cut_tokens: Count | None = None
-    """Tokens left out of the middle of the prompt, so that it fits."""
+    """Tokens removed from the middle of the prompt to make it fit."""
     prompt_tokens: Count | None = None
     new_tokens: Count | None = None
     seconds: Number | None = None
-    """Wall-clock time of the sample in its process, others at work on the device or not."""
+    """Wall-clock time of the sample in its process; other processes may share the device."""
 
 
 class BenchmarkRecord(Record):
@@ -311,13 +311,13 @@ AnyRecord = Annotated[LatencyRecord | AccuracyRecord | BenchmarkRecord, Field(di
 
 
 def cell_key(fields: dict[str, Any], asked: tuple[str, ...]) -> str:
-    """Return sixteen hex digits of what was asked: the fields named by ``asked`` that are not None."""
+    """Return a hash of the request, sixteen hex digits: the fields named by ``asked`` that are not None."""
     text = json.dumps({name: fields[name] for name in asked if fields.get(name) is not None}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def problem(error: ValidationError) -> str:
-    """Return the first thing that keeps fields from being a record, in a line: the field, its value and the limit."""
+    """Return the first reason why the fields are not a record, in one line: the field, its value and the limit."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"] if part not in KINDS)
     value = repr(first["input"])

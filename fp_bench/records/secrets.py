@@ -1,4 +1,4 @@
-"""Secrets that a command, a reason or a fact may carry by accident: they are masked before anything is written."""
+"""Masks secrets that a command, a reason or a fact may contain by accident, before anything is written."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A run folder: ``records.jsonl`` with one writer, ``env.json``, and what is made of them once they are read."""
+"""A run folder: ``records.jsonl`` with one writer, and ``env.json``."""
 
 import errno
 import fcntl
@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Record)
 
 
 class Records(list[R]):
-    """Records of one kind of one run; tables made of them by `remembered` functions are made once."""
+    """Records of one kind of one run; `remembered` functions compute their tables once."""
 
     def __init__(self, records: Iterable[R]) -> None:
         super().__init__(records)
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 def remembered(make: Callable[[Sequence[R]], T]) -> Callable[[Sequence[R]], T]:
-    """Make a function of records remember what it made of `Records`; each caller gets a copy of its own."""
+    """Cache a function of `Records`; each caller gets its own copy of the result."""
 
     @wraps(make)
     def made(records: Sequence[R]) -> T:
@@ -53,15 +53,15 @@ def remembered(make: Callable[[Sequence[R]], T]) -> Callable[[Sequence[R]], T]:
 
 @remembered
 def newest(records: Sequence[R]) -> list[R]:
-    """Return the last record of each cell and round, of the newest version of the code that tried the cell."""
+    """Return the last record of each cell and round, from the newest code version that tried the cell."""
     newest_code = {record.cell_key: record.code_version for record in records}
     return [record for record in latest(records) if record.code_version == newest_code[record.cell_key]]
 
 
 def latest(records: Iterable[R]) -> list[R]:
-    """Return the last record of each cell, version of the code and round: one tried again replaces its failure.
+    """Return the last record of each cell, code version and round: a retry replaces its failure.
 
-    A cell fails from one round on; measuring that round again takes the failure back.
+    A cell fails from one round on; measuring that round again removes the failure.
     """
     return list({(record.cell_key, record.code_version, record.round): record for record in records}.values())
 
@@ -97,7 +97,7 @@ class Run:
 
     @property
     def machine(self) -> str:
-        """What it ran on; of a run that was continued elsewhere, each machine."""
+        """The machine; several if the run was continued elsewhere."""
         used = dict.fromkeys(r.env for r in self.records if r.env in self.environments)
         names = dict.fromkeys(machine_name(self.environments[str(env)]) for env in used)
         return " and ".join(names) or machine_name({})
@@ -107,11 +107,11 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UsageError: no such run, or no whole record in it.
+        UsageError: no such run, or no complete record in it.
     """
     records = read_records(folder).records
     if not records:
-        raise UsageError(f"{folder} has no whole record yet; measure with fpbench latency or accuracy --out {folder}")
+        raise UsageError(f"{folder} has no complete record yet; run fpbench latency or accuracy --out {folder}")
     return Run(folder, records, read_environments(folder))
 
 
@@ -128,16 +128,16 @@ def run_folders(folder: Path) -> list[Path]:
 
 
 class RecordStore:
-    """The one writer of a run folder; use it as a context manager.
+    """The only writer of a run folder, as a context manager.
 
-    Every `append` is on disk when it returns. Opening an existing folder resumes it: `settled` says what need not
-    be measured again, and a torn last line is cut off (`torn`). A file with lines that are not ours is left as it is.
+    Every `append` is on disk when it returns. Opening an existing folder resumes it: `settled` names rounds not to be
+    measured again, and an incomplete last line is removed (`torn`). A file with foreign lines is not changed.
 
     Args:
         folder: the run folder, made when it does not exist.
 
     Raises:
-        UsageError: the folder cannot be written, holds compressed records or something else under the names of a
+        UsageError: the folder cannot be written, has compressed records or something else under the names of a
             run's files, or another fpbench is writing to it.
     """
 
@@ -147,7 +147,7 @@ class RecordStore:
         try:
             existing = parse(folder / RECORDS)
             if existing.bad:
-                raise UsageError(f"{existing.bad[0]}; the file is left as it is: mend it, or give another --out")
+                raise UsageError(f"{existing.bad[0]}; the file was not changed: repair it, or give another --out")
             self._environments = read_environments(folder)
         except BaseException:
             os.close(self._file)
@@ -158,7 +158,7 @@ class RecordStore:
         self.torn = existing.torn
         self.records: list[Record] = []
         self._written: set[str] = set()
-        """Ids of the environments that this run has written."""
+        """Ids of the environments written by this run."""
         self._of_cell: dict[tuple[str, str], list[Record]] = {}
         for record in existing.records:
             self._add(record)
@@ -179,9 +179,9 @@ class RecordStore:
         """Write one record and wait until it is on disk.
 
         Raises:
-            ValueError: a field that no record has.
-            UnavailableError: the disk refuses it, e.g. because it is full, and what was written before stays whole; or
-                the file was replaced or removed meanwhile, and all records are in a run folder beside.
+            ValueError: an unknown field.
+            UnavailableError: the disk refuses it, e.g. because it is full, and earlier records stay intact; or
+                the file was replaced or removed, and all records are in another run folder next to it.
         """
         if record.model_extra:
             raise ValueError(f"undeclared fields of a record: {', '.join(record.model_extra)}")
@@ -189,7 +189,7 @@ class RecordStore:
         self.take(record.model_copy(update=said))
 
     def take(self, record: Record) -> None:
-        """Write a record of another run as it was read, with the fields that this version does not know.
+        """Write a record of another run as read, unknown fields included.
 
         Raises:
             UnavailableError: as `append`.
@@ -217,10 +217,10 @@ class RecordStore:
         self._add(record)
 
     def _check_place(self, *in_hand: Record) -> None:
-        """Make sure that the open file is still the one with its name, as we left it.
+        """Check that the open file still has its name and our content.
 
         Raises:
-            UnavailableError: it was replaced, removed or changed; what is in hand is then in a run folder beside.
+            UnavailableError: it was replaced, removed or changed; all records are then in a run folder next to it.
         """
         path = self.folder / RECORDS
         try:
@@ -241,8 +241,8 @@ class RecordStore:
                 f"({error.strerror}): {len(held)} records are lost"
             ) from None
         raise UnavailableError(
-            f"{path} was replaced, removed or changed during the run; all {len(held)} records are in {beside}, "
-            "which is a run folder"
+            f"{path} was replaced, removed or changed during the run; "
+            f"all {len(held)} records are in the run folder {beside}"
         )
 
     def _add(self, record: Record) -> None:
@@ -250,12 +250,12 @@ class RecordStore:
         self._of_cell.setdefault((record.cell_key, record.code_version), []).append(record)
 
     def settled(self, cell_key: str, code_version: str, *, retry_failed: bool = False) -> frozenset[int] | None:
-        """Return the rounds this version of the code has measured of a cell; None when it failed, for good.
+        """Return the rounds of a cell that this code version has measured; None if the cell failed for good.
 
         Args:
             cell_key: the cell.
             code_version: of the code that would measure it.
-            retry_failed: whether a failed cell is to be measured again, where it failed.
+            retry_failed: whether to measure a failed cell again.
         """
         mine = self._latest(cell_key, code_version)
         if not retry_failed and any(record.status != "ok" for record in mine):
@@ -263,7 +263,7 @@ class RecordStore:
         return frozenset(record.round for record in mine if record.status == "ok")
 
     def status(self, cell_key: str, code_version: str) -> Status | None:
-        """Return how measuring a cell went: ``ok``, how it failed, or None when it was not tried."""
+        """Return the status of a cell: ``ok``, how it failed, or None if it was not tried."""
         mine = self._latest(cell_key, code_version)
         return next((record.status for record in mine if record.status != "ok"), "ok" if mine else None)
 
@@ -271,13 +271,13 @@ class RecordStore:
         return latest(self._of_cell.get((cell_key, code_version), []))
 
     def machines(self, kind: str) -> set[str]:
-        """Return the names of the machines that records of a kind were measured on."""
+        """Return the names of the machines that measured records of a kind."""
         environments = read_environments(self.folder)
         used = {record.env for record in self.records if record.kind == kind and record.env in environments}
         return {machine_name(environments[str(env)]) for env in used}
 
     def add_maps(self, cell_key: str, code_version: str, maps: Sequence[KeptMap]) -> None:
-        """Keep the maps of a cell beside the records.
+        """Save the maps of a cell next to the records.
 
         Raises:
             UnavailableError: the disk refuses them.
@@ -296,7 +296,7 @@ class RecordStore:
         )
 
     def add_environment(self, environment: Mapping[str, Any]) -> str:
-        """Keep an environment in ``env.json`` and return its id.
+        """Save an environment in ``env.json`` and return its id.
 
         Raises:
             UnavailableError: the disk refuses it.
@@ -339,16 +339,16 @@ def _open_locked(folder: Path) -> int:
     path = folder / RECORDS
     try:
         if (folder / COMPRESSED).exists() and not path.exists():
-            raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to go on, or give another --out")
+            raise UsageError(f"{folder / COMPRESSED} is a finished run; gunzip it to continue, or give another --out")
         folder.mkdir(parents=True, exist_ok=True)
-        # Neither through a link nor into a pipe, which would wait for a reader.
+        # Not through a link, and not into a pipe, which would wait for a reader.
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
     except OSError as error:
         reason = f"{RECORDS} is a link" if error.errno == errno.ELOOP else error.strerror
         raise UsageError(f"cannot write to {folder}: {reason}; give another --out") from None
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise UsageError(f"cannot write to {folder}: {RECORDS} is no file; give another --out")
+        raise UsageError(f"cannot write to {folder}: {RECORDS} is not a file; give another --out")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

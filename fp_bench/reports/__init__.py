@@ -1,1 +1,1 @@
-"""Tables, plots, comparisons and pages: functions of records."""
+"""Tables, plots, comparisons and pages, computed from records."""

@@ -13,11 +13,11 @@ from fp_bench.sizes import format_length
 
 
 def answer(runs: Sequence[Run]) -> list[str]:
-    """Return three sentences, of the longest prompts at which methods were both timed and scored, else timed or scored.
+    """Return three sentences about the longest prompts that were both timed and scored, else timed or scored.
 
-    Of methods whose scores are known, those count that are not significantly below dense attention (the interval of
-    the paired difference reaches 0); of these the fastest is named, or the sparsest where nothing was timed. Where no
-    method is left, the sentences say so and are about the fastest of those scored.
+    Of methods with scores, those count that are not significantly below dense attention (the interval of
+    the paired difference reaches 0). The fastest of these is named, or the sparsest without times. If no
+    method is left, the sentences say so and describe the fastest scored one.
     """
     scores = accuracies(runs)
     timed = [rows for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
@@ -25,18 +25,18 @@ def answer(runs: Sequence[Run]) -> list[str]:
         return _of_times(max(timed, key=lambda rows: int(rows["seq_len"].max())), scores)
     if scores:
         return _of_scores(max(scores.values(), key=lambda rows: int(rows["seq_len"].max())))
-    return ["No sparse method was measured beside dense attention."]
+    return ["No sparse method was measured together with dense attention."]
 
 
 def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
     sparse = rows[(rows["method"] != "dense") & rows["speedup_dense"].notna()]
     if sparse.empty:
-        return ["No sparse method ran beside dense attention: they fell back to it, or there is no dense time."]
+        return ["No sparse method has a speed-up: all fell back to dense attention, or there is no dense time."]
     joined = joined_scores(rows, scores)
     found = {length: _scored(sparse, joined, length) for length in sorted(set(sparse["seq_len"]))}
     longest = max((length for length, of in found.items() if of), default=max(found))
     here, scored = sparse[sparse["seq_len"] == longest], found[longest]
-    # Of a text there are no answers that could be right or wrong: KL is told, and decides nothing.
+    # A text has no right or wrong answers: KL is shown, but does not decide.
     tested = any(pd.isna(row["kl"]) for row in scored.values())
     kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]] if tested else here[:0]
     known = here[here["method_hash"].isin(scored)] if scored else here
@@ -57,7 +57,7 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
 def _of_scores(rows: pd.DataFrame) -> list[str]:
     sparse = rows[(rows["method"] != "dense") & (rows["difference"].notna() | rows["kl"].notna())]
     if sparse.empty:
-        return ["No sparse method was scored beside dense attention."]
+        return ["No sparse method was scored together with dense attention."]
     here = sparse[sparse["seq_len"] == sparse["seq_len"].max()]
     tested = bool(here["kl"].isna().any())
     kept = here[[_keeps(row) for _, row in here.iterrows()]] if tested else here[:0]
@@ -74,9 +74,9 @@ def _of_scores(rows: pd.DataFrame) -> list[str]:
 
 
 def _among(best: str, how: str, methods: int, kept: int | None) -> str:
-    """Say among which methods one is the best; ``kept`` of them are not below dense attention, None where unknown."""
+    """Say among which methods one is best; ``kept`` of them are not below dense attention, None if unknown."""
     if methods == 1:
-        return f"the one sparse method {how}" + (", and scores below dense attention" if kept == 0 else "")
+        return f"the only sparse method {how}" + (", and scores below dense attention" if kept == 0 else "")
     if kept == 0:
         return f"the {best} of the {methods} sparse methods {how}, but all of them score below dense attention"
     if kept is None:
@@ -87,7 +87,7 @@ def _among(best: str, how: str, methods: int, kept: int | None) -> str:
 
 
 def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) -> dict[str, pd.Series]:
-    """Return, by the hash of a timed method, its scores at a length in the first setting, those of answers first."""
+    """Return the scores of timed methods at a length in the first setting, by hash; answers before distributions."""
     timed = set(sparse.loc[sparse["seq_len"] == length, "method_hash"])
     found: dict[str, pd.Series] = {}
     for of in sorted(scores.values(), key=lambda of: bool(of["kl"].notna().all())):
@@ -106,7 +106,7 @@ def _mass(row: pd.Series) -> str:
 
 def _quality(score: pd.Series | None) -> str:
     if score is None:
-        return "what that costs in a model's answers was not measured on these inputs"
+        return "its effect on a model's answers was not measured on these inputs"
     if pd.notna(score["kl"]):
         return f"its next-token distributions have a KL of {score['kl']:.3g} nats to dense attention's"
     change = ""

@@ -1,4 +1,4 @@
-"""What a report says of one kind of records."""
+"""The report's chapter of one kind of records."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ class Chapter:
     name: str
     """Of its files."""
     headlines: Sequence[str]
-    """What a reader should take home, a sentence each."""
+    """Main results, one sentence each."""
     tables: Sequence[Table]
     draw: Callable[[], Sequence[Plot]]
     """Makes its plots, which takes seconds."""
     failures: Table
-    """What was not measured; it may have no row."""
+    """Failures; it may be empty."""
     note: str
     """How it was measured, always."""
     circumstances: Sequence[str]
-    """How it was measured this time, a sentence each."""
+    """How this run was measured, one sentence each."""
     data: Mapping[str, pd.DataFrame]
-    """Everything behind it, by the names of the CSV files."""
+    """The data behind it, by names of the CSV files."""
 
     @cached_property
     def plots(self) -> Sequence[Plot]:
-        """Its plots, made when they are first asked for."""
+        """Its plots, drawn on first use."""
         return self.draw()

@@ -1,8 +1,8 @@
 """Intervals of means over positions of texts, where neighbours depend on one another.
 
-The positions of a sample are cut into blocks long enough that blocks next to one another say different things; samples
-may differ as a whole, too. The variance of the mean is that between samples, and at least what blocks alone would give:
-few samples may lie together by chance. Wilson's interval over positions would take neighbours for independent.
+The positions of a sample are divided into blocks long enough for neighbouring blocks to be independent; samples
+may also differ as a whole. The variance of the mean is that between samples, and at least that of the blocks, because
+few samples may agree by chance. Wilson's interval over positions would treat neighbours as independent.
 """
 
 from math import exp, inf, sqrt
@@ -22,9 +22,9 @@ class ClusteredMean(NamedTuple):
 
     mean: float
     error: float
-    """Its standard error; NaN where one block is all there is."""
+    """Its standard error; NaN for a single block."""
     half: float
-    """Of its 95 % interval, in the units of the mean."""
+    """Half width of its 95 % interval, in the units of the mean."""
     p: float
     """Two-sided, of the mean being 0; 1 where one block is all there is."""
 
@@ -51,7 +51,7 @@ def clustered_mean(values: Floats) -> ClusteredMean:
 
 
 def divergence_interval(values: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of a mean divergence, symmetric in its log: it is above 0 and its tail is long."""
+    """Return the 95 % interval of a mean divergence, symmetric in its log, because it is positive with a long tail."""
     found = clustered_mean(values)
     if found.mean <= 0 or np.isinf(found.half):
         return 0.0, 0.0 if found.half == 0 else inf
@@ -60,9 +60,9 @@ def divergence_interval(values: Floats) -> tuple[float, float]:
 
 
 def share_interval(values: Floats) -> tuple[float, float]:
-    """Return the 95 % interval of a share: Wilson's, of as many independent positions as the error speaks for.
+    """Return Wilson's 95 % interval of a share, with the effective number of independent positions.
 
-    Where all blocks are alike, a block counts as one.
+    If all blocks are equal, a block counts as one.
     """
     found = clustered_mean(values)
     spread = found.mean * (1 - found.mean)

@@ -1,4 +1,4 @@
-"""How every plot looks: one style, a fixed colour for each method, the helpers that plots share."""
+"""The look of all plots: one style, a fixed colour for each method, shared helpers."""
 
 import io
 from collections.abc import Sequence
@@ -42,12 +42,12 @@ COLOURS = {
 }
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#c0563b", "#2f5d8a", "#5b8c5a", "#8a5a83", "#6b7a00", "#00796b", "#ad1457")
-"""For methods of plug-ins, by their names alone, so that a plot with fewer methods has the same colours."""
+"""Colours of plug-in methods, chosen by name, so that they do not depend on other methods in the plot."""
 VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5), ("v", 0.1), ("P", 0.6))
-"""Marker and share of white of the first, second, ... variant of one method."""
+"""Marker and lightness of the first, second, ... variant of one method."""
 PANEL_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9.5, "color": MUTED}
 LABEL_GAP = 0.055
-"""Least distance of two labels, in heights of the axes."""
+"""Smallest distance between two labels, in heights of the axes."""
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -87,9 +87,9 @@ class Plot:
 
     @cached_property
     def png(self) -> bytes:
-        """The plot as PNG of at most 256 colours, a third of the size, drawn when it is first asked for."""
+        """The plot as PNG with at most 256 colours (a third of the size), drawn on first use."""
         drawn, written = io.BytesIO(), io.BytesIO()
-        # No dates and no versions inside: the same records give the same bytes.
+        # Without dates and versions, so that equal records give equal bytes.
         with matplotlib.rc_context(STYLE):
             self.figure.savefig(drawn, format="png", metadata={"Software": None})
         self.figure.set_layout_engine("none")  # the PDF keeps the layout, which takes long to find
@@ -133,10 +133,10 @@ def titled_figure(
         title: in bold.
         caption: small.
         size: width and height of the figure in inches.
-        below: inches at the bottom that panels leave free.
-        above: inches at the top that they do.
+        below: inches left free at the bottom.
+        above: inches left free at the top.
         note: a line under the title.
-        gap: inches above and below each panel; None is matplotlib's own.
+        gap: inches above and below each panel; None: matplotlib's default.
     """
     width, height = size
     room = ConstrainedLayoutEngine(rect=(0.0, below / height, 1.0, 1 - (below + above) / height), h_pad=gap)
@@ -148,7 +148,7 @@ def titled_figure(
 
 
 def panel_grid(figure: Figure, panels: int, across: int, *, sharey: bool = True) -> list[Axes]:
-    """Return panels in rows, whose empty places at the end of the last row show nothing."""
+    """Return panels in rows; unused places in the last row stay empty."""
     grid = list(figure.subplots(-(-panels // across), across, squeeze=False, sharey=sharey).flat)
     for axes in grid[panels:]:
         axes.set_visible(False)
@@ -156,12 +156,12 @@ def panel_grid(figure: Figure, panels: int, across: int, *, sharey: bool = True)
 
 
 def method_colour(method: str) -> str:
-    """Return a method's colour, which depends on its name alone."""
+    """Return a method's colour, which depends only on its name."""
     return COLOURS.get(method) or OTHER_COLOURS[crc32(method.encode()) % len(OTHER_COLOURS)]
 
 
 def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, Any]]]:
-    """Return label, rows by length and look of each method's line, dense first, then by label as in tables."""
+    """Return label, rows by length and style of each method's line, dense first, then by label as in tables."""
     lines = []
     numbers: dict[str, int] = {}
     methods = dict(zip(rows["label"], rows["method"], strict=True))
@@ -175,14 +175,14 @@ def method_lines(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame, dict[str, 
 
 
 def left_out(rows: pd.DataFrame, *columns: str) -> str:
-    """Return what to add to a caption where methods have no number in any of the columns, and so no mark."""
+    """Return a note for the caption that names methods without a number in any column."""
     shown = set(rows.loc[rows[[*columns]].notna().any(axis=1), "label"])
     missing = [str(label) for label in dict.fromkeys(rows["label"]) if label not in shown]
     return f" · not shown, without a result: {', '.join(missing)}" if missing else ""
 
 
 def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
-    """Make the x axis one of lengths, with a tick at each that was measured."""
+    """Make the x axis one of lengths, with a tick at each measured one."""
     lengths = sorted(set(rows["seq_len"]))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(lengths))
@@ -201,7 +201,7 @@ def ratio_axis(axes: Axes, subs: Sequence[float] = (1,)) -> None:
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Write each line's name beside its last point, pushed apart where they would overlap."""
+    """Write each line's name next to its last point, without overlaps."""
     low, high = np.log(axes.get_ylim())
     ends = sorted(ends, key=lambda end: end[1])
     places = [float((np.log(value) - low) / (high - low)) for _, value, _ in ends]

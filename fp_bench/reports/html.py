@@ -1,4 +1,4 @@
-"""The report of one or more runs as one HTML page: images, style and script inside, nothing loaded from elsewhere."""
+"""The report of one or more runs as one self-contained HTML page: images, style and script are inside."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ def write_html(parts: Sequence[Part], path: Path) -> Path:
         path: of the page.
 
     Raises:
-        UsageError: it cannot be written there, or something else is there.
+        UsageError: it cannot be written, or something else is there.
         UnavailableError: the disk is full.
     """
     with writing(path, MARK):
@@ -69,7 +69,7 @@ class Image:
     title: str
     png: bytes
     inches: float
-    """Its width; the page keeps its text readable, so that on a phone it scrolls."""
+    """Its width; a narrow screen scrolls it, so that its text stays readable."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _figure(plot: Plot) -> Image:
 
 
 def _prose(text: str) -> Markup:
-    """Return a sentence as HTML, what is between backticks as code."""
+    """Return a sentence as HTML, with backticks as code."""
     parts = str(text).split("`")
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 

@@ -1,7 +1,7 @@
-"""Speed beside quality: configurations of latency and accuracy runs joined by their `method_hash`.
+"""Joins speed and quality: configurations of latency and accuracy runs with equal `method_hash`.
 
-Only where both are of the same model: what a method keeps, and so how fast and how good it is, depends on its inputs.
-Other scores stand beside the times in tables of their own.
+Only for the same model: the density of a method, and thus its speed and quality, depends on its inputs.
+Other scores have their own tables.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,9 +22,9 @@ from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
 PROMPT = "prompt:"
-"""What the input of a model's prefill begins with; the model's name follows, and ``@vllm`` with that engine."""
+"""Prefix of a model's prefill as input; the model's name follows, and ``@vllm`` with that engine."""
 QUALITIES = ("kl", "score")
-"""The first measure of quality first."""
+"""Measures of quality, first choice first."""
 
 
 def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
@@ -35,7 +35,7 @@ def accuracies(runs: Iterable[Run]) -> dict[str, pd.DataFrame]:
             totals = _with_hash(accuracy_tables.summary(run.accuracy), run.accuracy)
             for _, rows in totals.groupby([*accuracy_tables.SETTING], sort=False, dropna=False):
                 title = accuracy_tables.setting_title(rows.iloc[0])
-                # Two runs of one setting stand beside each other: neither is the other's successor.
+                # Two runs of one setting are separate rows: neither replaces the other.
                 found[f"{title}, run {run.folder}" if title in found else title] = rows
     return found
 
@@ -49,15 +49,15 @@ def settings(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def _with_hash(table: pd.DataFrame, records: Sequence[Record]) -> pd.DataFrame:
-    # Dense attention is exact whatever computes it: the scores of one implementation stand for all.
+    # Dense attention is exact, so the scores of one implementation hold for all.
     hashes = {r.label: r.method if r.method == "dense" else r.method_hash for r in newest(records)}
     return table.assign(method_hash=table["label"].map(hashes))
 
 
 def headline_tables(runs: Sequence[Run]) -> list[Table]:
-    """Return the speed of the sparse methods of each setting, beside it their quality where it is of the same model.
+    """Return the speed of the sparse methods of each setting, with their quality if it is of the same model.
 
-    Quality of no model that was timed comes after it, in tables of its own.
+    Quality of other models follows in separate tables.
     """
     scores = accuracies(runs)
     timed = [(run, rows) for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
@@ -93,9 +93,9 @@ def _headline_table(rows: pd.DataFrame, machine: str, scores: dict[str, pd.DataF
 
 
 def joined_scores(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the settings of scores that a sparse configuration of ``rows`` was scored in at a length it was timed at.
+    """Return the settings in which a sparse configuration of ``rows`` was scored at a timed length.
 
-    Times of inputs that are of no model, or of another model, say nothing beside them.
+    Times on other inputs or other models are not joined.
     """
     sparse = rows[rows["method"] != "dense"]
     timed = set(zip(sparse["method_hash"], sparse["seq_len"], strict=True))
@@ -115,7 +115,7 @@ MEASURES = {"kl": "KL, nats,", "score": "score"}
 
 
 def _qualities(of: pd.DataFrame) -> list[str]:
-    """Return the measures of quality that a setting has: of fidelity the score is the agreement."""
+    """Return the measures of quality of a setting; for fidelity the score is the agreement."""
     return [name for name in QUALITIES if of[name].notna().any()]
 
 
@@ -129,7 +129,7 @@ def _quality(name: str, rows: pd.DataFrame) -> str:
 
 
 def pareto_plots(runs: Sequence[Run]) -> list[Plot]:
-    """Draw quality against time, one point a configuration, where both are of the same model."""
+    """Draw quality against time, one point per configuration, for the same model."""
     scores = accuracies(runs)
     plots: list[Plot] = []
     with matplotlib.rc_context(STYLE):

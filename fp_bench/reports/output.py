@@ -1,4 +1,4 @@
-"""Where reports are written: into files of their own, never through links and never over what is not ours."""
+"""Writes reports, never through links and never over foreign files."""
 
 import errno
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def writing(page: Path, mark: str, folders: Sequence[str] = ()) -> Iterator[None]:
-    """Write a page, and folders beside it, within the context.
+    """Write a page, and folders next to it, within the context.
 
     Args:
         page: the file; its folder is made.
-        mark: what is in every such page that we wrote.
-        folders: their names; they are ours where the page is, or in a run folder.
+        mark: text in every such page of ours.
+        folders: their names; they are ours if the page is, or in a run folder.
 
     Raises:
-        UsageError: a link, or something that is not ours, is in the way; or it cannot be written.
+        UsageError: a link or a foreign file is in the way, or it cannot be written.
         UnavailableError: the disk is full.
     """
     folder = page.parent

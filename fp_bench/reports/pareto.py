@@ -1,4 +1,4 @@
-"""The Pareto plot: what a configuration keeps of the quality against what it takes."""
+"""The Pareto plot: quality of each configuration against its time."""
 
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
@@ -10,19 +10,19 @@ from fp_bench.sizes import format_length
 ACROSS = 3
 """Panels in a row."""
 MOST_LENGTHS = 9
-"""Panels of a plot: the greatest lengths."""
+"""Largest number of panels, for the greatest lengths."""
 NAMES = {"kl": "KL to dense attention", "score": "Accuracy", "recall": "Recall"}
 LEGEND_ROW = 0.235
 """Inches."""
 
 
 def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str) -> Plot:
-    """Draw a quality against the time, a panel a length, one point a configuration, and the line of the best ones.
+    """Draw quality against time, one panel per length, one point per configuration, and the Pareto front.
 
     Args:
-        rows: of `latency_tables.comparison`, with a column of the quality.
-        quality: the column: ``kl`` in nats, of which less is better; ``score`` or ``recall``, 0 to 1.
-        what: the quality is, in words.
+        rows: of `latency_tables.comparison`, with a column for the quality.
+        quality: the column: ``kl`` in nats (less is better), or ``score`` or ``recall``, 0 to 1.
+        what: the quality in words.
         name: of the files.
         caption: below the plot.
     """

@@ -1,4 +1,4 @@
-"""The report of a run: ``report.md`` and what it shows, made from records alone."""
+"""The report of a run: ``report.md`` with its tables and plots, computed from records."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def write_markdown(part: Part, folder: Path | None = None) -> Path:
 
     Args:
         part: of one run.
-        folder: where to; None is the run folder.
+        folder: output folder; None: the run folder.
 
     Raises:
         UsageError: the folder cannot be written, or has something else under these names.

@@ -1,4 +1,4 @@
-"""Whether scores differ: statistics on arrays, which know nothing of records or suites.
+"""Statistics on whether scores differ: arrays only, without records or suites.
 
 Scores are paired by sample. The sign test, which on right and wrong answers is McNemar's exact test, and the interval
 of the mean difference must agree. A divergence has a test of its own, and a rise of it is a loss.
@@ -18,33 +18,33 @@ from fp_bench.reports.verdict import Floats, Rule, Verdict, corrected_for_many
 NORMAL_QUANTILE = 1.959964
 """Of intervals of 95 %."""
 MOST_MORE = 100_000
-"""Samples beyond which a forecast would only say that the change is about as large as the greatest drop."""
+"""Largest forecast of samples; beyond it the change is about as large as the largest allowed drop."""
 
 
 class ScoreChanges(NamedTuple):
-    """How scores changed; all arrays have one entry a row."""
+    """Changes of scores; all arrays have one entry per row."""
 
     verdict: NDArray[np.str_]
     p: Floats
-    """Corrected for the number of rows that were tested; NaN where every answer is the same word for word."""
+    """Corrected for the number of tested rows; NaN if all answers are identical."""
     more_samples: Floats
-    """Samples that would likely decide an inconclusive row; infinite beyond `MOST_MORE`, NaN elsewhere."""
+    """Samples that would likely decide an inconclusive row; infinite beyond `MOST_MORE`, otherwise NaN."""
 
 
 @dataclass(frozen=True)
 class ScoreChange:
-    """How the scores of one row changed, sample by sample."""
+    """Changes of one row's scores, by sample."""
 
     n: int
     difference: float
-    """Mean of new minus base, 0 to 1; over tasks the mean of their means."""
+    """Mean of new minus base, over tasks the mean of their means."""
     low: float
     high: float
     """Ends of its 95 % interval."""
     worse: int
     better: int
     identical: bool
-    """Whether every answer is the same word for word."""
+    """Whether all answers are identical."""
     p: float = float("nan")
     """Of the change being none; NaN is the sign test's."""
     may_lose: float | None = None
@@ -54,8 +54,8 @@ class ScoreChange:
 def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
     """Judge the changes of scores.
 
-    A row whose answers are all the same word for word is unchanged whatever the number of samples; one that has equal
-    scores in other words is not, since a few samples leave room for a loss.
+    A row with identical answers is unchanged for any number of samples. A row with equal
+    scores but different answers is not, because a few samples leave room for a loss.
     """
     if not rows:
         return ScoreChanges(np.array([], dtype=str), np.array([]), np.array([]))
@@ -71,7 +71,7 @@ def judge_scores(rows: Sequence[ScoreChange], rule: Rule) -> ScoreChanges:
     more = np.full(len(rows), np.nan)
     if (open_ := verdict == Verdict.INCONCLUSIVE.value).any():
         part = (values[open_, None] for values in (worse, better, n, difference, low, high, own, may_lose))
-        # How much the other rows raise p, taken to stay as it is.
+        # Assume that the other rows keep raising p by the same factor.
         with np.errstate(invalid="ignore"):
             raised = np.nan_to_num(p / alone, nan=1.0)
         more[open_] = _more_samples(*part, raised=raised[open_, None], rule=rule)
@@ -105,7 +105,7 @@ def _more_samples(
     raised: Floats,
     rule: Rule,
 ) -> Floats:
-    """Return the further samples from which on the whole rule decides, were they like those seen; infinite where none.
+    """Return the number of further samples after which the rule decides, if they are like the seen ones; else infinite.
 
     All are ``[rows, 1]``.
     """
@@ -116,14 +116,14 @@ def _more_samples(
     p = np.minimum(1.0, raised * alone)
     then_low, then_high = (difference + (end - difference) / np.sqrt(times) for end in (low, high))
     open_ = _verdicts(p, difference, then_low, then_high, may_lose, rule) == Verdict.INCONCLUSIVE.value
-    # The first from which on no greater number leaves it open: the sign test moves in steps.
+    # The first number after which no greater one is undecided, because the sign test moves in steps.
     last_open = np.where(open_, np.arange(1, len(more) + 1), 0).max(axis=1)
     found: Floats = np.append(more, np.inf)[last_open]
     return found
 
 
 def wilson(share: float, n: float, quantile: float = NORMAL_QUANTILE) -> tuple[float, float]:
-    """Return the 95 % interval of a share of ``n``, by Wilson's formula; of partial scores it is a bit too wide."""
+    """Return Wilson's 95 % interval of a share of ``n``; for partial scores it is slightly too wide."""
     spread = quantile**2 / n
     middle = (share + spread / 2) / (1 + spread)
     half = quantile * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
@@ -133,9 +133,9 @@ def wilson(share: float, n: float, quantile: float = NORMAL_QUANTILE) -> tuple[f
 def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
     """Return the mean over tasks of the mean change of a sample, and its 95 % interval.
 
-    The interval of Bonett and Price (2012): one answer lost and one won are added to what was seen, so that few samples
-    leave a wide interval, and samples without a change one that is not of width zero. Few samples, few changes and
-    partial scores make it wider than 95 % needs.
+    The interval of Bonett and Price (2012) adds one lost and one won answer to the data. Therefore few samples
+    give a wide interval, and samples without a change one of positive width. Few samples, few changes and
+    partial scores make it wider than needed for 95 %.
 
     Args:
         changes: for each task the change of every sample's score, -1 to 1.
@@ -143,7 +143,7 @@ def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
     everything = np.concatenate(list(changes))
     weight = np.concatenate([np.full(len(change), 1 / (len(changes) * len(change))) for change in changes])
     mean, square = float(weight @ everything), float(weight @ everything**2)
-    # Tasks of different sizes weigh the same: as many samples of one weight would say as much.
+    # Tasks of different sizes have equal weight: use the effective number of samples.
     n = 1 / float(weight @ weight)
     middle = n * mean / (n + 2)
     half = NORMAL_QUANTILE * sqrt(((n * square + 2) / (n + 2) - middle**2) / (n + 2))
@@ -151,14 +151,14 @@ def paired_interval(changes: Sequence[Floats]) -> tuple[float, float, float]:
 
 
 def changed_answers(changed: int, n: int) -> str:
-    """Return how many answers changed, in words."""
+    """Return the number of changed answers, in words."""
     return f"{changed} of {n}"
 
 
 def sign_test(worse: ArrayLike, better: ArrayLike) -> Floats:
-    """Return the two-sided exact p of as many samples worse and better, were both as likely.
+    """Return the two-sided exact p of these numbers of worse and better samples, if both are equally likely.
 
-    On right and wrong answers it is McNemar's exact test; equal samples say nothing in it.
+    For right and wrong answers it is McNemar's exact test; equal samples do not count.
     """
     a, b = np.asarray(worse), np.asarray(better)
     p: Floats = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(a, b), a + b, 0.5))

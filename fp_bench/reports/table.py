@@ -12,7 +12,7 @@ from rich.text import Text
 from fp_bench.reports.escape import latex, markdown, printable
 
 READABLE = 28
-"""Terminal columns below which a column of sentences is not squeezed."""
+"""Smallest width of a column of sentences on a terminal."""
 GAP = 2
 """Spaces between two columns."""
 
@@ -24,7 +24,7 @@ class Table:
     Args:
         title: one line above it.
         columns: headings.
-        rows: as wide as ``columns``.
+        rows: one text per column.
         numbers: columns from here on are numbers, aligned to the right.
     """
 
@@ -39,7 +39,7 @@ class Table:
         title = Text(printable(self.title)) if self.title else None
         table = RichTable(title=title, title_justify="left", title_style="bold", **look)
         for number, (column, width) in enumerate(zip(self.columns, self._longest_words(), strict=True)):
-            # rich would rather cut a word than wrap a heading, so columns of single words get theirs wrapped here.
+            # rich truncates a word rather than wrap a heading, so headings of single-word columns are wrapped here.
             single = self._single(number)
             heading = Text(printable("\n".join(wrap(column, width)) if single else column))
             table.add_column(heading, justify="right" if number >= self.numbers else "left", no_wrap=single)
@@ -50,7 +50,7 @@ class Table:
     def blocks(self, width: int) -> list["Table"]:
         """Return the table as tables of a terminal's width: columns without room go below, without empty columns.
 
-        Each repeats the leading columns that tell its rows apart. One that is still too wide has a single column more.
+        Each repeats the leading columns that identify its rows. One that is still too wide has one further column.
         """
         table = self._without_empty_columns()
         needed = table._readable_widths()
@@ -67,7 +67,7 @@ class Table:
 
     @property
     def narrowest(self) -> int:
-        """Terminal columns it needs when cells break between words only: a number cut off is another number."""
+        """Width on a terminal if cells break only between words, because a truncated number would be wrong."""
         return sum(width + GAP for width in self._longest_words())
 
     def _without_empty_columns(self) -> "Table":
@@ -81,7 +81,7 @@ class Table:
         return Table(self.title, [self.columns[number] for number in numbers], rows, words)
 
     def _keys(self) -> int:
-        """Return how many leading columns tell all rows apart; 1 where none do."""
+        """Return the number of leading columns that identify all rows; 1 if none do."""
         found = (n for n in range(1, len(self.columns)) if len({tuple(row[:n]) for row in self.rows}) == len(self.rows))
         return next(found, 1)
 
@@ -89,7 +89,7 @@ class Table:
         return not any(" " in row[number] for row in self.rows)
 
     def _readable_widths(self) -> list[int]:
-        """Return what each column needs with its gap: single words whole, sentences in lines that can be read."""
+        """Return the width of each column with its gap: whole words, and sentences in readable lines."""
         longest = (max((len(row[number]) for row in self.rows), default=0) for number in range(len(self.columns)))
         words = self._longest_words()
         return [max(word, min(READABLE, cell)) + GAP for word, cell in zip(words, longest, strict=True)]

@@ -1,13 +1,13 @@
-"""Whether one run's times differ from another's: statistics on arrays, which know nothing of records, files or GPUs.
+"""Statistics on whether one run's times differ from another's: arrays only, without records, files or GPUs.
 
-The time of a cell is the median of its rounds, which one odd round does not move; of several launches (processes that
-were started anew), the geometric mean of their medians. Tables show it and tests compare it. Rounds of one launch share
-what that process tuned, its memory and its clocks, so the unit of replication is the launch wherever there are several:
-Student's t on the logs of the launches' medians. Of one launch a side it is the round, by Welch's t, and the spread of
-launches, measured once and for all, is added to the error. Rounds that alternated are compared one by one.
+The time of a cell is the median of its rounds, which one outlier does not move; for several launches (process
+starts), the geometric mean of their medians. Tables show it and tests compare it. Rounds of one launch share
+its tuning, memory and clocks, so with several launches the unit of replication is the launch:
+Student's t on the logs of the launches' medians. With one launch per side it is the round, with Welch's t, and
+the measured spread of launches is added to the error. Rounds that alternated are compared in pairs.
 
-A difference counts when it is both beyond chance, after Benjamini and Hochberg's correction for the many cells that
-were tested, and beyond a smallest effect worth knowing; it is absent when the interval lies within that effect (two
+A difference counts if it is significant, after Benjamini and Hochberg's correction for the number of cells
+tested, and larger than the smallest relevant effect. It is absent if the interval lies within that effect (two
 one-sided tests, Schuirmann 1987).
 """
 
@@ -23,22 +23,22 @@ from scipy import stats
 Floats = NDArray[np.float64]
 
 LEAST_ROUNDS = 3
-"""Rounds a side below which nothing is tested: two say next to nothing of their spread."""
+"""Fewest rounds per side for a test, because two rounds hardly show their spread."""
 LEAST_LAUNCHES = 4
-"""Launches of both sides together below which they are not tested."""
+"""Fewest launches of both sides together for a test."""
 UNSTEADY = 0.1
-"""Standard deviation of the logs of rounds from which on one launch a side is not tested.
+"""Standard deviation of the logs of rounds above which one launch per side is not tested.
 
-Such a cell waits for its host, and its launches were seen to differ by a factor of 1.9 (docs/noise.md).
+Such a cell waits for its host; its launches differed by a factor of 1.9 (docs/noise.md).
 """
 MOST_MORE = 1000
-"""Rounds beyond which a forecast would only say that the change is about as large as the least effect."""
+"""Largest forecast of rounds; beyond it the change is about as large as the smallest effect."""
 ODD, LEAST_TO_TELL_ODD = 0.01, 5
-"""How seldom a round of a quiet machine is taken for an odd one (Grubbs 1969), and of how many rounds at least."""
+"""Error probability of calling a normal round an outlier (Grubbs 1969), and the fewest rounds for it."""
 
 
 class Verdict(StrEnum):
-    """What became of a cell, the gravest first."""
+    """Verdict on a cell, worst first."""
 
     REGRESSED = "regressed"
     NEW_FAILURE = "new failure"
@@ -56,11 +56,11 @@ class Rule:
     """When a change counts.
 
     Args:
-        min_effect: smallest change of a time worth knowing, as a share of it.
-        alpha: share of false alarms among what is called regressed or improved.
+        min_effect: smallest relevant change of a time, as a share of it.
+        alpha: share of false alarms among reported changes.
         max_drop: loss of a score, 0 to 1, up to which it counts as kept.
         max_kl: rise of a KL divergence in nats up to which it counts as kept.
-        restart: standard deviation of the log of a launch's time, which counts where a side has one launch; measured
+        restart: standard deviation of the log of a launch's time, used if a side has one launch; measured
             on twelve cells of two leases and six of two runs, see docs/noise.md.
     """
 
@@ -72,12 +72,12 @@ class Rule:
 
     @property
     def told_from_a_restart(self) -> float:
-        """Smallest change of a time that one launch a side can tell from a restart, at 95 %."""
+        """Smallest change of a time that one launch per side can distinguish from a restart, at 95 %."""
         return expm1(stats.norm.ppf(0.975) * sqrt(2) * self.restart)
 
 
 class TimeChanges(NamedTuple):
-    """How times of cells changed; all arrays are shaped like the cells."""
+    """Changes of cells' times; all arrays have the shape of the cells."""
 
     verdict: NDArray[np.str_]
     ratio: Floats
@@ -86,26 +86,26 @@ class TimeChanges(NamedTuple):
     """Ends of the interval that decides on `Verdict.UNCHANGED`, of confidence 1 - 2 alpha."""
     high: Floats
     p: Floats
-    """Corrected for the number of cells that were tested; NaN where nothing was."""
+    """Corrected for the number of tested cells; NaN if not tested."""
     more: Floats
-    """Rounds (launches) a side that would likely decide an inconclusive cell; infinite beyond `MOST_MORE`, else NaN."""
+    """Rounds (launches) per side likely to decide an inconclusive cell; infinite above `MOST_MORE`, else NaN."""
     by_launch: NDArray[np.bool_]
-    """Whether launches were compared, not rounds."""
+    """Whether launches were compared instead of rounds."""
 
 
 class _Estimate(NamedTuple):
-    """A change of log times, and how sure it is."""
+    """A change of log times, and its uncertainty."""
 
     effect: Floats
     error: Floats
-    """Standard error of what more units would narrow."""
+    """Standard error that more units would reduce."""
     fixed: Floats
-    """Standard error that they would not: of a restart, where there was none."""
+    """Standard error that they would not reduce: that of a missing restart."""
     freedom: Floats
     units: Floats
-    """Launches or rounds a side, of the shorter one."""
+    """Launches or rounds per side, of the shorter one."""
     least: Floats
-    """Units a side from which on it is tested; infinite where one launch a side tells nothing."""
+    """Fewest units per side for a test; infinite if one launch per side cannot be tested."""
     by_launch: NDArray[np.bool_]
 
     @property
@@ -117,11 +117,11 @@ def compare_times(base: Floats, new: Floats, rule: Rule, *, paired: bool = False
     """Judge the times of cells.
 
     Args:
-        base: ``[..., cells, launches, rounds]`` of times above 0, NaN where there was no such round.
-        new: the same of the new run; launches and rounds may differ in number unless they are paired.
+        base: ``[..., cells, launches, rounds]`` of times above 0, NaN for missing rounds.
+        new: the same for the new run; numbers of launches and rounds may differ unless paired.
         rule: when a change counts.
-        paired: whether round r of both was measured side by side.
-        forecast: whether to say how many more rounds would decide; it takes longer than all else.
+        paired: whether rounds of both alternated.
+        forecast: whether to compute how many more rounds would decide; this takes most of the time.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         found = _paired(np.log(new / base), rule) if paired else _unpaired(np.log(base), np.log(new), rule)
@@ -141,7 +141,7 @@ def compare_times(base: Floats, new: Floats, rule: Rule, *, paired: bool = False
     open_ = verdict == Verdict.INCONCLUSIVE.value
     if forecast and open_.any():
         with np.errstate(divide="ignore", invalid="ignore"):
-            # How much the other cells raise p, taken to stay as it is.
+            # Assume that the other cells keep raising p by the same factor.
             raised = np.where(p > 0, corrected / p, 1.0)[open_]
         more[open_] = _more_units(_Estimate(*(part[open_] for part in found)), np.nan_to_num(raised, nan=1.0), rule)
     ends = np.exp(effect - half), np.exp(effect + half)
@@ -149,7 +149,7 @@ def compare_times(base: Floats, new: Floats, rule: Rule, *, paired: bool = False
 
 
 def corrected_for_many(p: Floats) -> Floats:
-    """Return p corrected by Benjamini and Hochberg over the last axis; NaN was not tested and corrects nothing."""
+    """Return p corrected by Benjamini and Hochberg over the last axis, ignoring NaN."""
     flat = p.reshape(-1, p.shape[-1]).copy()
     for row in flat:
         tested = ~np.isnan(row)
@@ -165,7 +165,7 @@ def time_of(times: Floats) -> Floats:
 
 
 def _paired(changes: Floats, rule: Rule) -> _Estimate:
-    """Estimate from the changes of rounds that were measured side by side."""
+    """Estimate from the changes of paired rounds."""
     launches, effect, variance = _over_launches(changes)
     rounds, error, spread = _of_rounds(changes)
     by_launch = launches > 1
@@ -181,17 +181,17 @@ def _paired(changes: Floats, rule: Rule) -> _Estimate:
 
 
 def _unpaired(base: Floats, new: Floats, rule: Rule) -> _Estimate:
-    """Estimate from two runs made one after the other."""
+    """Estimate from two separate runs."""
     launches, places, variances = (np.stack(both) for both in zip(*map(_over_launches, (base, new)), strict=True))
     rounds, errors, spreads = (np.stack(both) for both in zip(*map(_of_rounds, (base, new)), strict=True))
     steady = (spreads.max(axis=0) < UNSTEADY) | (rounds.min(axis=0) < LEAST_ROUNDS)
     by_launch: NDArray[np.bool_] = np.logical_or.reduce(launches > 1, axis=0)
-    # Launches are few: the spread of both sides is taken for one.
+    # Launches are few, so both sides share one spread.
     freedom = np.maximum(launches - 1, 0)
     pooled = (freedom * np.nan_to_num(variances)).sum(axis=0) / freedom.sum(axis=0)
     squares = errors**2
     welch = squares.sum(axis=0) ** 2 / (squares**2 / (rounds - 1)).sum(axis=0)
-    # Without any spread the formula is 0 / 0; the least it can be does.
+    # Without any spread the formula is 0 / 0; use its smallest value.
     welch = np.where(squares.sum(axis=0) > 0, welch, rounds.min(axis=0) - 1)
     effect = places[1] - places[0]
     return _Estimate(
@@ -206,7 +206,7 @@ def _unpaired(base: Floats, new: Floats, rule: Rule) -> _Estimate:
 
 
 def _over_launches(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return, of ``[..., launches, rounds]``, the number of launches, and mean and variance of their medians."""
+    """Return the number of launches in ``[..., launches, rounds]``, and mean and variance of their medians."""
     _, medians = _medians(values)
     n = (~np.isnan(medians)).sum(axis=-1).astype(float)
     mean = np.nansum(medians, axis=-1) / n
@@ -214,7 +214,7 @@ def _over_launches(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _medians(values: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Return the number of values over the last axis, and their median; NaN is none."""
+    """Return the number of values over the last axis, and their median, ignoring NaN."""
     ordered = np.sort(values, axis=-1)
     n = (~np.isnan(values)).sum(axis=-1)
     middle = [np.take_along_axis(ordered, np.maximum(at, 0)[..., None], -1)[..., 0] for at in ((n - 1) // 2, n // 2)]
@@ -222,9 +222,9 @@ def _medians(values: Floats) -> tuple[NDArray[np.intp], Floats]:
 
 
 def _of_rounds(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return, of the first launch there is, how many rounds tell their spread, the error of their median, the spread.
+    """Return the number of rounds of the first launch without an outlier, the error of their median, and their spread.
 
-    One round that lies too far out for the others (Grubbs' test) says nothing of their spread. The variance of a median
+    One outlier (Grubbs' test) does not count for the spread. The variance of a median
     of n normal values is pi/2 of a mean's of n + 1/2 of them, of an even n of n + 1.3 (within 1 % from n = 3 on).
     """
     some = ~np.isnan(values).all(axis=-1)
@@ -243,14 +243,14 @@ def _of_rounds(values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _moments(values: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return number, mean and variance over the last axis, leaving NaN out."""
+    """Return number, mean and variance over the last axis, ignoring NaN."""
     n = (~np.isnan(values)).sum(axis=-1).astype(float)
     mean = np.nansum(values, axis=-1) / n
     return n, mean, np.nansum((values - mean[..., None]) ** 2, axis=-1) / (n - 1)
 
 
 def _too_far(n: Floats) -> Floats:
-    """Return standard deviations from the mean beyond which the farthest of ``n`` values is odd, by Grubbs' test."""
+    """Return the standard deviations from the mean beyond which one of ``n`` values is an outlier, by Grubbs' test."""
     sizes, place = np.unique(n, return_inverse=True)
     t = stats.t.ppf(1 - ODD / (2 * sizes), sizes - 2)
     limits = np.where(
@@ -261,12 +261,12 @@ def _too_far(n: Floats) -> Floats:
 
 
 def _more_units(now: _Estimate, raised: Floats, rule: Rule) -> Floats:
-    """Return the fewest further units after which effect and spread as they are now would decide, by bisection.
+    """Return the fewest further units that would decide with the present effect and spread, by bisection.
 
     Args:
-        now: of the cells that are open.
-        raised: by how much the correction for many cells raises their p.
-        rule: the whole of it is applied.
+        now: estimates of the undecided cells.
+        raised: factor by which the correction for many cells raises their p.
+        rule: the rule, applied completely.
     """
     limit, effect = np.log1p(rule.min_effect), np.abs(now.effect)
     least = np.ceil(np.maximum(0.0, now.least - now.units))
@@ -286,7 +286,7 @@ def _more_units(now: _Estimate, raised: Floats, rule: Rule) -> Floats:
         middle = np.ceil((low + high) / 2)
         enough = decides(middle)
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    # With fewer than two units the spread is not known: at least what is needed for any test.
+    # With fewer than two units the spread is unknown: require the minimum of a test.
     known = np.where(decides(high) & np.isfinite(least), np.maximum(high, least), np.inf)
     return np.where(now.units >= 2, known, least)
 
@@ -303,7 +303,7 @@ def found_share(
     pairs: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Simulate pairs of runs; return how often a slowdown of one cell is found, and how often another one is accused.
+    """Simulate pairs of runs; return how often a slowdown of one cell is found, and how often another cell is accused.
 
     Args:
         noise: standard deviation of the log of a round's time; rounds of a launch are independent and normal in it.
@@ -312,7 +312,7 @@ def found_share(
         rule: when a change counts.
         cells: of a run.
         launches: a side.
-        restart: standard deviation of the log of a launch's time; None is the rule's.
+        restart: standard deviation of the log of a launch's time; None: the rule's.
         pairs: of runs.
         seed: of the noise.
     """
@@ -328,7 +328,7 @@ def found_share(
 def smallest_found(noise: float, rounds: int, rule: Rule, *, power: float = 0.95) -> float | None:
     """Return the smallest slowdown of one cell among 30 that is found with this power, in steps of half a per cent.
 
-    None where even a doubled time is not found.
+    None if even a doubled time is not found.
     """
     steps = np.arange(0.005, 1.0, 0.005)
     low, high = 0, len(steps)

@@ -1,1 +1,1 @@
-"""Suites: tasks that a model answers from a long prompt, one room or file a suite; they know no model and no method."""
+"""Suites: tasks that a model answers from a long prompt, one file or folder per suite, without models and methods."""

@@ -1,8 +1,8 @@
-"""Samples that were written before, on disk: one gzip file of one line of JSON each.
+"""Cache of written samples: one gzip file with one line of JSON per sample.
 
-A file a sample instead of one for all: each is whole or absent, workers that write the same one do no harm, and a
-sample is found without reading those before it. Nothing here ever fails a run: what cannot be read is written again,
-what cannot be written is done without.
+Separate files have three advantages: each is complete or absent, workers may write the same one, and a
+sample is found without reading earlier ones. The cache never fails a run: unreadable files are written again,
+and a failed write is ignored.
 """
 
 import contextlib
@@ -32,13 +32,13 @@ class SampleCache:
     """The samples of one suite, task, length, tokenizer, seed and data.
 
     Args:
-        suite: whose name, variant and version count.
+        suite: its name, variant and version are part of the key.
         task: of the suite.
         length: tokens asked for.
-        tokenizer: whose fingerprint counts.
+        tokenizer: its fingerprint is part of the key.
         seed: of the samples.
         reserved: tokens reserved.
-        data: whatever else decides what a sample says.
+        data: everything else that determines a sample.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SampleCache:
         self._folder = cache_folder() / "samples" / suite.full_name() / task / f"{length}-{digest}"
 
     def get(self, index: int) -> Sample | None:
-        """Return a sample, or None when it is not here or its file is broken."""
+        """Return a sample, or None if it is missing or its file is damaged."""
         try:
             found: dict[str, Any] = json.loads(gzip.decompress(self._path(index).read_bytes()))
             # JSON has no tuples.
@@ -66,7 +66,7 @@ class SampleCache:
             return None
 
     def put(self, index: int, sample: Sample) -> None:
-        """Keep a sample, in one step: readers see all of it or nothing."""
+        """Save a sample atomically."""
         data = gzip.compress(json.dumps(asdict(sample)).encode() + b"\n", compresslevel=1, mtime=0)
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A suite whose samples are the rows of a data set, each of a length of its own: a longer one loses its middle."""
+"""A suite whose samples are the rows of a data set with their own lengths; long ones lose their middle."""
 
 import hashlib
 import zipfile
@@ -23,7 +23,7 @@ SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
 class Asked(NamedTuple):
-    """What a row asks, before it is cut; names as in `Sample`."""
+    """A row's prompt before it is cut; names as in `Sample`."""
 
     prompt: str
     answers: tuple[str, ...]
@@ -32,32 +32,32 @@ class Asked(NamedTuple):
 
 
 class DataParams(SuiteParams):
-    """Where the data is, and what its prompts may take."""
+    """The place of the data, and the limit of its prompts."""
 
     path: str = ""
     """A folder or zip with the data's files. Empty: a pinned revision from the hub."""
     max_prompt: int | None = Field(None, ge=2)
-    """Tokens after which a prompt is cut, before any chat template; none: as many as the length leaves."""
+    """Longest prompt in tokens, before any chat template; none: as long as the length allows."""
 
 
 class DataSuite(Suite):
-    """Rows in the order of the file, the seed changes nothing; lengths say where prompts are cut."""
+    """Rows in the order of the file, for any seed; the length is where prompts are cut."""
 
     repository: ClassVar[Repository]
     hub_file: ClassVar[str]
-    """What holds a task's rows there: ``{file}`` stands for the name of the task's file, or it is a zip of all."""
+    """File of a task's rows there, with ``{file}`` for the task's file name, or a zip of all."""
     max_new_tokens: ClassVar[Mapping[str, int]]
     stop: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """As in `Sample`, of the tasks that have any."""
+    """Stop texts by task, as in `Sample`."""
     packages: ClassVar[Mapping[str, str]] = {}
-    """What must be installed for a task to be scored."""
+    """Packages that a task's metric needs."""
     needs: ClassVar[str] = "its data: fetched from the Hugging Face hub, or path=FOLDER"
     Params: ClassVar[type[SuiteParams]] = DataParams
     params: DataParams
 
     @abstractmethod
     def ask(self, task: str, row: Row) -> Asked:
-        """Return what a row asks.
+        """Return a row's prompt.
 
         Raises:
             KeyError: it lacks a field.
@@ -69,7 +69,7 @@ class DataSuite(Suite):
         return task
 
     def available(self, task: str) -> int:
-        """Return how many rows a task has; see `Suite.available`."""
+        """Return the number of rows of a task; see `Suite.available`."""
         return count(self._file(task), self.full_name())
 
     def samples(
@@ -85,8 +85,8 @@ class DataSuite(Suite):
         """Read samples; see `Suite.samples`.
 
         Raises:
-            UsageError: fewer samples than asked for, or a length too short for the answers.
-            UnavailableError: data or a package that is not here, or rows of another form.
+            UsageError: fewer samples than requested, or a length too short for the answers.
+            UnavailableError: missing data or package, or rows of another form.
         """
         self.check_tasks([task])
         owner = f"{self.full_name()}: {task}"
@@ -131,7 +131,7 @@ class DataSuite(Suite):
         return {}
 
     def _longest(self, owner: str, room: int, length: int) -> int:
-        """Return how many tokens a prompt may take.
+        """Return the largest number of tokens of a prompt.
 
         Raises:
             UsageError: none, or fewer than ``max_prompt``.
@@ -165,7 +165,7 @@ class DataSuite(Suite):
 
 
 def _candidates(place: Path, name: str) -> Iterator[Traversable]:
-    """Yield where the file of a name may be, within a place or as that place."""
+    """Yield possible paths of a file within a place, or the place itself."""
     if place.name in [name + suffix for suffix in SUFFIXES]:
         yield place
         return
@@ -174,16 +174,16 @@ def _candidates(place: Path, name: str) -> Iterator[Traversable]:
 
 
 def without_middle(text: str, keep: int, room: int, tokenizer: Tokenizer) -> tuple[str, int]:
-    """Cut a text in its middle; the ends may hold what must be read (LongBench's ``pred.py``).
+    """Cut a text in its middle, because its ends may hold the question (LongBench's ``pred.py``).
 
     Args:
-        text: whatever its length.
-        keep: tokens that it may take; a longer one keeps half of them at each end.
-        room: tokens that it takes at most; halves that were decoded may be encoded as more than they came from.
+        text: of any length.
+        keep: largest number of tokens; a longer text keeps half of them at each end.
+        room: limit of tokens after decoding, which may change their number.
         tokenizer: of the model.
 
     Returns:
-        The text, and how many of its tokens are gone.
+        The text, and the number of removed tokens.
     """
     ids = tokenizer.encode(text)
     half, over = keep // 2, len(ids) - keep

@@ -15,7 +15,7 @@ from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
 
 
 class Fidelity(Suite):
-    """How far a method's next-token distributions are from dense attention's, on any text."""
+    """Distance of a method's next-token distributions from dense attention's, on any text."""
 
     name: ClassVar[str] = "fidelity"
     version: ClassVar[int] = 2
@@ -32,7 +32,7 @@ class Fidelity(Suite):
     params: Params
 
     def facts(self) -> dict[str, Any]:
-        """Return the parameters, and of a file its content: another text is another question."""
+        """Return the parameters and the file's content, because another text is another question."""
         path = self.params.text
         content = {"content": sha256(_read(path).encode()).hexdigest()[:12]} if path else {}
         return super().facts() | content
@@ -48,7 +48,7 @@ class Fidelity(Suite):
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
     ) -> Iterator[Sample]:
-        """Cut the text; see `Suite.samples`. Sample i is the i-th piece of a file, or a text of its own.
+        """Cut the text; see `Suite.samples`. Sample i is the i-th piece of a file, or a separate text.
 
         Raises:
             UsageError: a length too short, or a file with fewer tokens than the samples take.
@@ -81,7 +81,7 @@ class Fidelity(Suite):
             )
 
     def score(self, sample: Sample, prediction: str) -> float:
-        """Refuse: there is nothing to predict; the distributions are compared."""
+        """Raise, because there is no answer; distributions are compared."""
         del prediction
         raise UsageError(f"{sample.id} has no answer; its next-token distributions are compared")
 
@@ -94,7 +94,7 @@ def _read(path: str) -> str:
 
 
 def _written(draw: random.Random, room: int, tokenizer: Tokenizer) -> str:
-    """Return at least ``room`` tokens of needles, recalls of them and sentences that say nothing."""
+    """Return at least ``room`` tokens of needles, recalls of them and filler sentences."""
     unused = keys(draw)
     known: list[tuple[str, str]] = []
     parts, tokens = [OPENING], len(tokenizer.encode(OPENING))
@@ -111,7 +111,7 @@ def _written(draw: random.Random, room: int, tokenizer: Tokenizer) -> str:
 
 
 def _shortened(text: str, room: int, tokenizer: Tokenizer) -> str:
-    """Cut a text to at most ``room`` tokens; text that was decoded may be encoded as more than it came from."""
+    """Cut a text to at most ``room`` tokens, also if decoding and encoding changes their number."""
     ids = tokenizer.encode(text)
     keep = room
     while len(ids) > room:

@@ -1,4 +1,4 @@
-"""The longest prompt that fits: drafts are written at a few sizes and counted whole, so nothing is estimated."""
+"""Finds the longest prompt that fits: drafts of a few sizes are written and counted completely."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 SLACK = 0.003
-"""Share of the limit that may stay unused when units are small."""
+"""Share of the limit that may stay unused if units are small."""
 MARGIN = 0.001
-"""Share of the limit that a guess leaves, so that it rarely turns out too long."""
+"""Share of the limit that a guess leaves unused, so that it is rarely too long."""
 FEWEST_TOKENS = 0.25
-"""Tokens of a unit that are assumed at least, so that a guess stays finite."""
+"""Smallest assumed number of tokens per unit, so that a guess stays finite."""
 
 
 class Prompt(NamedTuple):
@@ -31,14 +31,14 @@ class Draft:
     """One sample that can be written at any size."""
 
     write: Callable[[int], Prompt]
-    """Writes it with so many units of filling; more units take more tokens."""
+    """Writes it with a number of units of filling; more units take more tokens."""
     answers: tuple[str, ...]
     least: int = 1
-    """Units below which it is no task any more."""
+    """Fewest units of a valid task."""
 
 
 class Stream:
-    """The items of an endless iterator, kept, so that a longer prompt begins like a shorter one."""
+    """Stored items of an endless iterator, so that a longer prompt begins like a shorter one."""
 
     def __init__(self, items: Iterator[str]) -> None:
         self._items = items
@@ -51,7 +51,7 @@ class Stream:
 
 
 def fitted(draft: Draft, count: Callable[[str], int], limit: int) -> Prompt | None:
-    """Write a draft with as much filling as its limit takes.
+    """Write a draft with as much filling as fits its limit.
 
     Tokens grow almost in proportion to units, so a guess is that proportion, and the next one begins at the last.
 
@@ -61,7 +61,7 @@ def fitted(draft: Draft, count: Callable[[str], int], limit: int) -> Prompt | No
         limit: tokens that the prompt may take.
 
     Returns:
-        The prompt, or None when the smallest is too long.
+        The prompt, or None if the smallest is too long.
     """
     prompt = draft.write(draft.least)
     smallest = count(prompt.text)

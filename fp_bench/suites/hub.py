@@ -1,4 +1,4 @@
-"""Files and data sets of the Hugging Face hub, at pinned revisions. Nothing is fetched unless it is asked for."""
+"""Files and data sets of the Hugging Face hub, at pinned revisions, downloaded only on request."""
 
 import logging
 from pathlib import Path
@@ -15,15 +15,15 @@ class Repository(NamedTuple):
 
 
 def fetch(repository: Repository, file: str, owner: str) -> Path:
-    """Return a file of a data set, downloaded unless it was before.
+    """Return a file of a data set, downloaded if necessary.
 
     Args:
-        repository: which.
+        repository: the data set.
         file: its path there.
-        owner: who needs it, for messages.
+        owner: the suite, for messages.
 
     Raises:
-        UnavailableError: it cannot be had.
+        UnavailableError: it cannot be downloaded.
     """
     try:
         from huggingface_hub import hf_hub_download  # comes with datasets
@@ -44,9 +44,9 @@ def load(repository: Repository, split: str, owner: str) -> Any:
     """Return a split of a data set, through `datasets`.
 
     Args:
-        repository: which.
+        repository: the data set.
         split: of it.
-        owner: who needs it, for messages.
+        owner: the suite, for messages.
 
     Raises:
         UnavailableError: it cannot be had, or `datasets` would read a folder of its name instead.

@@ -1,4 +1,4 @@
-"""Suites by name, lazily, as `fp_bench.methods.registry` has methods."""
+"""Suites by name, loaded lazily, like methods in `fp_bench.methods.registry`."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ suites = Registry("suite", "fp_bench.suites", BUILTIN_SUITES)
 
 
 def create_suite(spec: Spec) -> "Suite":
-    """Load and build the suite that ``spec`` asks for.
+    """Load and build the suite that ``spec`` names.
 
     Raises:
         UsageError: unknown name or parameter, or a value out of limits.

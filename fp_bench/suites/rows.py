@@ -16,14 +16,14 @@ UNREADABLE = (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
 
 
 def rows(file: Traversable, owner: str) -> Iterator[Row]:
-    """Yield the rows of a file: ``.parquet``, ``.json`` (one list), else a JSON object a line.
+    """Yield the rows of a file: ``.parquet``, ``.json`` (one list), else one JSON object per line.
 
     Args:
         file: a path, or a place in a zip.
-        owner: who reads it, for messages.
+        owner: the suite, for messages.
 
     Raises:
-        UnavailableError: it cannot be read, or a row is no object.
+        UnavailableError: it cannot be read, or a row is not an object.
     """
     for number, row in _parsed(file, owner):
         if not isinstance(row, dict):
@@ -32,7 +32,7 @@ def rows(file: Traversable, owner: str) -> Iterator[Row]:
 
 
 def count(file: Traversable, owner: str) -> int:
-    """Return how many rows a file has; lines are counted, not parsed.
+    """Return the number of rows of a file; lines are counted, not parsed.
 
     Raises:
         UnavailableError: it cannot be read.
@@ -47,7 +47,7 @@ def numbered(rows: Iterable[Row], indices: Sequence[int], what: str) -> Iterator
     Args:
         rows: all of them.
         indices: which.
-        what: they are, for messages, e.g. ``longbench: qasper``.
+        what: their name, for messages, e.g. ``longbench: qasper``.
 
     Raises:
         UsageError: there are fewer.
@@ -79,7 +79,7 @@ def _parsed(file: Traversable, owner: str) -> Iterator[tuple[int, Any]]:
 
 
 def _lines(file: Traversable, owner: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not empty, with their numbers."""
+    """Yield non-empty lines with their numbers."""
     try:
         with file.open(encoding="utf-8") as lines:
             yield from ((number, line) for number, line in enumerate(lines, start=1) if line.strip())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt in its three parts, and what a right answer is.
+    """A prompt in three parts, and its right answers.
 
     Without a chat template a model reads ``context + question + answer_prefix``. With one, context and question are
     the user's turn and the prefix begins the assistant's.
@@ -15,23 +15,23 @@ class Sample:
     """Unique within a suite, variant and seed, the same for every model and method, e.g. ``vt/4096/0``."""
     task: str
     length: int
-    """Tokens that the prompt and the answer may take together."""
+    """Limit of tokens of prompt and answer together."""
     context: str
     question: str
     answer_prefix: str
     answers: tuple[str, ...]
-    """What to find in the prediction; empty: the next-token distributions are compared with dense attention's."""
+    """Texts to find in the prediction; empty: next-token distributions are compared with dense attention's."""
     max_new_tokens: int
     choices: tuple[str, ...] = ()
-    """What a right answer is one of, where the metric asks for it."""
+    """All classes of a classification, for metrics that need them."""
     stop: tuple[str, ...] = ()
-    """Texts whose last token ends an answer too, unless it is the first of it."""
+    """Texts whose last token also ends an answer, unless it comes first."""
     depth: float | None = None
-    """Where in the context the answer stands, 0 (start) to 1 (end); None where no place was chosen."""
+    """Position of the answer in the context, 0 (start) to 1 (end); None if none was chosen."""
     groups: tuple[str, ...] = ()
-    """Kinds of question that it is one of, each with a mean of its own: a category, a length, a difficulty."""
+    """Kinds of question with their own mean: a category, a length, a difficulty."""
     cut_tokens: int = 0
-    """Tokens left out of the middle of the prompt, so that it fits."""
+    """Tokens removed from the middle of the prompt to make it fit."""
 
     @property
     def text(self) -> str:

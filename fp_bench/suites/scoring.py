@@ -11,11 +11,11 @@ _PUNCTUATION = frozenset(string.punctuation)
 _CHINESE_PUNCTUATION = frozenset(
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."
 )
-"""As LongBench and InfiniteBench list it: without ``《``."""
+"""LongBench's and InfiniteBench's list, without ``《``."""
 
 
 def printable(prediction: str) -> str:
-    """Return a prediction as RULER reads it: stripped, control characters as line breaks.
+    """Return a prediction in RULER's form: stripped, control characters as line breaks.
 
     Source: NVIDIA/RULER ``scripts/eval/evaluate.py``.
     """
@@ -23,7 +23,7 @@ def printable(prediction: str) -> str:
 
 
 def all_of(prediction: str, answers: Sequence[str]) -> float:
-    """Return the share of the answers that occur in the prediction, without regard to case (RULER's ``all``).
+    """Return the share of the answers that occur in the prediction, ignoring case (RULER's ``all``).
 
     Raises:
         ValueError: no answers.
@@ -34,7 +34,7 @@ def all_of(prediction: str, answers: Sequence[str]) -> float:
 
 
 def any_of(prediction: str, answers: Sequence[str]) -> float:
-    """Return 1 when at least one answer occurs in the prediction, without regard to case (RULER's ``part``).
+    """Return 1 if at least one answer occurs in the prediction, ignoring case (RULER's ``part``).
 
     Raises:
         ValueError: no answers.
@@ -45,13 +45,13 @@ def any_of(prediction: str, answers: Sequence[str]) -> float:
 
 
 def exact(prediction: str, answers: Sequence[str]) -> float:
-    """Return 1 when the first line of the prediction is an answer, without regard to case and a full stop."""
+    """Return 1 if the first line of the prediction is an answer, ignoring case and a full stop."""
     line = prediction.strip().partition("\n")[0].strip(" .").lower()
     return float(any(line == answer.lower() for answer in answers))
 
 
 def words(text: str) -> list[str]:
-    """Return the words of an English text as SQuAD's evaluation compares them.
+    """Return the words of an English text in SQuAD's normal form.
 
     Lower case; punctuation removed, not replaced; then without articles.
     """
@@ -60,13 +60,13 @@ def words(text: str) -> list[str]:
 
 
 def signs(text: str) -> str:
-    """Return a Chinese text in lower case without punctuation and white space, as LongBench compares it."""
+    """Return a Chinese text in LongBench's normal form: lower case, without punctuation and white space."""
     kept = (sign for sign in text.lower() if sign not in _PUNCTUATION and sign not in _CHINESE_PUNCTUATION)
     return "".join("".join(kept).split())
 
 
 def f1(predicted: Sequence[str], right: Sequence[str]) -> float:
-    """Return the F1 of two bags of tokens; 0 where they share none."""
+    """Return the F1 of two bags of tokens; 0 if they share none."""
     shared = sum((Counter(predicted) & Counter(right)).values())
     if not shared:
         return 0.0

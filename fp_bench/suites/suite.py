@@ -1,4 +1,4 @@
-"""What a suite is: tasks, the samples of each, and how a prediction is scored. There is no suite in here."""
+"""The interface of a suite: tasks, their samples, and scores of predictions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from fp_bench.suites.sample import Sample
 
 
 class Tokenizer(Protocol):
-    """What a suite may ask of a model's tokenizer. Special tokens are neither added nor counted."""
+    """A model's tokenizer, as suites may use it. Special tokens are neither added nor counted."""
 
     @property
     def fingerprint(self) -> str:
@@ -37,17 +37,17 @@ class Suite(ABC):
     name: ClassVar[str]
     """Name on the command line and in records."""
     variant: ClassVar[str] = ""
-    """Which protocol of that name this is; written ``name@variant``."""
+    """Variant of the protocol, written ``name@variant``."""
     version: ClassVar[int] = 1
-    """Raised when the same seed may give other samples or scores than before."""
+    """Increment when the same seed may give different samples or scores."""
     tasks: ClassVar[tuple[str, ...]]
     """All tasks, in the order of tables."""
     left_out: ClassVar[frozenset[str]] = frozenset()
-    """Tasks that are only run when they are named."""
+    """Tasks that run only when named."""
     untemplated: ClassVar[frozenset[str]] = frozenset()
-    """Tasks whose prompts reach a model as they are: a chat template is never put around them."""
+    """Tasks whose prompts never use a chat template."""
     needs: ClassVar[str] = ""
-    """What a user must have or name before it runs, in a few words; empty: nothing."""
+    """What a user must install or name before it runs, in a few words; empty: nothing."""
     compared: ClassVar[bool] = False
     """Whether its samples have no answers: next-token distributions are compared with dense attention's."""
     Params: ClassVar[type[SuiteParams]] = SuiteParams
@@ -56,7 +56,7 @@ class Suite(ABC):
         self.params = params if params is not None else self.Params()
 
     def facts(self) -> dict[str, Any]:
-        """Return what its samples depend on beside the arguments of `samples`, for records."""
+        """Return further dependencies of its samples, besides the arguments of `samples`, for records."""
         return self.params.changed()
 
     @classmethod
@@ -70,23 +70,23 @@ class Suite(ABC):
 
     @classmethod
     def full_name(cls) -> str:
-        """Name and variant as the command line takes them, e.g. ``ruler@nvidia``."""
+        """Name and variant as on the command line, e.g. ``ruler@nvidia``."""
         return f"{cls.name}@{cls.variant}" if cls.variant else cls.name
 
     @property
     def label(self) -> str:
-        """Name, variant and changed parameters as the command line takes them."""
+        """Name, variant and changed parameters as on the command line."""
         return str(Spec(self.full_name(), self.params.changed()))
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
-        """Raise UsageError when a task is none of this suite's."""
+        """Raise UsageError if the suite does not have a task."""
         for task in tasks:
             if task not in self.tasks:
                 raise UsageError(f"{self.full_name()} has no task {task!r}{did_you_mean(task, self.tasks)}")
 
     @staticmethod
     def sample_id(task: str, length: int, index: int) -> str:
-        """Return the id of a sample, which is known before it is written."""
+        """Return the id of a sample before it is written."""
         return f"{task}/{length}/{index}"
 
     @abstractmethod
@@ -97,50 +97,50 @@ class Suite(ABC):
 
         Args:
             task: one of ``tasks``.
-            length: tokens that the prompt, ``reserved`` and the answer may take together.
-            indices: ascending numbers of the samples; sample i does not depend on which others are asked for.
+            length: limit of tokens of the prompt, ``reserved`` and the answer together.
+            indices: ascending numbers of the samples; sample i does not depend on the others.
             tokenizer: counts tokens.
             seed: another seed gives other samples.
-            reserved: tokens that special tokens and a chat template, if the task takes one, will add.
+            reserved: number of special tokens and tokens of a chat template, if the task uses one.
 
         Yields:
             The samples, in the order of ``indices``.
 
         Raises:
             UsageError: a length too short for the task.
-            UnavailableError: data that is not here.
+            UnavailableError: missing data.
         """
 
     def available(self, task: str) -> int | None:  # noqa: ARG002
-        """Return how many samples a task has; None: as many as are asked for.
+        """Return the number of samples of a task; None: unlimited.
 
         Raises:
-            UnavailableError: data that is not here.
+            UnavailableError: missing data.
         """
         return None
 
     def provenance(self, task: str) -> dict[str, str]:  # noqa: ARG002
-        """Return versions and hashes of the data that a task's samples are made of; code has ``version``.
+        """Return versions and hashes of the data of a task's samples; ``version`` covers the code.
 
         Raises:
-            UnavailableError: data that is not here.
+            UnavailableError: missing data.
         """
         return {}
 
     @abstractmethod
     def score(self, sample: Sample, prediction: str) -> float:
-        """Return how right a prediction is, 0 to 1.
+        """Return the score of a prediction, 0 to 1.
 
         Args:
-            sample: what was asked.
+            sample: the sample.
             prediction: the text generated after the prompt, without special tokens.
         """
 
     def lenient_score(self, sample: Sample, prediction: str) -> float | None:  # noqa: ARG002
-        """Return a kinder reading of a prediction than `score`, 0 to 1, where the comparable metric is known as harsh.
+        """Return a more tolerant score of a prediction, 0 to 1, for tasks whose standard metric is known to be harsh.
 
         Args:
-            sample: what was asked.
+            sample: the sample.
             prediction: the text generated after the prompt, without special tokens.
         """
         return None

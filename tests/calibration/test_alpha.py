@@ -41,4 +41,4 @@ def test_what_no_alpha_keeps_is_refused_with_the_limit(source):
 def test_options_that_calibrating_would_not_heed_are_refused():
     done = fpbench("calibrate", "--method", "flashprefill:rule=topk")
     assert done.exit_code == 2
-    assert "alpha is found for the default rule alone" in done.stderr
+    assert "alpha is found only for the default rule" in done.stderr

@@ -95,7 +95,7 @@ USAGE = {
     RUN + "--out {tmp}/no_records": "line 1",
     "report {tmp}/none": "records.jsonl",
     "report {tmp}/no_records": "line 1",
-    "report {tmp}/empty_run": "no whole record",
+    "report {tmp}/empty_run": "no complete record",
     "report": "'runs'",
     "merge {tmp}/none --out {tmp}/merged": "records.jsonl",
     "merge {tmp}/run_a {tmp}/run_b --out {tmp}/merged": "only runs of one machine",
@@ -105,7 +105,7 @@ USAGE = {
     "latency --config {tmp}/none.yaml": "none.yaml",
     "latency --config {tmp}/empty": "cannot be read",
     "latency --config {tmp}/broken.yaml": "line 3",
-    "latency --config {tmp}/list.yaml": "holds no options",
+    "latency --config {tmp}/list.yaml": "has no options",
     "latency --config {tmp}/unknown.yaml": "did you mean 'rounds'",
     "latency --config {tmp}/nested.yaml": "methods",
     "latency --config {tmp}/value.yaml": "'many'",
@@ -146,7 +146,7 @@ USAGE = {
     "accuracy --lens 16m": "4194303",
     "accuracy --spread --workers 2": "--spread",
     # compare, report, samples, merge
-    "compare {tmp}/run_a": "give a second run",
+    "compare {tmp}/run_a": "give a second one",
     "compare {tmp}/none {tmp}/run_a": "records.jsonl",
     "compare {tmp}/run_a {tmp}/no_records": "line 1",
     "compare {tmp}/run_a {tmp}/run_a --min-effect 0": "'0'",
@@ -183,7 +183,7 @@ MODEL = {
 }  # fmt: skip
 MODELS = {
     "config.json holds no configuration": "[1]",
-    "config.json holds no configuration: it is NoneType": "null",
+    "config.json is not a configuration: it is NoneType": "null",
     "config.json is not JSON": "{",
     "config.json is not JSON: maximum recursion depth": "[" * 100_000,
     "num_hidden_layers '-1' is no whole number from 1 to 10000": {"num_hidden_layers": -1},
@@ -202,7 +202,7 @@ MODELS = {
 }
 UNAVAILABLE = {
     RUN + "--inputs captured:{tmp}/cut": "len256_layer0.safetensors",
-    RUN + "--inputs captured:{tmp}/other_shape": "manifest says",
+    RUN + "--inputs captured:{tmp}/other_shape": "capture's manifest",
     RUN + "--inputs captured:{tmp}/not_safetensors": "cannot be read",
     RUN + "--inputs captured:{tmp}/missing": "lacks len256_layer0.safetensors",
     RUN + "--methods dense:impl=fa3": "dense:impl=fa3",

@@ -28,7 +28,7 @@ def test_options_by_their_names(tmp_path):
         ("rounds: " + "[" * 5000 + "]" * 5000 + "\n", "nested too deep"),
         ("lens: &a [4k]\nrounds: [*a, *a]\n", "rounds is neither a word"),
         ("lens: [4k, ]\nrounds: [1, null]\n", "rounds is neither a word"),
-        ("[a]: 3\n", "line 1: the name of an option is a word"),
+        ("[a]: 3\n", "line 1: an option's name must be a word"),
         ("rounds: {a: 1}\n", "rounds is neither a word"),
     ],
 )

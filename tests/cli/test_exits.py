@@ -131,7 +131,7 @@ def test_nothing_left_to_measure_is_said(tmp_path):
     assert "nothing left" not in CliRunner().invoke(app, words).stderr
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
-    assert f"note: nothing left to measure: {tmp_path} holds all of it" in again.stderr
+    assert f"note: nothing left to measure: {tmp_path} is complete" in again.stderr
 
 
 def test_a_folder_with_a_broken_env_json_is_refused_before_anything_is_measured(tmp_path):

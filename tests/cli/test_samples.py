@@ -87,7 +87,7 @@ def test_a_prompt_that_is_not_the_one_of_the_run_is_not_shown(run, tmp_path):
             store.append(record.model_copy(update={"prompt_tokens": 7}))
     done = fpbench("samples", tmp_path, "--limit", "1")
     assert done.exit_code == 0
-    assert "prompt: not made again: made again it has" in done.stdout
+    assert "prompt: not available: generated again it has" in done.stdout
     assert "expected: 'right'" in done.stdout
 
 

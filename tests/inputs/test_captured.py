@@ -125,7 +125,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     save(tmp_path)
     path = tmp_path / file_name(256, 3)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(UsageError, match="cut short or replaced"):
+    with pytest.raises(UsageError, match="differs from the capture's manifest"):
         read(tmp_path)
 
 

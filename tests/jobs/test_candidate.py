@@ -85,5 +85,5 @@ def test_a_name_that_is_inherited_is_refused_with_both_packages_named(install):
 def test_one_name_of_two_packages_is_refused(install):
     install("mine_one", "twice", SOURCE.format(name="twice"))
     install("mine_two", "twice", SOURCE.format(name="twice"))
-    with pytest.raises(UnavailableError, match=r"'twice' is of several packages, mine_one \(.*\), mine_two"):
+    with pytest.raises(UnavailableError, match=r"'twice' comes from several packages, mine_one \(.*\), mine_two"):
         create_method(Spec("twice"))

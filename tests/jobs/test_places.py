@@ -70,7 +70,7 @@ def test_what_loses_one_place_after_the_other_is_a_record(name, tmp_path, run, u
     failed = [record for record in read_records(tmp_path).records if record.status == "error"]
     assert failed
     assert all(
-        record.reason == "the device was lost, and another one after it: the machine is gone" for record in failed
+        record.reason == "the device was lost, and so was the next one: the machine is gone" for record in failed
     )
     assert {key for key, *_ in found} == {key for key, *_ in undisturbed[name]}
 
@@ -143,7 +143,7 @@ def test_without_accelerate_nothing_is_spread(monkeypatch):
 def test_devices_of_two_kinds_are_refused(verb):
     done = fpbench(verb, "--devices", "0", "--ray", "local")
     assert done.exit_code == 2
-    assert "--devices 0 are GPUs of this machine, and --ray takes all of a cluster; give one" in done.stderr
+    assert "--devices 0 are GPUs of this machine, but --ray uses a cluster; give only one" in done.stderr
 
 
 def test_ray_that_is_not_installed_is_one_line(monkeypatch):

@@ -122,10 +122,10 @@ def test_patterns_written_are_patterns_read(tmp_path):
     ("text", "message"),
     [
         ("", "must be JSON"),
-        ("[]", "one entry a layer"),
+        ("[]", "one entry per layer"),
         ('{"a": 1}', "must be JSON"),
         ('[{"x": ["stream_llm", 1, 2, 1]}]', "must be JSON"),
-        ('[{"-1": ["stream_llm", 1, 2, 1]}]', "heads from 0"),
+        ('[{"-1": ["stream_llm", 1, 2, 1]}]', "heads counted from 0"),
         ('[{"0": ["a_shape", 1, 2, 1]}]', "unknown kind 'a_shape'"),
         ('[{"0": [["a"], 1, 2, 1]}]', "must be JSON"),
         ('[{"0": []}]', "must be JSON"),

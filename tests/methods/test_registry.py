@@ -63,7 +63,9 @@ def test_a_name_of_two_packages_is_refused_with_both(odd_methods, monkeypatch, t
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[fp_bench.methods]\nwindow = cheats:Best\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UnavailableError, match=r"is of several packages, odd-methods \(.*\), other \(cheats:Best\)"):
+    with pytest.raises(
+        UnavailableError, match=r"comes from several packages, odd-methods \(.*\), other \(cheats:Best\)"
+    ):
         create_method(Spec("window"))
 
 

@@ -85,7 +85,7 @@ def test_every_method_of_blocks_takes_it():
     [
         ("flashprefill:skip=0", "skip='0'"),
         ("flashprefill:skip=2", "skip='2'"),
-        ("flashprefill:skip=0.1:correction=true", "neither correction nor"),
+        ("flashprefill:skip=0.1:correction=true", "combined with correction"),
         ("flashprefill_v2:skip=0.1", "write correction=false"),
     ],
 )

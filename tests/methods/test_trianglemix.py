@@ -56,7 +56,7 @@ def test_a_set_of_layers_is_dense(dense_layers, dense):
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "0,1", "1++2"])
 def test_what_is_no_set_of_layers_is_one_line(text):
-    with pytest.raises(UsageError, match="no layer and no range"):
+    with pytest.raises(UsageError, match="neither a layer nor a range"):
         TriangleMix.from_options({"dense_layers": text})
 
 

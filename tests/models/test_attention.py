@@ -451,7 +451,7 @@ def test_two_models_at_once_and_both_restored() -> None:
     with SparsePrefill(first, keeps_all()) as one, SparsePrefill(second, Dense()) as other:
         logits(first, ids)
         logits(second, ids)
-        with pytest.raises(UsageError, match="in use already"):
+        with pytest.raises(UsageError, match="already in use"):
             one.__enter__()
     assert one.counts.sparse == LAYERS
     assert other.counts.sparse == 0
@@ -484,7 +484,7 @@ def test_a_model_without_replaceable_attention_is_refused_and_left_alone(monkeyp
     model = build(PLAIN["llama"])
     monkeypatch.setattr(type(model), "_can_set_attn_implementation", staticmethod(lambda: False))
     monkeypatch.setattr(type(model.model), "_can_set_attn_implementation", staticmethod(lambda: False))
-    with pytest.raises(UnsupportedError, match="does not let its attention be replaced"):
+    with pytest.raises(UnsupportedError, match="does not allow its attention to be replaced"):
         SparsePrefill(model, keeps_all()).__enter__()
     assert model.config._attn_implementation == "sdpa"
 

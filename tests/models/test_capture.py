@@ -125,7 +125,7 @@ def test_a_folder_with_other_files_is_left_alone(llama: str, tmp_path: Path) -> 
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match=r"holds files that are no capture \(thesis\.txt\)"):
+    with pytest.raises(UsageError, match=r"holds files that are not a capture \(thesis\.txt\)"):
         run(llama, out)
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 

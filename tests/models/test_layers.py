@@ -65,7 +65,7 @@ def test_a_run_of_the_model_agrees(tmp_path):
 
 
 def test_a_model_whose_attention_cannot_be_replaced_is_refused(tmp_path):
-    with pytest.raises(UnsupportedError, match="does not let its attention be replaced"):
+    with pytest.raises(UnsupportedError, match="does not allow its attention to be replaced"):
         layers_of(saved(transformers.BloomConfig(n_layer=1), tmp_path), [FlashPrefill()])
     with pytest.raises(UnavailableError, match="does not exist"):
         layers_of(str(tmp_path / "none"), [FlashPrefill()])

@@ -168,7 +168,7 @@ def unchanged(weights: dict[str, torch.Tensor]) -> None:
     ("change", "config", "message"),
     [
         (without_a_layer, None, r"lacks model.layers.1.input_layernorm.weight, .* and 6 more"),
-        (renamed, None, r"lacks lm_head.weight, .* has no place for other.lm_head.weight"),
+        (renamed, None, r"lacks lm_head.weight, .* does not use other.lm_head.weight"),
         (not_a_number, None, "not finite in model.norm.weight"),
         (of_another_shape, None, "another shape of model.norm.weight"),
         (unchanged, Qwen2Config, "lacks model.layers.0.self_attn.k_proj.bias"),

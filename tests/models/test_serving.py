@@ -79,7 +79,7 @@ def test_the_environment_names_the_method(monkeypatch):
     with pytest.raises(UsageError, match="dense_above"):
         served("flashprefill:dense_above=0.5")
     for other in ("flashprefill:rule=topk", "flashprefill:correction=true", "flashprefill:precision=fp8"):
-        with pytest.raises(UsageError, match="threshold rule alone"):
+        with pytest.raises(UsageError, match="only its threshold rule"):
             served(other)
 
 

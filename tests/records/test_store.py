@@ -54,7 +54,7 @@ def test_a_line_that_is_no_record_is_named_and_the_rest_is_used(tmp_path):
     write(tmp_path, [timed()])
     path = tmp_path / RECORDS
     path.write_text("{oops\n" + path.read_text() + "[]\n")
-    with pytest.warns(UserWarning, match="passed over") as said:
+    with pytest.warns(UserWarning, match="skipped") as said:
         assert len(read_records(tmp_path).records) == 1
     assert [str(one.message).partition(" is not a record: ")[0] for one in said] == [f"{path} line 1", f"{path} line 3"]
 
@@ -63,7 +63,7 @@ def test_many_bad_lines_are_counted(tmp_path):
     write(tmp_path, [timed()])
     with (tmp_path / RECORDS).open("a") as file:
         file.write("no\n" * 1000)
-    with pytest.warns(UserWarning, match="passed over") as said:
+    with pytest.warns(UserWarning, match="skipped") as said:
         assert len(read_records(tmp_path).records) == 1
     assert len(said) == 6
     assert "995 more lines are no records" in str(said[-1].message)
@@ -81,7 +81,7 @@ NOT_OURS = {
 @pytest.mark.parametrize("data", NOT_OURS.values(), ids=NOT_OURS)
 def test_a_file_that_is_not_ours_is_left_as_it_is(tmp_path, data):
     (tmp_path / RECORDS).write_bytes(data)
-    with pytest.raises(UsageError, match=r"line 1 is not a record: .*; the file is left as it is"):
+    with pytest.raises(UsageError, match=r"line 1 is not a record: .*; the file was not changed"):
         RecordStore(tmp_path)
     assert (tmp_path / RECORDS).read_bytes() == data
 
@@ -200,7 +200,7 @@ def test_a_bomb_is_one_line(tmp_path, monkeypatch, limit, packed):
     monkeypatch.setattr(reading, limit, 8)
     if packed:
         compress(tmp_path / RECORDS)
-    with pytest.raises(UsageError, match="beyond the limits"):
+    with pytest.raises(UsageError, match="exceeds the limits"):
         read_records(tmp_path)
 
 
@@ -208,7 +208,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     with gzip.open(tmp_path / f"{RECORDS}.gz", "wb", compresslevel=1) as file:
         file.write(bytes(2**26))
     tracemalloc.start()
-    with pytest.raises(UsageError, match="beyond the limits"):
+    with pytest.raises(UsageError, match="exceeds the limits"):
         read_records(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 2**25
     tracemalloc.stop()
@@ -221,14 +221,14 @@ def test_a_finished_run_is_read_compressed_and_not_written(tmp_path):
     plain = read_records(tmp_path)
     subprocess.run(["gzip", tmp_path / "records.jsonl"], check=True)
     assert read_records(tmp_path) == plain
-    with pytest.raises(UsageError, match="is a finished run; gunzip it to go on"):
+    with pytest.raises(UsageError, match="is a finished run; gunzip it to continue"):
         RecordStore(tmp_path)
     packed = tmp_path / "records.jsonl.gz"
     packed.write_bytes(packed.read_bytes()[:-9])
-    with pytest.raises(UsageError, match="no whole gzip file"):
+    with pytest.raises(UsageError, match="an incomplete gzip file"):
         read_records(tmp_path)
     packed.write_bytes(b"{}")
-    with pytest.raises(UsageError, match="no whole gzip file"):
+    with pytest.raises(UsageError, match="an incomplete gzip file"):
         read_records(tmp_path)
 
 
@@ -314,7 +314,7 @@ ODD_ENVIRONMENTS = [
 def test_an_odd_env_json_is_one_line(tmp_path, text):
     (tmp_path / ENVIRONMENTS).write_text(text)
     for read in (read_environments, RecordStore):
-        with pytest.raises(UsageError, match=r"env\.json holds no environments .*; delete it to go on without") as said:
+        with pytest.raises(UsageError, match=r"env\.json holds no environments .*; delete it to continue") as said:
             read(tmp_path)
         assert "\n" not in str(said.value)
         assert len(str(said.value)) < 500

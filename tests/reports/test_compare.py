@@ -329,10 +329,10 @@ def test_launches_are_what_is_compared_where_there_are_several(compared):
     found = compared(base, new)
     assert verdicts(found) == ["inconclusive"]
     assert "launches" in tables(found)[0].rows[0][3]
-    assert not any("One launch a side" in line for line in summary(found))
+    assert not any("One launch per side" in line for line in summary(found))
     # The same rounds, were they of one launch a side.
     assert any(
-        "One launch a side: a difference under 1.5%" in line for line in summary(compared(rounds(fast), rounds(slow)))
+        "One launch per side: a difference under 1.5%" in line for line in summary(compared(rounds(fast), rounds(slow)))
     )
     assert verdicts(compared(base, launched(*([1.3 * ms for ms in side] for side in (fast, slow, fast))))) == [
         "regressed"

@@ -64,8 +64,8 @@ def test_several_methods_and_the_gravest_decides(run):
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ([], "give a second run, or --base METHOD and --new METHOD"),
-        (["--base", "dense"], "give a second run, or --base METHOD and --new METHOD"),
+        ([], "give a second one, or --base METHOD and --new METHOD"),
+        (["--base", "dense"], "give a second one, or --base METHOD and --new METHOD"),
         (["--base", "dens", "--new", "dense"], "no method 'dens'; did you mean 'dense'?"),
         (["--base", "dense", "--new", "flashprefill:alpha=0.5"], "no method 'flashprefill:alpha=0.5'"),
         (["--base", "dense", "--new", "flashprefill:sink_blocks=2"], "is one of several methods"),

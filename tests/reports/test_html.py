@@ -116,7 +116,7 @@ def test_three_sentences_say_which_method_how_fast_and_at_what_quality(published
     assert which.startswith("Which method: `flashprefill` is the fastest of the 2 sparse methods timed, at 256K")
     assert "38.92 ms, 26.7" in fast
     assert "3.3% of the causal block pairs, which hold 89.2% of the attention mass" in quality
-    assert "what that costs in a model's answers was not measured on these inputs" in quality
+    assert "its effect on a model's answers was not measured on these inputs" in quality
     which, fast, quality = answer(runs[1:])
     assert "`flashprefill:alpha=0.33`" in which
     assert "not timed" in fast
@@ -159,7 +159,7 @@ def test_of_a_text_kl_is_said_and_the_closest_is_named(tmp_path):
 
 def test_nothing_sparse_is_said_so(tmp_path):
     assert answer([read_run(write(tmp_path / "a", [dense()]))]) == [
-        "No sparse method was measured beside dense attention."
+        "No sparse method was measured together with dense attention."
     ]
     (line,) = answer([read_run(write(tmp_path / "b", [dense(), timed(fallback=True)]))])
     assert "fell back" in line

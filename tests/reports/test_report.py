@@ -161,4 +161,4 @@ def test_more_than_the_ideal_is_named_beside_the_tables(tmp_path):
     assert not any("(!)" in line for line in latency_chapter(slow, "a machine", tmp_path).circumstances)
     fast = [timed(2.0, density=0.7), dense(4.0)]
     (line,) = (line for line in latency_chapter(fast, "a machine", tmp_path).circumstances if "(!)" in line)
-    assert "Faster than the ideal, beyond what rounds differ by: flashprefill at 4K." in line
+    assert "Faster than the ideal by more than the spread of rounds: flashprefill at 4K." in line

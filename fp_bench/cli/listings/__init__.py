@@ -1,1 +1,1 @@
-"""Tables that describe what there is: suites, methods, this machine, a model's layers."""
+"""Tables of suites, methods, this machine and a model's layers."""

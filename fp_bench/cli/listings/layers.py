@@ -1,4 +1,4 @@
-"""What would become of a model's layers with each method, as a table."""
+"""Table of a model's layers and whether each method would run them sparse."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -11,15 +11,15 @@ from fp_bench.reports.table import Table
 
 
 def layer_tables(model: str, specs: Sequence[Spec] | None) -> list[Table]:
-    """Return how many layers would run sparse with each method, and what becomes of every layer and why.
+    """Return how many layers would run sparse with each method, and for each layer the reason if not.
 
     Args:
         model: as `fp_bench.models.load.load_model` takes it.
-        specs: of methods; None takes all that are here.
+        specs: of methods; None: all available ones.
 
     Raises:
         UsageError: an unknown method or parameter, or a model whose attention cannot be replaced.
-        UnavailableError: a method that was named, or the model's configuration, is not here.
+        UnavailableError: a named method, or the model's configuration, is missing.
     """
     from transformers.utils.logging import set_verbosity_error
 
@@ -48,7 +48,7 @@ def _all_methods() -> Iterator[Method]:
 
 
 def _alike(layers: Sequence[Layer]) -> list[list[Layer]]:
-    """Return the layers in groups of which all is equal but the number."""
+    """Return groups of layers that are equal except for their number."""
     found: dict[tuple[object, ...], list[Layer]] = {}
     for layer in layers:
         found.setdefault((layer.kind, layer.shape, *layer.dense.items()), []).append(layer)

@@ -1,4 +1,4 @@
-"""What this machine is, and which methods and kernels run on it: each is tried on a tiny call, in a worker process."""
+"""Facts of this machine, and the methods and kernels that run on it, each tried on a tiny call in a worker process."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ TESTED = (
     ("3.11", "2.13", "3.7", "CPU"),
     ("3.12", "2.11", "3.6", "H200"),
 )
-"""Python, torch and triton that the tests have passed with, and on what."""
+"""Versions of Python, torch and triton that passed the tests, and the device."""
 TINY = (256, 4096)
-"""Tokens of the calls that methods are tried on: the longer one where a method runs dense on the shorter."""
+"""Lengths of the trial calls; the longer one is for methods that run dense on the shorter."""
 
 
 def machine_table() -> Table:
-    """Return the facts of this machine that records would refer to."""
+    """Return the facts of this machine as in a record's environment."""
     return Table("This machine", ["what", "value"], environment_rows(Machine.here().environment()), numbers=2)
 
 
@@ -42,7 +42,7 @@ def tested_table() -> Table:
 
 
 def _matches(tested: Sequence[str], here: Sequence[str]) -> bool:
-    """Return whether the device is of the kind tested and versions agree; patch releases may differ."""
+    """Return whether the device kind was tested and versions agree; patch releases may differ."""
     versions = zip(tested[:3], here[:3], strict=True)
     return tested[3] in here[3] and all(f"{found}.".startswith(f"{version}.") for version, found in versions)
 
@@ -63,7 +63,7 @@ def _everything() -> Iterator[tuple[Spec, str]]:
 
 
 class Trials:
-    """Tries methods in a worker process, so that one that crashes or hangs here is told of like any other.
+    """Tries methods in a worker process, so that a crash or a hang is reported like any other failure.
 
     Args:
         timeout: seconds that one may take, compiling included.
@@ -74,7 +74,7 @@ class Trials:
         self._worker: WorkerProcess | None = None
 
     def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
+        """Run a method on a tiny call; return its kernel, and why it failed or why a faster kernel did not run."""
         self._worker = self._worker or WorkerProcess(Trial)
         try:
             runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
@@ -95,7 +95,7 @@ class Trial:
 
     @torch.no_grad()
     def run(self, spec: Spec, backend: str) -> tuple[str, str]:
-        """Run a method on a tiny call; return what computed it and why it could not, or why nothing faster did."""
+        """Run a method on a tiny call; return its kernel, and why it failed or why a faster kernel did not run."""
         try:
             method = create_method(spec, backend)
             for tokens in TINY:

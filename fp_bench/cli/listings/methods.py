@@ -1,4 +1,4 @@
-"""The methods and all there is to know about one of them, as tables."""
+"""Tables of all methods, and of one in full."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,7 +20,7 @@ GROUPS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 def method_table() -> Table:
-    """Return one row a method: what it runs with here, and its rule."""
+    """Return one row per method: its kernel on this machine, and its rule."""
     with closing(Trials()) as trials:
         rows = [_row(name, trials) for name in methods.targets()]
     return Table("Methods (fpbench methods NAME shows one in full)", ["method", "here", "rule"], rows, numbers=3)
@@ -36,7 +36,7 @@ def _row(name: str, trials: Trials) -> list[str]:
 
 
 def method_tables(name: str) -> list[Table]:
-    """Return all there is to know about one method.
+    """Return the tables of one method in full.
 
     Raises:
         UsageError: an unknown method.
@@ -58,7 +58,7 @@ def method_tables(name: str) -> list[Table]:
 
 
 def _unsupported(method: Method) -> Iterator[list[str]]:
-    """Yield the kinds of call that a method refuses with its defaults, as it says itself: calls alike are one row."""
+    """Yield the kinds of call that a method refuses with its defaults, with its reason; equal calls share a row."""
     refused: dict[str, list[str]] = {}
     for kind, values in (("head_dim", HEAD_DIMS), ("query heads a KV head", GROUPS)):
         for value in values:

@@ -1,4 +1,4 @@
-"""What the listings of methods and suites share: the first sentence of a class, and its parameters."""
+"""Parts of the listings of methods and suites: the first sentence of a class, and its parameters."""
 
 from fp_bench.params import Params
 from fp_bench.reports.table import Table
@@ -10,7 +10,7 @@ def summary(cls: type) -> str:
 
 
 def parameter_table(params: type[Params]) -> Table:
-    """Return one row a parameter, with its default, its limits or choices, and its help."""
+    """Return one row per parameter, with its default, limits or choices, and help."""
     rows = [
         [found.name, found.default or "none", ", ".join([*found.limits, *found.choices]), found.about]
         for found in params.described()

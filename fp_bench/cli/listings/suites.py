@@ -10,7 +10,7 @@ from fp_bench.suites.suite import Suite
 
 
 def suite_table() -> Table:
-    """Return one row a suite; a plug-in that cannot be imported is a row with the reason."""
+    """Return one row per suite; a plug-in that cannot be imported is a row with the reason."""
     return Table(
         "Suites", ["suite", "tasks", "needs", "what it asks"], [*map(_row, sorted(suites.targets()))], numbers=4
     )
@@ -25,7 +25,7 @@ def _row(name: str) -> list[str]:
 
 
 def task_table(names: Iterable[str]) -> Table:
-    """Return one row a task of these suites.
+    """Return one row per task of these suites.
 
     Raises:
         UsageError: an unknown suite.
@@ -41,7 +41,7 @@ def _tasks(suite: type[Suite]) -> Iterator[list[str]]:
 
 
 def suite_tables(name: str) -> list[Table]:
-    """Return all there is to know about one suite.
+    """Return the tables of one suite in full.
 
     Raises:
         UsageError: an unknown suite.

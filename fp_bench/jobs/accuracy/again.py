@@ -1,4 +1,4 @@
-"""The prompt of a record made again: from its suite, its seed and its model's tokenizer."""
+"""Generates a record's prompt again from its suite, seed and model's tokenizer."""
 
 from functools import cache
 
@@ -12,7 +12,7 @@ from fp_bench.suites.sample import Sample
 
 
 class Prompts:
-    """Makes prompts again; each model's tokenizer is read once."""
+    """Generates prompts again; reads each model's tokenizer once."""
 
     def __init__(self) -> None:
         self._prompter = cache(_prompter)
@@ -21,16 +21,16 @@ class Prompts:
         """Return the sample that a record answers.
 
         Raises:
-            UsageError: the record has no command that says how, or the prompt of today is not the one that was read.
-            UnavailableError: the model's tokenizer or the suite's data is not here.
+            UsageError: the record has no command, or the generated prompt is not that of the run.
+            UnavailableError: the model's tokenizer or the suite's data is missing.
         """
         asked = read_command(record.command or "")
         if not isinstance(asked, AccuracyRequest) or not asked.samples:
-            raise UsageError(f"{record.sample_id}: its command asks for no sample")
+            raise UsageError(f"{record.sample_id}: its command has no sample")
         (spec,) = asked.suites
         suite = create_suite(spec)
         if suite.version != record.suite_version:
-            raise UsageError(f"{spec} was of version {record.suite_version}, and is of version {suite.version} now")
+            raise UsageError(f"{spec} had version {record.suite_version} and now has version {suite.version}")
         raw = record.task in suite.untemplated
         chat, reasoning = ("off", "off") if raw else (asked.chat, asked.reasoning)
         prompts = self._prompter(asked.model, chat, reasoning, asked.thought_end)
@@ -42,7 +42,7 @@ class Prompts:
             raise UnavailableError(f"{spec} gives no sample {record.sample_id}")
         tokens = len(prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix))
         if record.prompt_tokens not in (None, tokens):
-            raise UsageError(f"made again it has {tokens} tokens, in the run it had {record.prompt_tokens}")
+            raise UsageError(f"generated again it has {tokens} tokens; in the run it had {record.prompt_tokens}")
         return sample
 
 

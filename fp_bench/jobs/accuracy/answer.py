@@ -1,4 +1,4 @@
-"""One prompt through a model with a method: its answer, or how its next tokens compare with dense attention's."""
+"""One prompt through a model with a method: its answer, or its next-token distributions against dense attention's."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,41 +14,41 @@ COMPARED_POSITIONS = 256
 """Positions of a text at which next-token distributions are compared, evenly spaced over its second half."""
 NOT_FINITE = "the logits are not all finite"
 PARTS = 16
-"""Runs of neighbouring compared positions whose means a record keeps."""
+"""Number of runs of neighbouring positions whose means a record keeps."""
 
 
 class NextTokens(NamedTuple):
-    """What a model expects at some positions of a text."""
+    """A model's predictions at some positions of a text."""
 
     logits: Tensor
     """``[positions, vocabulary]`` in float32."""
     truth: Tensor
-    """``[positions]``: the tokens that the text goes on with."""
+    """``[positions]``: the text's next tokens."""
 
 
 class Likeness(NamedTuple):
-    """How next-token distributions compare with dense attention's, position by position: ``[positions]`` each."""
+    """Next-token distributions against dense attention's, by position: ``[positions]`` each."""
 
     agreement: Tensor
-    """1 where the likeliest token is the same, else 0."""
+    """1 if the most likely token is the same, else 0."""
     kl: Tensor
     """Kullback-Leibler divergence from dense attention's, nats."""
     nll: Tensor
-    """Negative log-likelihood of the token that the text goes on with, nats."""
+    """Negative log-likelihood of the text's next token, nats."""
     nll_difference: Tensor
-    """The same less dense attention's, nats."""
+    """The same minus dense attention's, nats."""
 
 
 @torch.no_grad()
 def greedy(model: Any, ids: Tensor, max_new_tokens: int, stop: Iterable[int], least: int = 0) -> list[int]:
-    """Return the new tokens that greedy decoding chooses, up to and without the first stop token.
+    """Return the new tokens of greedy decoding, without the first stop token.
 
     Args:
         model: a causal language model.
         ids: the prompt, ``[1, length]``, on the model's device.
-        max_new_tokens: at most so many.
+        max_new_tokens: limit of new tokens.
         stop: tokens that end an answer.
-        least: tokens that an answer has before it can end.
+        least: fewest tokens of an answer.
 
     Raises:
         IncorrectError: logits that are not finite.
@@ -79,7 +79,7 @@ def _checked(_ids: Tensor, logits: Tensor) -> Tensor:
 
 @contextmanager
 def _own_settings(model: Any, settings: Any) -> Iterator[None]:
-    """Leave a model's own settings out, e.g. penalties of repetition: given beside it, others are merged with them."""
+    """Ignore a model's own settings, e.g. repetition penalties, which transformers would merge with ours."""
     before, model.generation_config = model.generation_config, settings
     try:
         yield
@@ -97,7 +97,7 @@ def stop_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 @torch.no_grad()
 def next_tokens(model: Any, ids: Tensor) -> NextTokens:
-    """Return what a model expects at positions spread over the second half of a text, but for its last one.
+    """Return a model's predictions at positions spread over the second half of a text, without its last one.
 
     Args:
         model: a causal language model.
@@ -112,7 +112,7 @@ def next_tokens(model: Any, ids: Tensor) -> NextTokens:
 
 
 def likeness(ours: NextTokens, dense: NextTokens) -> Likeness:
-    """Compare what a model expects of a text with what it expects of it with dense attention.
+    """Compare a model's predictions on a text with those of dense attention.
 
     Raises:
         IncorrectError: logits that are not finite.
@@ -120,14 +120,14 @@ def likeness(ours: NextTokens, dense: NextTokens) -> Likeness:
     if not (ours.logits.isfinite().all() and dense.logits.isfinite().all()):
         raise IncorrectError(NOT_FINITE)
     mine, theirs = ours.logits.log_softmax(-1), dense.logits.log_softmax(-1)
-    # Rounding makes the divergence of equal distributions a hair's breadth negative.
+    # Rounding makes the divergence of equal distributions slightly negative.
     kl = (theirs.exp() * (theirs - mine)).sum(-1).clamp(min=0.0)
     nll, before = (-rows.gather(-1, dense.truth[:, None])[:, 0] for rows in (mine, theirs))
     return Likeness((mine.argmax(-1) == theirs.argmax(-1)).float(), kl, nll, nll - before)
 
 
 def by_part(values: Tensor) -> list[float]:
-    """Return the means of `PARTS` runs of neighbouring positions, of fewer positions each itself."""
+    """Return the means of `PARTS` runs of neighbouring positions; of fewer positions, each one."""
     return [float(f"{part.mean():.5g}") for part in values.tensor_split(min(PARTS, len(values)))]
 
 
@@ -136,9 +136,9 @@ def check_length(prompt: int, new: int, limit: int, positions: int | None) -> No
 
     Args:
         prompt: its tokens.
-        new: tokens that the answer may take.
-        limit: tokens that both may take.
-        positions: what the model can read; None where it does not say.
+        new: largest number of answer tokens.
+        limit: largest number of both.
+        positions: largest number that the model reads; None if unknown.
 
     Raises:
         UsageError: too long for either.

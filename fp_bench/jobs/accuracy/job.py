@@ -1,4 +1,4 @@
-"""The accuracy job: samples are answered by every method, each answer is a record, written at once by one writer."""
+"""The accuracy job: every method answers every sample, and one writer stores each answer at once."""
 
 from collections.abc import Iterator, Sequence
 
@@ -18,16 +18,16 @@ Dealt = dict[Stripe, list[int]]
 def run(
     plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT, places: Sequence[Place] = ()
 ) -> Iterator[AccuracyRecord]:
-    """Answer what the store does not have yet; yield each record after it is on disk.
+    """Answer the samples that the store lacks; yield each record after it is on disk.
 
-    Workers take samples in turn; all methods answer a sample before the next, so that a run cut short is paired. What
-    cannot be answered is a record with its status and reason; the rest goes on.
+    Workers take samples in turn; all methods answer a sample before the next, so an interrupted run is paired. A
+    failed answer is a record with its status and reason; the rest continues.
 
     Args:
-        plan: what to answer.
-        store: where to.
-        conduct: how.
-        places: the devices that the workers take turns over; none is the plan's.
+        plan: the samples to answer.
+        store: the run folder.
+        conduct: how to run.
+        places: devices of the workers; none: that of the plan.
 
     Raises:
         UnavailableError: the disk refuses a record, or all places are lost.
@@ -36,7 +36,7 @@ def run(
     if not samples:
         return
     places = places or [Here.of(plan.machine)]
-    # In one process there is one worker: transformers loads and swaps attention for the whole process.
+    # One worker per process, because transformers replaces attention for the whole process.
     count = min(plan.request.workers or len(places), len(samples)) if conduct.isolate else 1
     dealt: list[Dealt] = [{} for _ in range(count)]
     for number, items in enumerate(samples):
@@ -57,7 +57,7 @@ def pending_items(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) ->
 
 
 class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):
-    """Each sample is answered at one place, by one method after the other."""
+    """Each sample is answered at one place, by the methods in turn."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):
         self._dealt = dealt
 
     def open(self, place: Place, seat: int, threads: int | None) -> ModelWorkers:
-        """Open the workers of a seat, which will mostly be asked for the samples dealt to it."""
+        """Open the workers of a seat, which mostly answer the samples dealt to it."""
         return place.open(ModelWorkers, self._plan, place.machine, self.conduct, self._dealt[seat], threads)
 
     def do(self, task: Task[list[Item]], workers: ModelWorkers) -> Iterator[AccuracyRecord]:

@@ -30,7 +30,7 @@ METHODS_EMBEDDED = (
     Spec("flashprefill", {"alpha": "0.6"}),
     *RIVALS,
 )
-"""FlashPrefill as calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
+"""FlashPrefill calibrated to the embedded model (70 % kept at 4K), and sparser; the others as published."""
 THINKING_TOKENS = 4096
 """That a thought may take."""
 CPU_SAMPLES, GPU_SAMPLES = 3, 50
@@ -46,27 +46,27 @@ class Item(Asked):
     stripe: Stripe
     number: int
     compared: bool
-    """Whether its sample has no answers: distributions are compared with dense attention's."""
+    """Whether the sample has no answers, so that distributions are compared with dense attention's."""
 
     def answered(self, found: Answered) -> AccuracyRecord:
         """Return the record of an answer."""
         return AccuracyRecord.measured(self.asked, asdict(found))
 
     def failed(self, why: Failure) -> AccuracyRecord:
-        """Return the record of a sample that could not be answered."""
+        """Return the record of a failed sample."""
         return AccuracyRecord.failed(self.asked, why.status, why.reason)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All items of a run, in order: by length, then by number of the sample, so that a run cut short is even."""
+    """All items of a run, by length, then by number of the sample, so that an interrupted run is balanced."""
 
     request: AccuracyRequest
     machine: Machine
     candidates: Sequence[Candidate]
     items: Sequence[Item]
     samples: int
-    """A task and length; of tasks that have fewer, all."""
+    """Samples per task and length; all of a task that has fewer."""
     chat: bool
     reasoning: str | None
     """As in `AccuracyRecord`."""
@@ -74,21 +74,20 @@ class Plan:
 
     @property
     def prompts(self) -> Mapping[int, int]:
-        """How many prompts of each length are read, each once a method."""
+        """Number of prompts by length, each counted once per method."""
         return Counter(item.stripe[2] for item in self.items)
 
     def notes(self) -> list[str]:
-        """Return what a reader should know before believing the numbers, one line each."""
+        """Return notes that a reader should know about the numbers, one line each."""
         notes = []
         if self.request.model == EMBEDDED:
             notes.append(
-                "The embedded model is a probe of attention methods: it compares methods, it says nothing of other "
-                "models' scores."
+                "The embedded model only compares methods: it says nothing about the scores of other models."
             )
         if self.reasoning is not None:
             notes.append(f"Reasoning: {self.reasoning}.")
         if self.machine.gpu is None:
-            notes.append("No GPU here: the torch backend on the CPU; scores are as on a GPU but for rounding.")
+            notes.append("No GPU here: the torch backend on the CPU; scores equal those on a GPU, except for rounding.")
         return notes
 
 
@@ -96,8 +95,8 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     """Resolve a request into items; the model's weights are not loaded.
 
     Args:
-        request: what was asked for.
-        machine: the device; None is the current one.
+        request: the options.
+        machine: the device; None: the current one.
 
     Raises:
         UsageError: an unknown suite, task, method, parameter, dtype, backend, chat or reasoning mode, or a length
@@ -130,7 +129,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
     samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
     counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
-    # Once: they read a model's weights and a suite's files.
+    # Once, because they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
     reasoning = _reasoning(request, reads)
     of_suite = {name: _asked_of_suite(suite, chat[name], reasoning) for name, suite in suites.items()}
@@ -181,7 +180,7 @@ def _reasoning(request: AccuracyRequest, reads: Prompter) -> str | None:
 
 
 def _tasks(suite: Suite, asked: Sequence[str] | None) -> list[str]:
-    """Return the tasks of a suite that are asked for; with several suites a task may be another's."""
+    """Return the requested tasks of a suite; with several suites a task may belong to another."""
     if asked is None:
         return [task for task in suite.tasks if task not in suite.left_out]
     return [task for task in suite.tasks if task in asked]
@@ -191,7 +190,7 @@ def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
     """Refuse a task that no suite has.
 
     Raises:
-        UsageError: which one.
+        UsageError: names the task.
     """
     if len(suites) == 1:
         suites[0].check_tasks(asked)
@@ -202,7 +201,7 @@ def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
 
 
 def _count(suite: Suite, task: str, samples: int) -> int:
-    """Return how many samples of a task are asked: as many as it has at most."""
+    """Return the number of samples of a task, at most as many as it has."""
     available = suite.available(task)
     return samples if available is None else min(samples, available)
 
@@ -234,7 +233,7 @@ def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str
 def _asked(
     request: AccuracyRequest, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
 ) -> dict[str, Any]:
-    """Return the record fields of an item alone that are known before it is answered."""
+    """Return the record fields of an item that are known before it is answered."""
     method = candidate.fields()
     one = request.pinned(
         suites=[Spec.parse(suite.label)],

@@ -1,4 +1,4 @@
-"""What a worker process of the accuracy job does: it holds the model and answers samples with one method or another."""
+"""The worker process of the accuracy job: it holds the model and answers samples with several methods."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,18 +36,18 @@ from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite
 
 Stripe = tuple[str, str, int]
-"""Name of a suite, task and length: samples of one stripe come in the order of their numbers."""
+"""Name of a suite, task and length; samples of one stripe come in order of their numbers."""
 
 
 THOUGHT_KEPT = 400
 """Letters of the end of a thought that a record keeps."""
 Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-"""`NextTokens` as arrays: tensors would travel through shared memory, which outlives who is killed."""
+"""`NextTokens` as arrays, because tensors would travel through shared memory, which outlives a killed process."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker has to know of a run."""
+    """The facts of a run that a worker needs."""
 
     model: str
     dtype: str
@@ -61,7 +61,7 @@ class Setup:
     device: str
     spread: bool
     threads: int | None
-    """That the process may use; None is what torch takes."""
+    """Threads of the process; None: torch's default."""
     code_version: str
     reasoning: str = "off"
     thought_end: str | None = None
@@ -70,16 +70,16 @@ class Setup:
     engine: str = "hf"
     """What runs the model."""
     longest: int = 0
-    """Tokens of the longest prompt with its answer."""
+    """Tokens of the longest prompt and its answer."""
     share: float = 1.0
-    """Of the device's memory, for an engine that takes what it is given."""
+    """Share of the device's memory, for an engine that reserves it."""
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
-    """The numbers of the samples that this worker will be asked for."""
+    """Numbers of the samples that this worker will answer."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What came of one sample and method; names and units as in `AccuracyRecord`."""
+    """Result of one sample and method; names and units as in `AccuracyRecord`."""
 
     score: float
     prediction: str | None
@@ -114,18 +114,18 @@ class Answered:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model gave for one prompt, and what became of its attention calls."""
+    """A model's output for one prompt, and counts of its attention calls."""
 
     counts: CallCounts
     tokens: list[int] | None = None
     likeness: Likeness | None = None
-    """Of a sample without answers, instead of tokens."""
+    """For a sample without answers, instead of tokens."""
 
 
 class ModelWorker:
-    """A model in this process, which answers samples.
+    """A model in this process that answers samples.
 
-    Answers of a failed sample or method are a `Failure`; the process can go on unless the device is lost.
+    A failed sample or method gives a `Failure`; the process can continue unless the device is lost.
     """
 
     IMPORTS: ClassVar = ("fp_bench.models.loading.imports",)
@@ -156,7 +156,7 @@ class ModelWorker:
             stripe: suite, task and length.
             number: of the sample; within a stripe they ascend.
             label: of the method.
-            expected: what another worker's `expected` gave for a sample that is compared; None is made here.
+            expected: result of another worker's `expected` for a compared sample; None: computed here.
         """
 
         def answer() -> Answered:
@@ -168,7 +168,7 @@ class ModelWorker:
         return attempt(answer, self._device)
 
     def expected(self, stripe: Stripe, number: int) -> "Answer[Expected]":
-        """Return what the model expects of a sample with dense attention: `NextTokens` for another process."""
+        """Return the model's predictions on a sample with dense attention: `NextTokens` for another process."""
 
         def expect() -> Expected:
             ids = self._prompt(self._sample_of(stripe, number), stripe[0])
@@ -202,7 +202,7 @@ class ModelWorker:
         self._untemplated = prompter(tokenizer, "off")
 
     def _sample_of(self, stripe: Stripe, number: int) -> Sample:
-        """Return a sample; the methods that answer it after each other share it."""
+        """Return a sample, which successive methods share."""
         if self._sample is not None and self._sample[:2] == (stripe, number):
             return self._sample[2]
         self._sample, self._expected = None, None
@@ -238,7 +238,7 @@ class ModelWorker:
         return self._suites[name]
 
     def _prompter_of(self, suite: str, task: str) -> Prompter:
-        """Return what writes the prompts of a task."""
+        """Return the object that writes the prompts of a task."""
         found = self._untemplated if task in self._suite(suite).untemplated else self._prompter
         assert found is not None
         return found
@@ -307,7 +307,7 @@ class ModelWorker:
         }
 
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> "Reply":
-        """Return the model's new tokens or, for a sample without answers, how its distributions compare with dense."""
+        """Return the model's new tokens or, for a sample without answers, its distributions against dense."""
         ids = torch.tensor([prompt], device=self._model.device)
         with SparsePrefill(
             self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
@@ -322,7 +322,7 @@ class ModelWorker:
         return Reply(prefill.counts, likeness=like)
 
     def _dense(self, ids: torch.Tensor) -> NextTokens:
-        """Return what the model expects of the current sample with dense attention, computed once."""
+        """Return the model's predictions on the current sample with dense attention, computed once."""
         if self._expected is None:
             with SparsePrefill(self._model, Dense()):
                 self._expected = next_tokens(self._model, ids)
@@ -330,7 +330,7 @@ class ModelWorker:
 
 
 def _compared(like: Likeness) -> dict[str, Any]:
-    """Return the fields of an answer that say how distributions compare with dense attention's."""
+    """Return the fields of an answer that compare distributions with dense attention's."""
     return {
         "score": float(like.agreement.mean()),
         "kl": float(like.kl.mean()),

@@ -14,7 +14,7 @@ from fp_bench.suites.sample import Sample
 
 
 class EngineModelWorker(ModelWorker):
-    """A model in vLLM, which answers samples; it gives tokens, no distributions."""
+    """A model in vLLM that answers samples; it returns tokens, no distributions."""
 
     _engine: VllmEngine
 
@@ -34,14 +34,14 @@ class EngineModelWorker(ModelWorker):
 
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> Reply:
         if not sample.answers:
-            raise UnsupportedError("this suite compares next-token distributions, which vLLM does not give; use hf")
+            raise UnsupportedError("the suite needs next-token distributions, which vLLM does not give; use hf")
         counts = self._engine.use(method, measure_selection=True)
         least = 1 if sample.stop else 0
         return Reply(counts, self._engine.generate(prompt, sample.max_new_tokens, stop=stop, least=least))
 
 
 def _generation(model: str) -> Any:
-    """Return a model's generation settings; None where it has none."""
+    """Return a model's generation settings; None if it has none."""
     from transformers import GenerationConfig
 
     try:

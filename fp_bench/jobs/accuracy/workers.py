@@ -1,4 +1,4 @@
-"""The workers of an accuracy run at one place: one for the methods of this package, and one for each other method."""
+"""The workers of an accuracy run at one place: one for the methods of this package, one for each other method."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,25 +13,25 @@ from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
 
 ANSWER_SECONDS = 600.0
-"""An answer may take this long when nothing else was asked for."""
+"""Default time limit of an answer."""
 THOUGHT_SECONDS = 0.25
 """And so much longer for each token of a thought."""
 OURS = "methods of fp_bench"
 
 
 class ModelWorkers(Workers):
-    """Has samples answered.
+    """Answers samples through workers.
 
-    A model for each method would rarely fit, and loading it for each turn would take longer than the answers. So the
-    methods of this package, which change nothing but what they are asked to, share a process and its model; what a
-    plug-in does to its process touches no other's answers.
+    A model for each method would rarely fit, and loading it each turn would take longer than the answers. Therefore the
+    methods of this package share a process and its model. A plug-in has its own process, so
+    it cannot change other answers.
 
     Args:
         plan: the run.
         machine: the device of this place.
         conduct: of the run.
-        stripes: numbers of the samples that will be asked for here, and maybe others.
-        threads: that each may use; None is what torch takes.
+        stripes: numbers of the samples expected here, and maybe others.
+        threads: threads of each worker; None: torch's default.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ModelWorkers(Workers):
                 self._methods.setdefault(self._worker_of(candidate), {})[candidate.method.label] = candidate
 
     def made(self, name: str) -> tuple[type[ModelWorker], Setup]:
-        """Return the worker for some methods, and what it has to know."""
+        """Return the worker for some methods, and its facts."""
         asked = self._plan.request
         return EngineModelWorker if asked.engine == "vllm" else ModelWorker, Setup(
             model=asked.model,
@@ -80,7 +80,7 @@ class ModelWorkers(Workers):
         )
 
     def make_room(self, name: str) -> bool:
-        """End the others, and with them their models."""
+        """End the other workers and their models."""
         others = [other for other, _ in self.posts() if other != name]
         for other in others:
             self.end(other)
@@ -95,7 +95,7 @@ class ModelWorkers(Workers):
         return found
 
     def _answer(self, name: str, item: Item) -> Answered | Failure:
-        # Loading is no part of an answer, and may well take longer than one.
+        # Loading is not part of an answer and may take longer than one.
         if failed := self.load(name, LOAD_SECONDS):
             return failed
         limit = self._conduct.timeout or ANSWER_SECONDS + THOUGHT_SECONDS * (self._plan.request.thinking_tokens or 0)

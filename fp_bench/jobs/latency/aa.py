@@ -1,4 +1,4 @@
-"""How much rounds differ on this machine when nothing changed, and the smallest regression that can be told from it."""
+"""The spread of rounds of unchanged code on this machine, and the smallest regression that can be found."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from fp_bench.sizes import format_length
 LENGTHS_GPU, LENGTHS_CPU = (4096, 16384, 65536), (512, 1024)
 TITLE = "Rounds of unchanged code, and the smallest slowdown of one cell among 30 that 95 of 100 comparisons find"
 FORECAST = (3, 5, 10)
-"""Rounds a side that a smallest regression is given for."""
+"""Rounds per side for which a smallest regression is given."""
 LAUNCHES = 4
 """Two a side are the fewest that are compared."""
 
@@ -41,7 +41,7 @@ def measure(plan: Plan) -> Iterator[LatencyRecord]:
 def aa_table(records: Sequence[Record], rule: Rule) -> Table:
     """Return the spread of the rounds and launches of each cell, and the smallest slowdown found in 95 of 100 runs.
 
-    The last column compares every second launch with the others, of one launch every second round: nothing changed, so
+    The last column compares every second launch (of one launch: round) with the others. Nothing changed, so
     a regression is a false alarm.
 
     Args:
@@ -56,9 +56,9 @@ def aa_table(records: Sequence[Record], rule: Rule) -> Table:
         return Table(TITLE, ["length", "method"], [], numbers=2)
     times = _by_launch(timed)
     several = times.shape[1] > 1
-    # Every second one: what drifts during the run hits both halves alike.
+    # Every second one, so that drift hits both halves alike.
     halves = (times[:, ::2], times[:, 1::2]) if several else (times[..., ::2], times[..., 1::2])
-    # Where no process was started in between, none can differ.
+    # Without a new process in between, launches cannot differ.
     found = compare_times(*halves, rule if several else replace(rule, restart=0.0), forecast=False)
     rows = []
     for rounds, of_cell, verdict in zip(timed, times, found.verdict, strict=True):
@@ -75,7 +75,7 @@ def aa_table(records: Sequence[Record], rule: Rule) -> Table:
 
 
 def _by_launch(cells: Sequence[Sequence[LatencyRecord]]) -> Floats:
-    """Return the times ``[cells, launches, rounds]`` in their order, NaN where a launch has fewer rounds."""
+    """Return the times ``[cells, launches, rounds]`` in order, NaN for missing rounds."""
     parts = []
     for rounds in cells:
         launches: dict[str | None, list[float]] = {}

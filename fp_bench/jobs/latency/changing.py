@@ -1,4 +1,4 @@
-"""Inputs that change from call to call, so that an answer from memory shows, and that nobody else may change."""
+"""Inputs that change between calls, so that a cached output is found, and that nobody else may change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from fp_bench.methods.base import AttentionCall
 WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers by their size in bytes."""
 STAYS = 128
-"""First tokens that keep their place in other content: every query reads them."""
+"""First tokens that stay in place in other content, because every query reads them."""
 CHUNK = 2**22
-"""Elements that are hashed at a time."""
+"""Elements hashed at a time."""
 
 
 class ChangingCall:
-    """An attention call whose numbers change in place: no copy is held, and each call sees what no call saw before.
+    """An attention call whose numbers change in place: without copies, and each call sees new numbers.
 
     A change flips the sign of half the channels of V, which changes every output and no selection, and the lowest bit
-    of one channel of Q and one of K, which is what rounding makes of it: the work stays the same. It is undone exactly.
+    of one channel of Q and one of K, the size of a rounding error: the work stays the same. It is undone exactly.
 
     Args:
-        call: as the input source made it; a method never gets this object, only its tensors.
+        call: from the input source; a method never gets this object, only its tensors.
     """
 
     def __init__(self, call: AttentionCall) -> None:
@@ -36,12 +36,12 @@ class ChangingCall:
         self._draw.seed()
         self._channels = torch.arange(call.head_dim, device=device)
         self.masks = torch.zeros((3, call.head_dim), dtype=kind, device=device)
-        """``[3, head_dim]``: the bits of Q, K and V that are flipped now, in the integer type of their size."""
+        """``[3, head_dim]``: currently flipped bits of Q, K and V, in the integer type of their size."""
         self.call = replace(call)
-        """What a method is to be called with now."""
+        """The current call for a method."""
 
     def change(self) -> None:
-        """Flip other bits than now; nothing waits for the device."""
+        """Flip other bits; nothing waits for the device."""
         kind, channels = self.masks.dtype, self._channels
 
         def draw(below: int, *shape: int) -> Tensor:
@@ -52,15 +52,15 @@ class ChangingCall:
         self.show(torch.cat([lowest, signs]))
 
     def restore(self) -> bool:
-        """Undo all changes; return whether the numbers are as they were made, so that nobody else changed them."""
+        """Undo all changes; return whether the numbers are the original ones, so that nobody else changed them."""
         self.show(torch.zeros_like(self.masks))
         return fingerprint(self._own.q, self._own.k, self._own.v) == self._print
 
     @contextmanager
     def other(self) -> Iterator[None]:
-        """Hold another document of the same kind meanwhile: tokens stand elsewhere, and so does what to select.
+        """Temporarily hold another document of the same kind, with tokens, and thus the selection, in other places.
 
-        For whatever is not timed: what is worked out, and kept, here helps no timed call.
+        For untimed work: a result cached here does not help a timed call.
         """
         tensors = self._own.q, self._own.k, self._own.v
         for tensor in tensors:
@@ -74,7 +74,7 @@ class ChangingCall:
             self.call = replace(self._own)
 
     def show(self, masks: Tensor) -> None:
-        """Have the numbers that some call saw, by the `masks` of then."""
+        """Temporarily restore the numbers of an earlier call from its `masks`."""
         for words, mask in zip(self._words, masks ^ self.masks, strict=True):
             words ^= mask
         self.masks = masks
@@ -83,7 +83,7 @@ class ChangingCall:
 
 @contextmanager
 def flipped(tensor: Tensor, mask: Tensor) -> Iterator[Tensor]:
-    """Hold a tensor with the bits of a mask of `ChangingCall` flipped meanwhile."""
+    """Temporarily flip the bits of a tensor by a mask of `ChangingCall`."""
     words, bits = _words(tensor), mask.to(tensor.device)
     words ^= bits
     try:
@@ -93,7 +93,7 @@ def flipped(tensor: Tensor, mask: Tensor) -> Iterator[Tensor]:
 
 
 def fingerprint(*tensors: Tensor) -> tuple[int, ...]:
-    """Return a hash of each tensor's bits: any change of numbers or of their places gives another."""
+    """Return a hash of each tensor's bits, which any change of numbers or their places changes."""
     return tuple(_hash(tensor) for tensor in tensors)
 
 

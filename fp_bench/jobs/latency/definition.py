@@ -1,4 +1,4 @@
-"""What a method is held to: the float32 definition, from copies of the inputs that no method ever had."""
+"""The reference of every check: the float32 definition, from copies of the inputs that no method ever had."""
 
 import sys
 from contextlib import ExitStack
@@ -20,11 +20,11 @@ TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3, torch.float32: 1e-4}
 """Largest relative error of a head over the sampled rows; a single row may have `ROW_SLACK` times it."""
 ROW_SLACK = 5.0
 MOST_TOLERANCE = 0.1
-"""Of what a method may declare: what e4m3 costs."""
+"""Largest tolerance that a method may declare: the error of e4m3."""
 HIDDEN_ROWS = 64
-"""Rows that no seed foretells: timed outputs are compared on them."""
+"""Number of secret rows on which timed outputs are compared."""
 ROOM = 4
-"""Copies are kept on the device where so many times their size is free, else on the host."""
+"""Copies stay on the device if this multiple of their size is free, else on the host."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class SampledRows:
     dense: AttentionRows
 
     def missed(self, covered: AttentionRows) -> Tensor:
-        """Return the share of dense attention mass that a selection leaves out, ``[batch, q_heads]`` float64."""
+        """Return the share of dense attention mass that a selection drops, ``[batch, q_heads]`` float64."""
         return 1 - (covered.lse - self.dense.lse).double().exp().mean(-1)
 
 
 class Truth:
-    """What recall, errors and outputs are measured against; made before a method sees the call.
+    """The reference for recall, errors and outputs, made before a method sees the call.
 
     Args:
         call: the attention call.
         rows: the queries that a record reports on.
-        hidden: the queries that timed outputs are compared on; by default `HIDDEN_ROWS` that are drawn anew.
+        hidden: the queries on which timed outputs are compared; default: `HIDDEN_ROWS` random ones.
     """
 
     def __init__(self, call: AttentionCall, rows: Tensor, hidden: Tensor | None = None) -> None:
@@ -72,9 +72,9 @@ class Truth:
         """Return exact attention over a selection.
 
         Args:
-            sampled: of these queries.
-            index: the keys that each reads; None is all.
-            masks: bits of the inputs that were flipped then (`ChangingCall.masks`).
+            sampled: the queries.
+            index: the keys that each reads; None: all.
+            masks: flipped bits of the inputs at the time (`ChangingCall.masks`).
         """
         return self._attention(sampled.q, sampled.rows, index, masks)
 
@@ -88,12 +88,12 @@ class Truth:
 
 
 def dense_truth(call: AttentionCall, seed: int) -> Truth:
-    """Return exact dense attention of sampled rows of a call, those that are reported on by the seed of a run."""
+    """Return exact dense attention of sampled rows of a call; the seed of the run determines the reported rows."""
     return Truth(call, sample_rows(call.q_len, seed))
 
 
 def _copies(*tensors: Tensor) -> list[Tensor]:
-    """Return copies, on the host where the device has little room."""
+    """Return copies, on the host if the device has little room."""
     device = tensors[0].device
     needed = ROOM * sum(tensor.nbytes for tensor in tensors)
     if device.type == "cuda" and torch.cuda.mem_get_info(device)[0] < needed:
@@ -102,7 +102,7 @@ def _copies(*tensors: Tensor) -> list[Tensor]:
 
 
 def allowed(method: Method, dtype: torch.dtype) -> tuple[float, float | None]:
-    """Return the relative error that a head may have, and what of it the method declared; None is its dtype's own."""
+    """Return the allowed relative error per head, and the declared one; None: the limit of the dtype."""
     declared = method.tolerance()
     if declared is None:
         return TOLERANCE[dtype], None
@@ -111,7 +111,7 @@ def allowed(method: Method, dtype: torch.dtype) -> tuple[float, float | None]:
 
 
 def check_error(found: Tensor, defined: Tensor, tolerance: float) -> float:
-    """Return the relative error over all rows; a head or a row out of its tolerance raises `IncorrectError`."""
+    """Return the relative error over all rows; raise `IncorrectError` if a head or a row exceeds its tolerance."""
     for what, dims, limit in (("head", (1, 3), tolerance), ("row", (3,), ROW_SLACK * tolerance)):
         worst = relative_error(found, defined, dims=dims).max().item()
         # Written so that NaN fails too.
@@ -130,13 +130,13 @@ def relative_error(found: Tensor, exact: Tensor, dims: tuple[int, ...]) -> Tenso
 
 
 def seen(index: Selection | None, call: AttentionCall, truth: Truth, *, copied: bool = False) -> Selection | None:
-    """Return a selection as it is, not as it says: its lists in a type of ours, or only the keys that it reads.
+    """Return a selection rebuilt from its lists in our own type, or for other types only the keys that it reads.
 
     Args:
-        index: what a method returned.
+        index: a method's selection.
         call: the call it is for.
         truth: of that call.
-        copied: copy it, for a method that uses its memory again.
+        copied: whether to copy it, for a method that reuses its memory.
     """
     if index is None:
         return None
@@ -146,7 +146,7 @@ def seen(index: Selection | None, call: AttentionCall, truth: Truth, *, copied: 
 
 
 def _ours(index: object, copied: bool) -> Selection | None:
-    """Return a selection of our types, or the one that another carries, made anew of its fields alone."""
+    """Return a selection of our types, or one inside another type, rebuilt from its fields."""
     if (carried := getattr(index, "index", None)) is not None:
         return _ours(carried, copied)
     if not (is_dataclass(index) and is_ours(type(index))):
@@ -163,7 +163,7 @@ def _ours(index: object, copied: bool) -> Selection | None:
 
 
 def is_ours(kind: type) -> bool:
-    """Return whether a class is one of this package's, by where it is found."""
+    """Return whether a class belongs to this package, by its location."""
     return (
         kind.__module__.startswith("fp_bench.")
         and getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
@@ -171,9 +171,9 @@ def is_ours(kind: type) -> bool:
 
 
 def defined(method: Method, call: AttentionCall, index: Selection | None, rows: Tensor) -> Tensor | None:
-    """Return what a method of ours defines the output of some queries as, or None: attention over the selection.
+    """Return the output of some queries as defined by a method of ours, or None for attention over the selection.
 
-    Of a plug-in's own class it is that, whatever the class says.
+    For a plug-in's own class it is always None.
     """
     if index is None or not all(_of_us(method, name) for name in ("definition", "means")):
         return None
@@ -181,7 +181,7 @@ def defined(method: Method, call: AttentionCall, index: Selection | None, rows: 
 
 
 def skipped(method: Method, call: AttentionCall, index: Selection | None) -> float | None:
-    """Return the share of its selection that a method of ours leaves out; a plug-in's own class is not asked."""
+    """Return the share of its selection that a method of ours skips; a plug-in's own class is not asked."""
     if index is None or not _of_us(method, "skipped"):
         return None
     return method.skipped(call, index.index if isinstance(index, KeysRead) else index)
@@ -202,9 +202,9 @@ def tensors_of(index: Selection | None) -> list[Tensor]:
 
 
 class KeysRead:
-    """A selection of a type that is not ours: all that counts of it is which keys the sampled queries read.
+    """A selection of a foreign type: only the keys that the sampled queries read are used.
 
-    Outputs are held to exactly that, so it cannot be claimed; density and entries are those of the sampled queries.
+    Outputs are compared with exactly these; density and entries are those of the sampled queries.
 
     Args:
         index: the selection.
@@ -220,7 +220,7 @@ class KeysRead:
         self.q_len, self.kv_len = call.q_len, call.kv_len
 
     def density(self) -> Tensor:
-        """Return the share of the sampled queries' causal pairs that is read, ``[batch, q_heads]`` float64."""
+        """Return the kept share of the sampled queries' causal pairs, ``[batch, q_heads]`` float64."""
         visible = self._visible(self._positions)
         shares = [
             [(self.keys_read(b, h, self._positions) & visible).sum() / visible.sum() for h in range(self._shape[1])]

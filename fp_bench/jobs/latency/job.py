@@ -22,19 +22,19 @@ from fp_bench.records.store import RecordStore
 def run(
     plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT, places: Sequence[Place] = ()
 ) -> Iterator[LatencyRecord]:
-    """Measure what the store does not have yet; yield each record after it is on disk.
+    """Measure the cells that the store lacks; yield each record after it is on disk.
 
-    A cell that cannot be measured is a record with its status and reason; the rest goes on. What a budget left out is
-    what `count_pending` still counts afterwards.
+    A failed cell is a record with its status and reason; the rest continues. After a budget,
+    `count_pending` counts the rest.
 
     Args:
-        plan: what to measure.
-        store: where to.
-        conduct: how.
-        places: the devices that share the work, each measuring one cell at a time; none is the plan's.
+        plan: the cells to measure.
+        store: the run folder.
+        conduct: how to run.
+        places: devices that share the work, one cell at a time each; none: that of the plan.
 
     Raises:
-        UsageError: the store has times of another kind of machine: their ratios to these would mean nothing.
+        UsageError: the store has times of another kind of machine, which are not comparable.
         UnavailableError: the disk refuses a record, or all places are lost.
     """
     if (plan.request.launches or 1) > 1 and not conduct.isolate:
@@ -55,7 +55,7 @@ def _check_machine(store: RecordStore, places: Sequence[Place]) -> None:
     known = store.machines("latency")
     for name in (machine_name(place.environment) for place in places):
         if other := next((machine for machine in known if machine != name), None):
-            raise UsageError(f"{store.folder} holds times of {other}, and this is {name}; give another --out")
+            raise UsageError(f"{store.folder} holds times of {other}, but this machine is {name}; give another --out")
 
 
 def count_pending(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> int:
@@ -64,7 +64,7 @@ def count_pending(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) ->
 
 
 Pending = dict[Cell, list[int]]
-"""Cells with the rounds that are still to be measured."""
+"""Cells and their pending rounds."""
 
 
 def _pending(group: Group, store: RecordStore, conduct: Conduct) -> Pending:
@@ -158,7 +158,7 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
 
 
 def _shuffled(cells: Sequence[Cell], number: int) -> list[Cell]:
-    """Return the cells in an order that differs between rounds and seeds, and is the same in every run."""
+    """Return the cells in an order that differs between rounds and seeds, but not between runs."""
     order = list(cells)
     random.Random(f"{[cell.key for cell in cells]} {number}").shuffle(order)
     return order

@@ -16,7 +16,7 @@ def kept_maps(index: Selection | None) -> list[KeptMap]:
     """Return the maps of head 0, the sparsest and the densest head of the first sequence, each head once.
 
     Args:
-        index: what a method selected; None, dense, has no maps.
+        index: a method's selection; None (dense) has no maps.
     """
     if index is None:
         return []
@@ -37,7 +37,7 @@ def kept_share(index: Selection, head: int) -> NDArray[np.uint8]:
 
 
 def _sums(shares: Tensor, factor: int) -> Tensor:
-    """Return the sum of each square of ``factor`` by ``factor``; there is nothing beyond the edges."""
+    """Return the sum of each square of ``factor`` by ``factor``, with zeros beyond the edges."""
     rows, columns = shares.shape
     padded = torch.nn.functional.pad(shares, (0, -columns % factor, 0, -rows % factor))
     return padded.view(len(padded) // factor, factor, -1, factor).sum((1, 3))

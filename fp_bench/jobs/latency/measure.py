@@ -1,7 +1,7 @@
-"""Measuring one method on one attention call: its output is checked, then it is timed.
+"""Measures one method on one attention call: checks its output, then times it.
 
-What is not timed sees other content than what is, every timed call sees new numbers, and what one of them gave is held
-to the definition: a method that is timed for less than it gives is `incorrect`. Nothing here schedules, writes or knows
+Untimed calls see other content, every timed call sees new numbers, and the output of one of them is compared with
+the definition: a method that does less work when timed is `incorrect`. Nothing here schedules, writes or knows
 of other methods.
 """
 
@@ -38,8 +38,8 @@ from fp_bench.records.record import DENSITY_OF, Cache, Clock
 
 MIN_SAMPLES, MAX_SAMPLES = 3, 100
 STALE_FACTOR, STALE_SHARE = 2.0, 0.01
-"""A timed call's selection may miss so many times what the checked one's misses, and this share more: methods may draw
-at random, but not select less where it is timed."""
+"""A timed call's selection may miss this multiple of the checked one's share, plus this share: methods may draw
+at random, but not select less when timed."""
 
 T = TypeVar("T")
 
@@ -52,12 +52,12 @@ class Effort:
     launches: int = 1
     """Times that the processes are started anew, each for its part of the rounds."""
     samples: int | None = None
-    """Timed calls in a round; None takes as many as fit ``sample_seconds``, at least `MIN_SAMPLES`."""
+    """Timed calls per round; None: as many as fit ``sample_seconds``, at least `MIN_SAMPLES`."""
     sample_seconds: float = 0.2
     warm_up_seconds: float = 0.1
     """Untimed calls at the start of each round, at least one."""
     checked_call_counts: bool = False
-    """For calls of minutes: the call whose output is checked is the one sample, nothing is run twice."""
+    """For calls that take minutes: the checked call is the only sample."""
 
     def spans(self) -> list[range]:
         """Return the rounds of each launch."""
@@ -67,7 +67,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a selection and its output are worth; names and units as in `Record`."""
+    """Quality of a selection and its output; names and units as in `Record`."""
 
     backend: str
     fallback: bool
@@ -100,31 +100,31 @@ class Timing:
 
 @dataclass(frozen=True)
 class Checked:
-    """A method whose output on a call was right, ready to be timed."""
+    """A method with a correct output on a call, ready to be timed."""
 
     method: Method
     inputs: ChangingCall
     truth: Truth
     index: Selection | None
-    """Selected outside any timer, or given by the input source; None for dense. It is what `attend` gets."""
+    """Selection for `attend`, made outside any timer or given by the input source; None for dense."""
     index_print: tuple[int, ...]
     """Of its tensors when it was made."""
     given: bool
-    """Whether the input source gave the index: then only the attention is the operator."""
+    """Whether the input source gave the index; then only the attention is measured."""
     limit: float
-    """Relative error that a head may have."""
+    """Allowed relative error per head."""
     findings: Findings
     missed: float
-    """Share of the hidden rows' attention that the whole operator's selection left out."""
+    """Share of the hidden rows' attention that the whole operator's selection dropped."""
     first_select_ms: float
     first_ms: float
-    """Wall-clock time of the first whole call on the inputs as they were made."""
+    """Wall-clock time of the first whole call on the original inputs."""
     selection: Selection | None = None
-    """What the whole operator selected, as it is."""
+    """The whole operator's selection."""
     peak_bytes: int | None = None
 
     def operator(self) -> tuple[Tensor, Selection | None]:
-        """Run what a user would; return the output and what it was computed over."""
+        """Run the operator like a user; return the output and its selection."""
         return (self.attend(), self.index) if self.given else self.method.run(self.inputs.call)
 
     def select(self) -> Selection | None:
@@ -156,11 +156,11 @@ def check(
     Args:
         method: the method.
         call: the attention call.
-        truth: exact dense attention of the rows to check, made of this call.
+        truth: exact dense attention of the rows to check.
         timer: times this first call.
-        given: a selection prescribed by the input source; a dense method has no use for it.
-        first_is_other: whether a run on other content comes first, so that a selection that is made once for each
-            shape is measured on what it was not made for.
+        given: a selection prescribed by the input source; a dense method ignores it.
+        first_is_other: whether to run on other content first, so that a selection cached for each
+            shape is measured on inputs for which it was not made.
 
     Raises:
         IncorrectError: the output is not attention over the method's selection, or the inputs were changed.
@@ -173,7 +173,7 @@ def check(
             raise UnsupportedError(reason)
         limit, declared = allowed(method, call.q.dtype)
         earlier: list[Tensor] = []
-        """The output of a call on other content, and rows of it as they were at once."""
+        """The output of a call on other content, and a copy of some rows."""
         if first_is_other and given is None:
             out, _ = timer.once(partial(method.run, inputs.call))[0]
             earlier = [out, _rows_of(out, call, truth.reported.rows)]
@@ -206,7 +206,7 @@ def check(
     if not finite:
         raise IncorrectError("the output is not finite everywhere")
     if overwritten:
-        raise IncorrectError("a later call overwrites its output")
+        raise IncorrectError("a later call overwrote its output")
     missed = float(truth.hidden.missed(truth.over(truth.hidden, selection)).mean())
     checked = Checked(
         method,
@@ -226,17 +226,17 @@ def check(
 
 
 def _rows_of(out: Tensor, call: AttentionCall, rows: Tensor) -> Tensor:
-    """Return some rows of an output, copied as they are now; one that is not as q raises `IncorrectError`."""
+    """Return a copy of some rows of an output; raise `IncorrectError` if its shape or dtype differs from q's."""
     if out.shape != call.q.shape or out.dtype != call.q.dtype:
         raise IncorrectError(
-            f"output is {out.dtype} {list(out.shape)}; it must be as q, {call.q.dtype} {list(call.q.shape)}"
+            f"output is {out.dtype} {list(out.shape)}; it must equal q's: {call.q.dtype} {list(call.q.shape)}"
         )
     return out[:, rows].float()
 
 
 def _check_inputs(inputs: ChangingCall) -> None:
     if not inputs.restore():
-        raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+        raise IncorrectError("it writes into its inputs: Q, K or V changed during the call")
 
 
 def _findings(
@@ -267,7 +267,7 @@ def _findings(
 
 
 def _peak_bytes(checked: Checked) -> int | None:
-    """Return the most device memory one call holds beyond its inputs, its output included; None on the CPU."""
+    """Return the peak device memory of one call beyond its inputs, output included; None on the CPU."""
     if not checked.inputs.call.q.is_cuda:
         return None
     device = checked.inputs.call.q.device
@@ -281,10 +281,10 @@ def _peak_bytes(checked: Checked) -> int | None:
 
 @torch.no_grad()
 def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
-    """Time one round of a checked method: the whole operator, its selection alone, its attention alone.
+    """Time one round of a checked method: the whole operator, its selection, its attention.
 
     Raises:
-        IncorrectError: what a timed call gave is not right, or it changed what it was given.
+        IncorrectError: a timed call gave a wrong output or changed its inputs.
     """
     call = checked.inputs.call
     over = seen(checked.index, call, checked.truth)
@@ -307,7 +307,7 @@ def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
         select_ms = checked.first_select_ms if once else median(of_select())
         attend_ms = median(_samples(checked, checked.attend, of_attending, effort, timer))
     if fingerprint(*tensors_of(over)) != checked.index_print:
-        raise IncorrectError("its attention writes into the selection that it is given")
+        raise IncorrectError("its attention writes into the given selection")
     flop = 4 * call.head_dim * computed_entries(call, over)
     return Timing(
         timer=timer.clock,
@@ -322,19 +322,19 @@ def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a timed call gave, at the moment when its time ended."""
+    """A timed call's output, copied when its time ended."""
 
     rows: Tensor | None
-    """Hidden rows of its output; None of a selection alone."""
+    """Hidden rows of the output; None for a selection."""
     over: Selection | None
 
 
 def _samples(
     checked: Checked, step: Callable[[], T], given: Callable[[T], _Given], effort: Effort, timer: Timer
 ) -> list[float]:
-    """Warm up on other content, take as many samples as the effort allows, and hold one of them to the definition.
+    """Warm up on other content, take as many samples as the effort allows, and compare one with the definition.
 
-    Which one is drawn, and a call on other content comes before it, so that nothing kept from an earlier call helps.
+    It is drawn at random, and a call on other content precedes it, so that a cached result does not help.
     """
     inputs, count = checked.inputs, 1
     if not effort.checked_call_counts:
@@ -360,7 +360,7 @@ def _samples(
 
 
 def _warmed_up(inputs: ChangingCall, step: Callable[[], object], effort: Effort, timer: Timer) -> float:
-    """Call for a time, at least once; return the seconds of a call."""
+    """Call for some time, at least once; return the seconds per call."""
     with inputs.other():
         started, calls = perf_counter(), 0
         while not calls or perf_counter() - started < effort.warm_up_seconds:
@@ -370,7 +370,7 @@ def _warmed_up(inputs: ChangingCall, step: Callable[[], object], effort: Effort,
 
 
 def _check_timed(checked: Checked, given: _Given, masks: Tensor) -> None:
-    """Raise IncorrectError where a timed output is no attention over its selection, or that covers less than before."""
+    """Raise IncorrectError if a timed output is not attention over its selection, or the selection covers less."""
     truth = checked.truth
     hidden = truth.hidden
     covered = truth.over(hidden, given.over, masks)
@@ -391,7 +391,7 @@ def _check_timed(checked: Checked, given: _Given, masks: Tensor) -> None:
 
 
 def computed_entries(call: AttentionCall, index: Selection | None) -> int:
-    """Return how many causal query-key pairs of all heads a selection computes; None is dense."""
+    """Return the number of causal query-key pairs of all heads in a selection; None: dense."""
     if index is None:
         seen_by_first = call.kv_len - call.q_len + 1
         return call.batch * call.q_heads * call.q_len * (seen_by_first + call.kv_len) // 2

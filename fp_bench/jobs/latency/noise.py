@@ -1,4 +1,4 @@
-"""What disturbs a timing: clocks, power, temperature, throttling and other processes, watched while a cell is timed."""
+"""Watches disturbances of a timing: clocks, power, temperature, throttling and other processes."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -12,7 +12,7 @@ class Watch:
     """Collects states of the GPU during one round.
 
     Args:
-        gpu: the GPU that is timed; None for the CPU.
+        gpu: the timed GPU; None for the CPU.
         ours: ids of our processes that use it.
     """
 
@@ -39,11 +39,11 @@ class Watch:
 
 
 def summary(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what the states of one round have in common; a fact that the driver does not give is null.
+    """Return a summary of one round's states; a fact that the driver does not give is null.
 
     ``sm_mhz`` and ``memory_mhz`` have min, median and max; ``power_w`` and ``temperature_c`` are the highest;
     ``throttle`` is the share of the states in which each reason held the clocks down; ``other_processes`` is the most
-    that were on the GPU beside ours; ``states`` is how often it was looked.
+    on the GPU that are not ours; ``states`` is the number of states.
     """
     known = {name: [state[name] for state in states if state[name] is not None] for name in states[0]}
     reasons = sorted({reason for state in known["throttle"] for reason in state})

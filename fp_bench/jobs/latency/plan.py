@@ -1,4 +1,4 @@
-"""The plan of a latency run: lengths x layers x methods become cells, with how much measuring each can afford."""
+"""The plan of a latency run: lengths x layers x methods become cells, with rounds and samples for each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +28,15 @@ from fp_bench.sizes import format_length
 CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
 GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
 SHORTEST_LIMIT, PATIENCE = 600.0, 20.0
-"""A step is given so many seconds, or so many times its estimate."""
+"""Time limit of a step: these seconds, or this multiple of its estimate."""
 INPUTS_SHARE = 0.4
-"""Of the memory; beyond it the workers do not all keep their inputs."""
+"""Share of the memory above which workers do not keep their inputs."""
 
 
 CPU_HEADS = Heads(2, 1, 128)
 CPU_HEADS_LONG = Heads(1, 1, 128)
 CPU_LONG = 128 * 1024
-"""Beyond this length one head has to do on a CPU: a dense call takes minutes."""
+"""Above this length a CPU run uses one head, because a dense call takes minutes."""
 GPU_HEADS = Heads(32, 8, 128)
 
 
@@ -52,7 +52,7 @@ class Cell(Asked):
     record: ClassVar = LatencyRecord
 
     def timed(self, number: int, found: Mapping[str, Any]) -> LatencyRecord:
-        """Return the record of a round that was measured; ``found`` are the fields that measuring gave."""
+        """Return the record of a measured round; ``found`` are the measured fields."""
         return LatencyRecord.measured(self.asked, {"round": number} | dict(found))
 
     def failed(self, number: int, why: Failure) -> LatencyRecord:
@@ -71,18 +71,18 @@ class Group:
     dense_seconds: float
     """Estimate of one dense call."""
     keep_inputs: bool = True
-    """Whether every worker may keep its copy of the inputs between its turns; else it makes them again each turn."""
+    """Whether every worker keeps its copy of the inputs between turns; otherwise it makes them again."""
 
     @property
     def step_limit(self) -> float:
-        """Seconds after which a step (a check or a round) counts as hung, when nothing else was asked for."""
+        """Default time limit of a step (a check or a round), in seconds."""
         timed = max(self.effort.sample_seconds, self.dense_seconds * (self.effort.samples or MIN_SAMPLES))
         return max(SHORTEST_LIMIT, PATIENCE * (timed + self.dense_seconds))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a run and how each will be measured."""
+    """All cells of a run and how to measure each."""
 
     request: LatencyRequest
     machine: Machine
@@ -117,7 +117,7 @@ class Plan:
         return sum(len(group.cells) * group.effort.rounds for group in self.groups)
 
     def notes(self) -> list[str]:
-        """Return what a reader should know before believing the numbers, one line each."""
+        """Return notes that a reader should know about the numbers, one line each."""
         notes = []
         if self.machine.gpu is None:
             shape = self.groups[0].shape
@@ -129,7 +129,7 @@ class Plan:
             notes.append(f"The portable kernels run, not the Hopper ones, which are faster: {reason}.")
         notes += [
             f"{format_length(group.shape.seq_len)}: a dense call takes about {group.dense_seconds:.0f} s, so each "
-            "method is called once, with no warm-up; that call is checked and is the sample."
+            "method is called once, without warm-up; this call is checked and is the only sample."
             for group in self.groups
             if group.effort.checked_call_counts
         ]
@@ -137,11 +137,11 @@ class Plan:
 
 
 def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: float | None = None) -> Plan:
-    """Resolve a request against a device and its inputs into cells; nothing is measured but one short call.
+    """Resolve a request against a device and its inputs into cells; measures only one short call.
 
     Args:
-        request: what was asked for.
-        machine: the device; None is the current one.
+        request: the options.
+        machine: the device; None: the current one.
         budget: seconds that all of it has; where three launches may take longer, and none were asked for, it is one.
 
     Raises:
@@ -170,7 +170,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: f
 
 
 def _default_methods(request: LatencyRequest, machine: Machine, model: str | None) -> Sequence[Spec]:
-    # An engine's dense attention is its own: there is no other to ask for.
+    # An engine has only its own dense attention.
     specs = GPU_METHODS if machine.gpu and request.engine == "hf" else CPU_METHODS
     if model != EMBEDDED:
         return specs
@@ -178,7 +178,7 @@ def _default_methods(request: LatencyRequest, machine: Machine, model: str | Non
 
 
 class _Calls:
-    """Single attention calls on inputs of some source."""
+    """Plan of single attention calls."""
 
     def __init__(self, request: LatencyRequest, machine: Machine) -> None:
         self._request = request
@@ -196,7 +196,7 @@ class _Calls:
         return dense_flop(shape)
 
     def effort(self, dense_seconds: float) -> Effort:
-        """Return what a call of this length can afford."""
+        """Return rounds and samples for a call of this length."""
         return _effort(self._request, dense_seconds, self._machine)
 
 
@@ -213,7 +213,7 @@ class _Prefills:
         self.name = f"prompt:{model_label(request.model, request.engine)}"
         heads = getattr(config, "num_attention_heads", None)
         if heads is None:
-            raise UsageError(f"model {request.model} has no attention heads: there is nothing to run a method in")
+            raise UsageError(f"model {request.model} has no attention heads, so no method can run")
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self._config, self._weights = config, weights_in_use(config)
@@ -229,7 +229,7 @@ class _Prefills:
         return prefill_flop(self._config, self._weights or 0.0, shape.seq_len)
 
     def effort(self, dense_seconds: float) -> Effort:
-        """Return what a prefill of this length can afford."""
+        """Return rounds and samples for a prefill of this length."""
         affordable = 3 if dense_seconds < 1 else 1
         return _heeding(self._request, Effort(rounds=3, samples=affordable, warm_up_seconds=0.0))
 
@@ -250,7 +250,7 @@ def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> flo
 
 
 def _input_bytes(shape: Shape, dtype: torch.dtype) -> int:
-    """Return the size of Q, K and V, and of the copy of K and V that outputs are held to."""
+    """Return the size of Q, K and V, and of the reference copy of K and V."""
     heads = shape.q_heads + 4 * shape.kv_heads
     return shape.batch * shape.seq_len * heads * shape.head_dim * dtype.itemsize
 
@@ -270,7 +270,7 @@ def _layers(source: InputSource, asked: Sequence[int] | None) -> Sequence[int]:
 
 
 def _effort(request: LatencyRequest, dense_seconds: float, machine: Machine) -> Effort:
-    """Choose rounds and samples that a call of this length can afford; what was asked for wins."""
+    """Choose rounds and samples for a call of this length; the request overrides them."""
     unasked = request.rounds is None and request.samples is None and request.launches is None
     if machine.gpu is None and dense_seconds > 20 and unasked:
         return Effort(rounds=1, samples=1, checked_call_counts=True)

@@ -1,4 +1,4 @@
-"""The clocks that calls are timed with."""
+"""Clocks for timing calls."""
 
 from collections.abc import Callable
 from time import perf_counter
@@ -13,7 +13,7 @@ FLUSH_BYTES = 1024 * 1024 * 1024
 of a millisecond on an H200) for the host to queue a short operator's kernels behind it."""
 
 T = TypeVar("T")
-# Taken before a plug-in is imported, as perf_counter above: these stay the clock, whatever it makes of theirs.
+# Saved before a plug-in is imported, like perf_counter above, so that patching has no effect.
 Event, synchronize = torch.cuda.Event, torch.cuda.synchronize
 
 
@@ -26,10 +26,10 @@ class Timer(Protocol):
 
     clock: Clock
     cache: Cache
-    """What is done about the cache before a sample."""
+    """State of the cache before a sample."""
 
     def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns, finished, and the wall-clock time it took."""
+        """Return the finished result of ``call`` and its wall-clock time."""
         ...
 
     def samples(
@@ -44,8 +44,8 @@ class Timer(Protocol):
         Args:
             call: what to time.
             count: how often.
-            before: called before each, outside its time, with its number.
-            after: the same at once when its time has ended, with what it returned.
+            before: called before each call, untimed, with its number.
+            after: called as soon as its time has ended, with its result.
         """
         ...
 
@@ -57,7 +57,7 @@ class WallClock:
     cache: Cache = "as_left"
 
     def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns and the time it took."""
+        """Return the result of ``call`` and its time."""
         start = perf_counter()
         value = call()
         return value, (perf_counter() - start) * 1e3
@@ -83,8 +83,8 @@ class WallClock:
 class CudaEvents:
     """CUDA events around each call, with the L2 cache flushed before it.
 
-    All calls are queued before the first is waited for. The flush hides the host's launches behind it, as the
-    layers before an attention call do in a model.
+    All calls are queued before the first wait. The flush hides the host's launches, as the
+    earlier layers do in a model.
     """
 
     clock: Clock = "cuda_event"
@@ -95,7 +95,7 @@ class CudaEvents:
         self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
 
     def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return what ``call`` returns, finished, and the wall-clock time it took."""
+        """Return the finished result of ``call`` and its wall-clock time."""
         synchronize(self._device)
         start = perf_counter()
         value = call()

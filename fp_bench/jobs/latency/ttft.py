@@ -1,4 +1,4 @@
-"""Time to first token: what a worker process does that times a model's prefill with one method."""
+"""Time to first token: the worker process that times a model's prefill with one method."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PrefillFindings:
-    """What a method did in a model's prefill; names and units as in `LatencyRecord`."""
+    """A method's result in a model's prefill; names and units as in `LatencyRecord`."""
 
     backend: str | None
     fallback: bool
@@ -47,11 +47,11 @@ class PrefillFindings:
     model_layers: int
     recall: float | None
     dense_calls: dict[str, int]
-    """Attention calls that went dense whatever the method, by reason."""
+    """Attention calls that ran dense with every method, by reason."""
 
     @classmethod
     def of(cls, method: Method, counts: CallCounts) -> "PrefillFindings":
-        """Return what became of a method's calls in one prefill."""
+        """Return a summary of a method's calls in one prefill."""
         return cls(
             backend="+".join(sorted(counts.kernels)) or None,
             fallback=method.name != "dense" and not counts.sparse,
@@ -67,12 +67,12 @@ class PrefillFindings:
 
 @dataclass(frozen=True)
 class PrefillFound:
-    """What the first prefill of a prompt gave."""
+    """Result of the first prefill of a prompt."""
 
     findings: PrefillFindings
     peak_bytes: int | None
     maps: list[KeptMap]
-    """None are kept: a model has too many heads."""
+    """Always empty, because a model has too many heads."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class PrefillTiming:
 class PrefillWorker:
     """A model with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
-    Time to first token is from token ids on the device to the first new token on the host: making text into ids is no
-    part of it, nor is what a server adds.
+    Time to first token runs from token ids on the device to the first new token on the host, without tokenization
+    and without a server.
     """
 
     IMPORTS: ClassVar = ("fp_bench.models.loading.imports",)
@@ -123,7 +123,7 @@ class PrefillWorker:
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and run the prefill once; ``layer`` says nothing here."""
+        """Make the prompt and run the prefill once; ``layer`` is ignored."""
         del layer
         self._ids = None
         return self._attempt(partial(self._check, shape.seq_len))
@@ -133,7 +133,7 @@ class PrefillWorker:
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
-        """Give the memory of the prompt back, or of the model too, which is then to be loaded again."""
+        """Free the memory of the prompt, or also of the model, which must then be loaded again."""
         self._ids = None
         if everything:
             self._model = None
@@ -168,7 +168,7 @@ class PrefillWorker:
         return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])
 
     def _peak_bytes(self) -> int | None:
-        """Return the most device memory a prefill holds beyond weights and prompt; None on the CPU."""
+        """Return the peak device memory of a prefill beyond weights and prompt; None on the CPU."""
         if self._device.type != "cuda":
             return None
         torch.cuda.synchronize(self._device)
@@ -186,7 +186,7 @@ class PrefillWorker:
         def timed(count: int) -> list[float]:
             assert self._method is not None
             with SparsePrefill(self._model, self._method):
-                # The token comes to the host, so the wall clock sees all of the device's work.
+                # The token comes to the host, so the wall clock includes all of the device's work.
                 return clock.samples(self._first_token, count, before=self._change)
 
         # One call more is watched instead of timed; nothing foretells which.
@@ -209,7 +209,7 @@ class PrefillWorker:
 
     @torch.no_grad()
     def _prefill(self) -> Tensor:
-        """Return the logits of the first new token, with the KV cache made as decoding needs it."""
+        """Return the logits of the first new token, with the KV cache for decoding."""
         logits: Tensor = self._model(input_ids=self._ids, use_cache=True, logits_to_keep=1).logits
         return logits[0, -1]
 
@@ -261,7 +261,7 @@ class Watched(SparsePrefill):
         out, index = super()._run(method, call)
         self._mark()
         if fingerprint(own.q, own.k, own.v) != before:
-            raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+            raise IncorrectError("it writes into its inputs: Q, K or V changed during the call")
         self._held = own, truth, out[:, truth.hidden.rows].float(), seen(index, own, truth, copied=True)
         self._mark()
         return out, index

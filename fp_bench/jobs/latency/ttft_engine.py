@@ -1,4 +1,4 @@
-"""Time to first token in vLLM: what a worker process does that times one method in an engine of its own."""
+"""Time to first token in vLLM: the worker process that times one method in its own engine."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,8 +27,8 @@ T = TypeVar("T")
 class EngineWorker:
     """A vLLM engine with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
-    Time to first token is from token ids on the host to the first new token there: scheduling, chunks, sampling and
-    whatever else the engine does are in it, a server's network is not.
+    Time to first token runs from token ids on the host to the first new token there, with scheduling, chunks, sampling
+    and everything else in the engine, but no network.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -43,7 +43,7 @@ class EngineWorker:
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and run the prefill once; ``layer`` says nothing here."""
+        """Make the prompt and run the prefill once; ``layer`` is ignored."""
         del layer
         return self._attempt(partial(self._check, shape.seq_len))
 
@@ -52,7 +52,7 @@ class EngineWorker:
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
-        """Shut the engine down, which is then to be loaded again. Its memory was set aside, so prompts hold none."""
+        """Shut the engine down, which must then be loaded again. Its memory is reserved, so prompts hold none."""
         if everything:
             self._forget()
             collect_and_free()

@@ -1,4 +1,4 @@
-"""What a worker process does: it checks and times one method on the inputs it is told to make."""
+"""The worker process: it makes the requested inputs, and checks and times one method on them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,12 +30,12 @@ from fp_bench.records.kept_maps import KeptMap
 
 T = TypeVar("T")
 LONG_CALL = 5e11
-"""Multiplications of Q with K, dense: about twenty seconds of two cores."""
+"""Dense products of Q and K that take about twenty seconds on two cores."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker has to know of a run: its method, and how inputs are made."""
+    """The facts of a run that a worker needs: its method, and how to make inputs."""
 
     spec: Spec
     backend: str
@@ -44,22 +44,22 @@ class Setup:
     seed: int
     device: str
     code_version: str
-    """Of the code that planned the run; a process that starts later may find other code on disk."""
+    """Version of the code that planned the run; a later process may find other code on disk."""
     threads: int | None = None
-    """That the process may use; None is what torch takes."""
+    """Threads of the process; None: torch's default."""
     model: str = ""
-    """Whose prefill is timed, where it is one."""
+    """Model whose prefill is timed, if any."""
     engine: str = "hf"
     """What runs that model."""
     longest: int = 0
     """Tokens of the longest prompt of the run."""
     share: float = 1.0
-    """Of the device's memory, for an engine that takes what it is given."""
+    """Share of the device's memory, for an engine that reserves it."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What checking a method on a call gave."""
+    """Result of checking a method on a call."""
 
     findings: Findings
     peak_bytes: int | None
@@ -69,7 +69,7 @@ class Found:
 class MethodWorker:
     """One method with the inputs it was last checked on.
 
-    Every worker makes the inputs itself: they are deterministic, and so each sees the same numbers while none shares
+    Every worker makes the inputs itself: they are deterministic, so each sees the same numbers, and none shares
     memory with one that may crash.
     """
 
@@ -81,7 +81,7 @@ class MethodWorker:
         self._ready: Checked | None = None
 
     def load(self) -> Answer[None]:
-        """Import and build the method, unless it is."""
+        """Import and build the method, unless done."""
         return self._attempt(self._load)
 
     def check(self, shape: Shape, layer: int) -> Answer[Found]:
@@ -94,7 +94,7 @@ class MethodWorker:
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
-        """Give the memory of the inputs back; there is nothing else."""
+        """Free the memory of the inputs."""
         del everything
         if self._ready is not None:
             self._forget()
@@ -116,7 +116,7 @@ class MethodWorker:
         q, k, v = source.tensors(shape, layer=layer, seed=setup.seed, dtype=dtype, device=self._device)
         call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
         given = source.given_index(shape, seed=setup.seed, device=self._device)
-        # Where a call takes minutes, as the plan lets it on a CPU, one has to do.
+        # One row, if a call takes minutes (on a CPU).
         short = self._device.type != "cpu" or computed_entries(call, None) * shape.head_dim < LONG_CALL
         truth = dense_truth(call, setup.seed)
         ready = check(self._method, call, truth, self._timer, given, first_is_other=short)

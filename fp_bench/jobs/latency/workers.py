@@ -1,4 +1,4 @@
-"""The workers of a latency run at one place: one a method, one at work at a time."""
+"""The workers of a latency run at one place: one per method, of which one works at a time."""
 
 import os
 from typing import Any
@@ -20,15 +20,15 @@ RELEASE_SECONDS = 60.0
 
 
 class MethodWorkers(Workers):
-    """Has cells checked and timed, each method in its own process.
+    """Checks and times cells, each method in its own process.
 
     The processes stay for a launch (`Effort.launches`) of each group, of one launch for the whole run. Each holds the
-    inputs of its own cell between its turns, unless those of all would fill the memory (`Group.keep_inputs`).
+    inputs of its cell between turns, unless all of them would fill the memory (`Group.keep_inputs`).
 
     Args:
         plan: the run, for the device of this place.
         conduct: of the run.
-        threads: that each may use; None is what torch takes.
+        threads: threads of each worker; None: torch's default.
     """
 
     def __init__(self, plan: Plan, conduct: Conduct, threads: int | None = None) -> None:
@@ -39,7 +39,7 @@ class MethodWorkers(Workers):
         self._candidates = {cell.label: cell.candidate for group in plan.groups for cell in group.cells}
 
     def made(self, name: str) -> tuple[type[MethodWorker | PrefillWorker | EngineWorker], Setup]:
-        """Return the worker of a method's label, and what it has to know."""
+        """Return the worker of a method's label, and its facts."""
         asked, candidate = self._plan.request, self._candidates[name]
         worker = (EngineWorker if asked.engine == "vllm" else PrefillWorker) if asked.model else MethodWorker
         return worker, Setup(
@@ -58,7 +58,7 @@ class MethodWorkers(Workers):
         )
 
     def make_room(self, name: str) -> bool:
-        """Have the others give back their inputs and models."""
+        """Make the other workers free their inputs and models."""
         if self._plan.machine.gpu is None or not any(post.holds for label, post in self.posts() if label != name):
             return False
         self.release(everything=True)
@@ -74,7 +74,7 @@ class MethodWorkers(Workers):
         return found
 
     def measure(self, cell: Cell, group: Group) -> tuple[Timing | PrefillTiming, dict[str, Any]] | Failure:
-        """Time one round of a cell; return it with what was seen of the machine meanwhile."""
+        """Time one round of a cell; return it with the machine's state meanwhile."""
         label = cell.label
         if self.post(label).holds != cell.key:
             again = self._check(cell, group)
@@ -91,7 +91,7 @@ class MethodWorkers(Workers):
         return timing, seen
 
     def release(self, *, everything: bool = False) -> None:
-        """Have all workers give back the memory of their inputs; with ``everything``, of their models too."""
+        """Make all workers free the memory of their inputs; with ``everything``, of their models too."""
         for label, post in self.posts():
             if post.holds is None:
                 continue
@@ -103,7 +103,7 @@ class MethodWorkers(Workers):
 
     def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
         label = cell.label
-        # Imports and models are no step of a cell, and may well take longer than one.
+        # Imports and loading are not a step of a cell and may take longer than one.
         if failed := self.load(label, LOAD_SECONDS if self._plan.request.model else START_SECONDS):
             return failed
         self.post(label).holds = cell.key

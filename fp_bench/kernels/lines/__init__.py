@@ -51,7 +51,7 @@ def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
     """
     if q.shape[1] != k.shape[1]:
         raise UnsupportedError(
-            f"q_len {q.shape[1]} is not kv_len {k.shape[1]}; columns and diagonals are of whole prompts"
+            f"q_len {q.shape[1]} is not kv_len {k.shape[1]}; columns and diagonals need whole prompts"
         )
     if k.shape[1] < TILE:
         raise UnsupportedError(f"kv_len {k.shape[1]} is less than one tile of {TILE}; use dense attention")

@@ -36,7 +36,7 @@ def flash_prefill_paged(
         k: ``[pages, page_size, kv_heads, head_dim]`` with pages of 16 to 256 tokens, any strides with head_dim
             contiguous; K and V may be views of one tensor.
         v: as ``k``.
-        batch: whose queries and pages these are.
+        batch: of the queries and pages.
         alpha: threshold, as `flash_prefill`; so are the three numbers of blocks that follow.
         sink_blocks: key blocks at the start that every query block keeps.
         window_blocks: key blocks up to and including the diagonal that are kept.
@@ -57,7 +57,7 @@ def flash_prefill_paged(
     if out is None:
         out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     elif out.shape != q.shape or out.dtype != q.dtype or out.device != q.device or out.stride(2) != 1:
-        raise UnsupportedError(f"out is {out.dtype} {list(out.shape)}; it must be as q, {q.dtype} {list(q.shape)}")
+        raise UnsupportedError(f"out is {out.dtype} {list(out.shape)}; it must equal q's: {q.dtype} {list(q.shape)}")
     kernel = implementation(q, k, v, out, backend)
     if kernel == "torch":
         from fp_bench.kernels.paged.paged_torch import flash_prefill_paged_torch as fill

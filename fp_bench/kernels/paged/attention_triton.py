@@ -116,7 +116,7 @@ def attend_paged(
         q: ``[tokens, q_heads, head_dim]``.
         k: ``[pages, page_size, kv_heads, head_dim]``.
         v: as ``k``.
-        batch: whose queries and pages these are.
+        batch: of the queries and pages.
         lists: as `select_paged_blocks` returns them.
         scale: factor on the logits, positive.
         out: shaped and typed as ``q``.

@@ -342,7 +342,7 @@ def attend_paged(
 def missing(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> str | None:
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
     if not q.shape[0] or not k.shape[0]:
-        return "there are no tokens or no pages, of which TMA takes no descriptor"
+        return "there are no tokens or no pages, and TMA needs some"
     return unfit(q, k=k, v=v, out=out) or _self_test(q.device, q.shape[2], k.shape[1])
 
 

@@ -121,7 +121,7 @@ def select_strided(
     """
     check_scale(scale)
     if stride < 1 or block_size % stride or stride & (stride - 1):
-        raise UnsupportedError(f"stride {stride} is no power of two that divides the block of {block_size} tokens")
+        raise UnsupportedError(f"stride {stride} is not a power of two that divides the block of {block_size} tokens")
     grid = BlockGrid(q.shape[1], k.shape[1], block_size)
     batch, q_heads = q.shape[0], q.shape[2]
     kv_heads, group = k.shape[2], q_heads // k.shape[2]

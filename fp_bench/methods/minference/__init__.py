@@ -1,4 +1,4 @@
-"""MInference (arXiv 2407.02490) as a method, with a pattern for each layer and head from a file as published."""
+"""MInference (arXiv 2407.02490), with a pattern for each layer and head from a file in the published format."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -12,19 +12,19 @@ from fp_bench.methods.minference.patterns import DEFAULT, MOST, read_patterns
 
 
 class MInference(LinesMethod):
-    """Each head keeps the columns and diagonals its last queries read most, or sinks and a window, or key blocks."""
+    """Each head keeps the columns and diagonals that its last queries read most, sinks and a window, or key blocks."""
 
     name = "minference"
 
     class Params(MethodParams):
-        """Sizes in tokens, the same at every length, so that density falls as the prompt grows."""
+        """Sizes in tokens, equal at every length, so the density falls with length."""
 
         columns: int = Field(DEFAULT.columns, ge=1, le=MOST)
         """Columns that a head keeps; fewer than 30 count as 30."""
         diagonals: int = Field(DEFAULT.diagonals, ge=1, le=MOST)
         """Diagonals that a head keeps; fewer than 50 count as 50."""
         config: str | None = None
-        """JSON file of patterns by layer and head, in the authors' format; others keep the sizes above."""
+        """JSON file of patterns by layer and head, in the authors' format; other heads use the sizes above."""
 
     params: Params
     knob = Knob("diagonals", 50, 65536, keeps="more", scale="log", whole=True)
@@ -39,7 +39,7 @@ class MInference(LinesMethod):
         return self._layers
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason when the file of patterns is of another model, for chunks and for odd heads."""
+        """Return the reason if the file belongs to another model, and for chunks and unsupported head_dim."""
         if self._layers is not None:
             if call.layer >= len(self._layers):
                 return f"{self.params.config} has {len(self._layers)} layers; the call is of layer {call.layer}"
@@ -48,7 +48,7 @@ class MInference(LinesMethod):
         return super().unsupported(call)
 
     def heads(self, call: AttentionCall) -> list[Pattern]:
-        """Return each query head's pattern: the file's, or the sizes given."""
+        """Return each query head's pattern: from the file, or the given sizes."""
         named = {} if self._layers is None else self._layers[call.layer]
         other = Lines(self.params.columns, self.params.diagonals)
         return [named.get(head, other) for head in range(call.q_heads)]

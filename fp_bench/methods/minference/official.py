@@ -1,7 +1,7 @@
-"""MInference on the operators of its authors' package ``minference``, where that is installed.
+"""MInference on the operators of its authors' package ``minference``, if it is installed.
 
-The package chooses lines inside the models that it patches, and its operators begin after: columns and diagonals are
-chosen here, as `minference` chooses them, and converted and attended over there. Blocks it chooses inside its operator.
+The package chooses lines inside the models that it patches, before its operators. Therefore columns and diagonals are
+chosen here, like in `minference`, and the package converts them and attends. Its operator chooses blocks itself.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.minference import MInference
 
 HEAD_DIMS = (64, 128)
-"""Those of ours that its kernels take."""
+"""Head sizes that its kernels support."""
 
 
 @dataclass(frozen=True)
 class Handed:
-    """What the package's operators are handed. What they read they do not say: our index of the same stands for it.
+    """Arguments of the package's operators, and our index of the same lines, because the package reports none.
 
-    The index is made when it is first asked for, since the operators have no use for it.
+    The index is made on first use, because the operators do not need it.
 
     Args:
         call: the call.
         patterns: of its heads.
-        lines: columns and offsets from `strongest_lines`; None where no head keeps lines.
+        lines: columns and offsets from `strongest_lines`; None if no head keeps lines.
     """
 
     call: AttentionCall
@@ -47,11 +47,11 @@ class Handed:
 
     @functools.cached_property
     def index(self) -> HeadsIndex:
-        """What the lines read by our conversion, and heads of blocks by our means."""
+        """Our index of the lines, and of the blocks of block-sparse heads."""
         return index_heads(self.call.q, self.call.k, self.patterns, self.lines)
 
     def lines_of(self, batch: int, head: int, pattern: Lines) -> tuple[Tensor, Tensor]:
-        """Return ``(columns, offsets)`` of a head, ``[1, 1, count]`` int32 each, without what fills their ends."""
+        """Return ``(columns, offsets)`` of a head, ``[1, 1, count]`` int32 each, without padding."""
         assert self.lines is not None
         counts = (min(size, self.kv_len) for size in pattern.sizes)
         columns, offsets = (each[batch, head, :n][None, None] for each, n in zip(self.lines, counts, strict=True))
@@ -92,7 +92,7 @@ class MInferenceOfficial(MInference):
     """Where the package runs."""
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason for what the package's kernels do not take, beside what `minference` does not."""
+        """Return the reason if the package's kernels, or `minference`, do not support the call."""
         if call.q.dtype == torch.float32:
             return f"{self.name} takes float16 and bfloat16, not float32"
         if call.head_dim not in HEAD_DIMS:
@@ -115,7 +115,7 @@ class MInferenceOfficial(MInference):
         return Handed(call, patterns, lines)
 
     def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
-        """Attend by the package's operators, one head of one sequence at a time, as the models that it patches do.
+        """Attend with the package's operators, one head of one sequence at a time, like its patched models.
 
         Raises:
             UnavailableError: the package is not installed, or does not import here.
@@ -163,7 +163,7 @@ def _import_package(method: str) -> ModuleType:
 
 
 def _attend_head(package: ModuleType, pattern: Pattern, qkv: list[Tensor], lines: tuple[Tensor, ...]) -> Tensor:
-    """Return attention of one head, ``[1, 1, kv_len, head_dim]``, as its Q, K and V are."""
+    """Return the attention of one head, ``[1, 1, kv_len, head_dim]``, like its Q, K and V."""
     out: Tensor
     match pattern:
         case Lines():

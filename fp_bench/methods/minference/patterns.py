@@ -1,8 +1,8 @@
 """MInference's patterns in a file: a list over layers of ``{head: [kind, size, size, score]}``, as its authors publish.
 
-The sizes of ``vertical_and_slash`` are columns and diagonals, those of ``stream_llm`` first tokens and a window; of
-``block_sparse`` the first is how many blocks of 64 keys, the second says nothing. Of these the authors' code reads
-neither and keeps 100 blocks; none of their files has such heads.
+The sizes of ``vertical_and_slash`` are columns and diagonals, those of ``stream_llm`` first tokens and a window. For
+``block_sparse`` the first is the number of blocks of 64 keys, the second is unused. The authors' code reads
+neither and keeps 100 blocks; their files have no such heads.
 """
 
 import json
@@ -13,7 +13,7 @@ from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, Lines, Pattern
 
 DEFAULT = Lines(1000, 6096)
-"""Of a head that a file does not name, and of every head without a file."""
+"""Pattern of heads that the file does not name, or of all heads without a file."""
 MOST = 2**31 - 1
 """Largest size: kernels count in int32."""
 KINDS = ("vertical_and_slash", "stream_llm", "block_sparse")
@@ -25,7 +25,7 @@ def read_patterns(path: Path) -> list[Layer]:
     """Read the patterns of each layer's named heads.
 
     Raises:
-        UsageError: the file is missing or is no list of layers of known patterns.
+        UsageError: the file is missing or is not a list of layers of known patterns.
     """
     try:
         layers = json.loads(path.read_text())
@@ -34,7 +34,7 @@ def read_patterns(path: Path) -> list[Layer]:
         wanted = 'it must be JSON, [{"0": ["vertical_and_slash", 1000, 6096, 1], ...}, ...]'
         raise UsageError(f"minference: config={str(path)!r}: {error}; {wanted}") from None
     if not found or any(head < 0 for layer in found for head in layer):
-        raise UsageError(f"minference: config={str(path)!r}: one entry a layer, and heads from 0 on")
+        raise UsageError(f"minference: config={str(path)!r}: needs one entry per layer, and heads counted from 0")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Delta Attention (arXiv 2505.11254) as a method over another: what that lacks at some queries, added to the rest."""
+"""Delta Attention (arXiv 2505.11254): adds another method's error at some queries to the following ones."""
 
 from dataclasses import dataclass
 
@@ -17,10 +17,10 @@ from fp_bench.methods.registry import Spec, create_method
 
 @dataclass(frozen=True)
 class DeltaIndex:
-    """What the method below reads, and all keys for the dense queries.
+    """The selection of the method below, and all keys for the dense queries.
 
     Args:
-        over: what the method below selected.
+        over: selection of the method below.
         rows: which queries are dense.
     """
 
@@ -38,13 +38,13 @@ class DeltaIndex:
         return self.over.kv_len
 
     def density(self) -> Tensor:
-        """Return the kept share, ``[batch, q_heads]`` float64; dense rows gain what the one below drops on average."""
+        """Return the kept share, ``[batch, q_heads]`` float64; dense rows add the share that the method below drops."""
         total = self.q_len * (2 * self.kv_len - self.q_len + 1) // 2
         kept = self.over.density()
         return kept + (1 - kept) * (self.rows.pairs(self.kv_len) / total)
 
     def entries(self) -> Tensor:
-        """Return how many query-key pairs each head computes, ``[batch, q_heads]`` int64; dense queries come on top."""
+        """Return the number of query-key pairs per head, ``[batch, q_heads]`` int64, dense queries added."""
         return self.over.entries() + self.rows.pairs(self.kv_len)
 
     def keys_read(self, batch: int, head: int, position: Tensor) -> Tensor:
@@ -54,22 +54,22 @@ class DeltaIndex:
         return self.over.keys_read(batch, head, position) | dense[:, None]
 
     def kept_blocks(self, head: int) -> Tensor:
-        """Return what the method below keeps of each block pair; a dense query in a block is too thin to show."""
+        """Return the share of each block pair that the method below keeps, without the few dense queries."""
         return self.over.kept_blocks(head)
 
 
 class Delta(Method):
-    """Any sparse method, every gamma-th query dense, and what it lacks added to the queries up to the next."""
+    """Run any sparse method, compute every gamma-th query densely, and add the difference to the queries after it."""
 
     name = "delta"
 
     class Params(MethodParams):
-        """The method below and the distance of dense queries, as the authors' code has them."""
+        """The method below and the distance of dense queries; defaults of the authors' code."""
 
         over: str = "streaming:n_init=1024:n_local=2048"
-        """The sparse method, with its options; in double quotes where it has some."""
+        """The sparse method; in double quotes if it has options."""
         gamma: int = Field(64, ge=1, le=65536)
-        """Distance of the dense queries; the last 128 or more are all dense."""
+        """Distance between dense queries; the last 128 or more are all dense."""
 
     params: Params
     knob = Knob("gamma", 8, 128, keeps="less", scale="log", whole=True)
@@ -87,7 +87,7 @@ class Delta(Method):
         return self._over.method_hash
 
     def unsupported(self, call: AttentionCall) -> str | None:
-        """Return the reason of the method below."""
+        """Return the reason given by the method below."""
         return self._over.unsupported(call)
 
     def tolerance(self) -> float | None:
@@ -95,13 +95,13 @@ class Delta(Method):
         return self._over.tolerance()
 
     def select(self, call: AttentionCall) -> DeltaIndex | None:
-        """Select as the method below; None (dense) where it is, and for calls that are all tail."""
+        """Select as the method below; None (dense) if it does, and for calls that are all tail."""
         rows = DenseRows(call.q_len, self.params.gamma)
         over = self._over.select(call) if rows.anchors else None
         return None if over is None else DeltaIndex(over, rows)
 
     def attend(self, call: AttentionCall, index: Selection | None) -> Tensor:
-        """Attend as the method below, densely for some queries, and add the differences."""
+        """Attend like the method below and densely for some queries, and add the differences."""
         if index is None:
             return self._dense.attend(call, None)
         index = self._around(call, index)
@@ -118,7 +118,7 @@ class Delta(Method):
         return dense + difference * before[None, :, None, None].to(dense.device)
 
     def skipped(self, call: AttentionCall, index: Selection | None) -> float | None:
-        """Return what the method below leaves out."""
+        """Return the share that the method below skips."""
         return None if index is None else self._over.skipped(call, self._around(call, index).over)
 
     def implementation(self, call: AttentionCall, index: Selection | None) -> str:
@@ -134,5 +134,5 @@ class Delta(Method):
         return attention_rows(call.q, call.k, call.v, scale=call.scale, rows=rows, index=index).out
 
     def _around(self, call: AttentionCall, index: Selection) -> DeltaIndex:
-        """Return the index, or one around a selection that the input source prescribes."""
+        """Return the index, or wrap a selection that the input source prescribes."""
         return index if isinstance(index, DeltaIndex) else DeltaIndex(index, DenseRows(call.q_len, self.params.gamma))

@@ -1,4 +1,4 @@
-"""Skip-softmax alone (BLASST, arXiv 2512.12087) as a method: every block is listed, attention leaves some out."""
+"""Skip-softmax (BLASST, arXiv 2512.12087) without a selection: every block is listed, attention skips some."""
 
 import torch
 from pydantic import Field
@@ -9,15 +9,15 @@ from fp_bench.methods.blocks import BlockMethod, BlockParams
 
 
 class SkipSoftmax(BlockMethod):
-    """Multiply Q with every key, and leave out the rest of the work for tiles far below the running maxima."""
+    """Multiply Q with every key, and skip the rest of the work for tiles far below the running maxima."""
 
     name = "skip_softmax"
 
     class Params(BlockParams):
-        """The threshold, as engines take it; other methods take ``skip`` for their own blocks."""
+        """The threshold, as in engines; other methods have ``skip`` for their own blocks."""
 
         factor: float = Field(1000.0, gt=0, allow_inf_nan=False)
-        """The threshold is this over the number of keys, at most 1; ``skip`` fixes it instead."""
+        """The threshold is this divided by the number of keys, at most 1; ``skip`` sets it directly."""
 
     params: Params
     knob = Knob("factor", 0.1, 100000.0, keeps="less", scale="log")

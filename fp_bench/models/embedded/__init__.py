@@ -1,4 +1,4 @@
-"""The model that comes with the package: a small Qwen3 trained to retrieve. See README.md in this folder."""
+"""The model of this package: a small Qwen3 trained to retrieve. See README.md in this folder."""
 
 from pathlib import Path
 

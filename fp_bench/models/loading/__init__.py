@@ -1,1 +1,1 @@
-"""What loading a model needs: its file and configuration checked, its imports made once."""
+"""Parts of loading a model: checks of its file and configuration, and imports made once."""

@@ -1,4 +1,4 @@
-"""A model's configuration is checked before anything is built from it: folders come from strangers too."""
+"""Checks a model's configuration before anything is built from it, because folders may come from strangers."""
 
 import json
 from collections.abc import Callable
@@ -19,13 +19,13 @@ LIMITS = {
     "vocab_size": (1, 2**26),
     "max_position_embeddings": (1, 2**40),
 }
-"""What is built, or divided by; real models are far within."""
+"""Limits of sizes in configurations; real models are far below."""
 TEXT = ("text_config", "llm_config", "language_config")
-"""Where multimodal models have the configuration of their text part."""
+"""Keys of the text part's configuration in multimodal models."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder whose configuration could not be a model's, before transformers builds lists as long as it says.
+    """Refuse a folder with an impossible configuration, before transformers builds lists of its sizes.
 
     Raises:
         UnavailableError: one line that names the file, and the key with its value and limits.
@@ -44,7 +44,7 @@ def check_folder(folder: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise UnavailableError(f"{path} is not JSON: {str(error)[:100]}") from None
     if not isinstance(config, dict):
-        raise UnavailableError(f"{path} holds no configuration: it is {type(config).__name__}, not an object")
+        raise UnavailableError(f"{path} is not a configuration: it is {type(config).__name__}, not an object")
     for part in (config, *(config[name] for name in TEXT if isinstance(config.get(name), dict))):
         check_numbers(str(path), part.get)
 
@@ -53,8 +53,8 @@ def check_numbers(what: str, of: Callable[[str], Any]) -> None:
     """Refuse numbers out of `LIMITS`.
 
     Args:
-        what: has them, for the complaint.
-        of: returns the value of a key, None where it is not given; lists (one number a layer) are taken as they are.
+        what: their owner, for the message.
+        of: returns the value of a key, None if it is missing; lists (one number per layer) are not checked.
 
     Raises:
         UnavailableError: the first of them.
@@ -64,7 +64,7 @@ def check_numbers(what: str, of: Callable[[str], Any]) -> None:
         if value is None or isinstance(value, list | tuple):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise UnavailableError(f"{what}: {name} {str(value)[:40]!r} is no whole number from {low} to {high}")
+            raise UnavailableError(f"{what}: {name} {str(value)[:40]!r} is not a whole number from {low} to {high}")
     heads, shared = of("num_attention_heads"), of("num_key_value_heads")
     if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
-        raise UnavailableError(f"{what}: {heads} query heads are no multiple of {shared} KV heads")
+        raise UnavailableError(f"{what}: {heads} query heads are not a multiple of {shared} KV heads")

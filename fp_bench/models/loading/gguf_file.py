@@ -1,4 +1,4 @@
-"""GGUF files: what is in one, and where transformers finds it."""
+"""GGUF files: their content, and their place for transformers."""
 
 from functools import lru_cache
 from hashlib import file_digest
@@ -10,7 +10,7 @@ MAGIC = b"GGUF"
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse a file that is not there or not GGUF, and a machine without the packages that read it.
+    """Refuse a missing or invalid GGUF file, and a machine without the packages that read it.
 
     Raises:
         UnavailableError: with the reason.
@@ -42,7 +42,7 @@ def gguf_identity(path: Path) -> str:
 
 @lru_cache(maxsize=8)
 def _identity(path: Path, size: int, changed: int) -> str:
-    """Read the whole file, once for each of its states."""
+    """Read the whole file, once per version of the file."""
     del size, changed
     from gguf import GGUFReader, LlamaFileType
 

@@ -1,6 +1,6 @@
-"""What workers that load a model are forked with: it takes longer to import than all else together.
+"""Imports for workers that load a model, made once in their server because imports dominate start-up.
 
-What fails here fails again, and is told, where the model is loaded.
+An import that fails here fails again, and is reported, when the model is loaded.
 """
 
 from contextlib import suppress

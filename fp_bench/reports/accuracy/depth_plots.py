@@ -14,17 +14,17 @@ from fp_bench.reports.drawing import GRID, Plot, panel_grid, titled_figure
 from fp_bench.sizes import format_length
 
 SCORES = LinearSegmentedColormap.from_list("scores", ["#b5173f", "#f3cf7a", "#0b7f93"])
-"""Wrong, half right, right; told apart without seeing red and green, too."""
+"""Colours of wrong, half right and right, distinguishable without red and green."""
 WHOLE = Normalize(0, 1)
 """The same colours in every plot, so that runs can be compared by eye."""
 MOST_ACROSS, MOST_WIDE = 4, 3
-"""Panels in a row, and of those that are wide."""
+"""Panels per row, and wide panels per row."""
 WIDE = 3.0
-"""Inches of a panel from which it is wide."""
+"""Width in inches from which a panel is wide."""
 MOST_LENGTHS, MOST_DEPTHS = 8, 12
 """That are named along an axis."""
 MANY_CELLS = 20
-"""Along an axis, from which the lines between them are thin."""
+"""Number of cells along an axis from which the lines between them are thin."""
 LETTERS_AN_INCH = 12
 """Of a panel's title."""
 
@@ -63,7 +63,7 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
 
 
 def _place(rows: pd.DataFrame) -> tuple[bool, float]:
-    """Return where a method's panel comes: dense attention first, then from the densest to the sparsest."""
+    """Return the sort key of a method's panel: dense attention first, then from densest to sparsest."""
     return bool((rows["method"] != "dense").all()), -float(rows["density"].mean())
 
 
@@ -82,7 +82,7 @@ def _cells(axes: Axes, rows: pd.DataFrame, lengths: list[int], depths: list[floa
 
 
 def _title(rows: pd.DataFrame, letters: int) -> str:
-    """Return the name of a method, broken between its parameters, its mean score and what it keeps."""
+    """Return a method's name, broken between its parameters, its mean score and its density."""
     name = "\n".join(wrap(str(rows["label"].iloc[0]).replace(":", ": "), letters)).replace(": ", ":")
     mean = points(float(np.average(rows["score"], weights=rows["n"])))
     kept = "" if (rows["method"] == "dense").all() else f", keeps {rows['density'].mean():.0%}"
@@ -90,7 +90,7 @@ def _title(rows: pd.DataFrame, letters: int) -> str:
 
 
 def _ticks(axis: Axis, names: list[str], most: int) -> None:
-    """Name the cells of an axis, of many every second, third, ..."""
+    """Label the cells of an axis; if there are many, every second, third, ..."""
     shown = range(0, len(names), max(1, -(-(len(names) - 1) // (most - 1))))
     axis.set_major_locator(FixedLocator([place + 0.5 for place in shown]))
     axis.set_major_formatter(FixedFormatter([names[place] for place in shown]))

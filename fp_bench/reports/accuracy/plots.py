@@ -1,4 +1,4 @@
-"""Plots of accuracy: score against length, against density, by task, and by depth where one was chosen."""
+"""Plots of accuracy: score against length, against density, by task, and by depth if there is one."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -35,7 +35,7 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
 
     Args:
         records: of one run.
-        machine: what it ran on, for the caption.
+        machine: the machine, for the caption.
     """
     totals, tasks, depths, every = summary(records), by_task(records), by_depth(records), samples(records)
     plots = []
@@ -61,7 +61,7 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
 
 
 class Measure(NamedTuple):
-    """What a plot shows of quality, in the units of `summary` times a factor."""
+    """A measure of quality in a plot, in the units of `summary` times a factor."""
 
     column: str
     name: str
@@ -150,7 +150,7 @@ def _density_axis(axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _tasks(rows: pd.DataFrame, name: str, caption: str) -> Plot:
-    """Draw a panel for each task: score against length, or against density where there is one length."""
+    """Draw a panel for each task: score against length, or against density for a single length."""
     tasks = list(dict.fromkeys(rows["task"]))
     across = min(len(tasks), ACROSS)
     down = -(-len(tasks) // across)

@@ -1,4 +1,4 @@
-"""What a report says of accuracy records."""
+"""The report's chapter of accuracy records."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -25,12 +25,12 @@ from fp_bench.suites.ruler.summary import EFFECTIVE, LENGTHS, effective_length, 
 from fp_bench.suites.ruler.tasks import TASKS
 
 METHOD_NOTE = """\
-Greedy decoding; prefill by the method, decode dense. All methods answered the same prompts, so their difference to
-dense attention is paired by sample: its interval is Bonett and Price's, that of a score by Wilson's formula, both 95 %.
-Tables are over the samples that every method answered. KL is from dense attention's next-token distributions; its
-interval, and that of the agreement, take blocks of positions and samples for what varies, not positions. Density and
-recall are of the prefill, mean over heads and all layers, recall of the sparse calls on sampled query rows; recall does
-not see rounding.\
+The method computes prefill; decoding is dense and greedy. All methods answered the same prompts, so the difference to
+dense attention is paired by sample. Its 95 % interval is Bonett and Price's; that of a score is Wilson's. Tables
+cover the samples that every method answered. KL is the divergence from dense attention's next-token distributions.
+Its interval, and that of the agreement, treat blocks of positions and samples as independent, not positions. Density
+and recall describe the prefill: density is the mean over heads and all layers, recall that of the sparse calls on
+sampled query rows. Recall does not include rounding.\
 """
 
 
@@ -39,7 +39,7 @@ def accuracy_chapter(records: Sequence[AccuracyRecord], machine: str) -> Chapter
 
     Args:
         records: of one run.
-        machine: what it ran on.
+        machine: the machine.
     """
     totals = summary(records)
     return Chapter(
@@ -89,7 +89,7 @@ def _means_of_ruler(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:
-    """Yield how long a context each setting of all of RULER's tasks can use, by the paper's rule."""
+    """Yield the effective length of each setting of all of RULER's tasks, by the paper's rule."""
     ruler = totals[(totals["suite"] == "ruler") & (totals["tasks"] == len(TASKS))]
     for _, rows in ruler.groupby([*SETTING], sort=False, dropna=False):
         found = []
@@ -104,7 +104,7 @@ def _effective_lengths(totals: pd.DataFrame) -> Iterator[str]:
 
 
 def _weighted(averages: Mapping[int, float]) -> str:
-    """Return the paper's weighted averages where all its lengths were measured."""
+    """Return the paper's weighted averages, if all its lengths were measured."""
     if not set(LENGTHS) <= set(averages):
         return ""
     of_paper = {length: averages[length] for length in LENGTHS}
@@ -117,11 +117,11 @@ def _circumstances(rows: pd.DataFrame, common: int) -> Iterator[str]:
     if len(ok):
         yield (
             f"{len(ok)} answers scored; prompts of {ok['prompt_tokens'].min():.0f} to {ok['prompt_tokens'].max():.0f} "
-            f"tokens, {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length in the mean."
+            f"tokens, on average {(ok['prompt_tokens'] / ok['seq_len']).mean():.1%} of their length."
         )
     if cut := int((ok["cut_tokens"] > 0).sum()):
         lost = f"{ok['cut_tokens'].sum():.0f} tokens in all"
-        yield f"{cut} of them lost the middle of their prompts, {lost}, so that they fit."
+        yield f"{cut} prompts were cut in the middle to fit, by {lost}."
     if raw := sorted(set(ok.loc[ok["chat"] & (ok["templated"] == False), "task"])):  # noqa: E712
         yield f"Without the chat template, as their suite has it: {', '.join(raw)}."
     for method, part in ok[ok["thought_cut"].notna()].groupby("label", sort=False):
@@ -134,17 +134,17 @@ def _circumstances(rows: pd.DataFrame, common: int) -> Iterator[str]:
         means = part.groupby("label", sort=False)["lenient_score"].mean()
         read = ", ".join(f"{label} {points(mean)}" for label, mean in means.items())
         length = format_length(int(part["seq_len"].iloc[0]))
-        yield f"{task} at {length}, read leniently (no published score is): {read}."
+        yield f"{task} at {length}, scored leniently (published scores are not): {read}."
     for _, setting in ok.groupby([*SETTING, "seq_len"], sort=False, dropna=False):
         tasks, length = setting["task"].nunique(), format_length(int(setting["seq_len"].iloc[0]))
         for label, some in setting.groupby("label", sort=False)["task"].nunique().items():
             if some < tasks:
-                yield f"At {length}, {label} has answers in {some} of {tasks} tasks, and no average."
+                yield f"At {length}, {label} has answers in {some} of {tasks} tasks, so it has no average."
     if apart := len(ok) - common:
-        yield f"{apart} answers are in no table: not every method answered their samples."
+        yield f"{apart} answers are in no table, because some method did not answer the same sample."
     failed = len(rows) - len(ok)
     if failed:
-        yield f"{failed} answers could not be had; they count for no average."
+        yield f"{failed} answers failed; they count in no average."
     fallbacks = sorted(set(ok.loc[ok["fallback"].astype(bool), "label"]))
     if fallbacks:
-        yield f"Ran dense everywhere, so no result of their own: {', '.join(fallbacks)}."
+        yield f"Ran dense everywhere, so these have no result: {', '.join(fallbacks)}."

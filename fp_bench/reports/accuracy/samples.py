@@ -1,4 +1,4 @@
-"""Samples one by one: what each method answered, beside what was expected."""
+"""Single samples: the answer of each method next to the expected one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ class Answers:
 
     @property
     def first(self) -> AccuracyRecord:
-        """Any of them: what was asked is the same in all."""
+        """Any of the records; the request is the same in all."""
         return self.records[0]
 
     @property
     def expected(self) -> list[str]:
-        """The right answers; empty where distributions are compared."""
+        """The right answers; empty if distributions are compared."""
         return next((record.answers for record in self.records if record.answers), [])
 
     @property
     def differ(self) -> bool:
-        """Whether the methods' scores are not all the same; a failed answer is none."""
+        """Whether the methods' scores differ; failed answers do not count."""
         return len({record.score for record in self.records}) > 1
 
 
@@ -42,10 +42,10 @@ def samples(
 
     Args:
         records: of a run.
-        task: its samples alone.
-        method: label or name of a method: its answers alone, beside those of dense attention.
-        length: samples of this length alone, in tokens.
-        differs: samples on which the methods' scores differ alone.
+        task: only samples of this task.
+        method: only answers of this method (label or name), next to those of dense attention.
+        length: only samples of this length, in tokens.
+        differs: only samples on which the methods' scores differ.
 
     Raises:
         UsageError: no record has this task, method or length.
@@ -69,7 +69,7 @@ def _check(what: str, given: str | None, known: set[str]) -> None:
 
 
 def _question(record: AccuracyRecord) -> tuple[object, ...]:
-    """Return what two answers to one question have in common."""
+    """Return a key shared by all answers to one question."""
     variant = record.variant, str(record.suite_params), record.suite_version
     settings = (
         record.model,
@@ -84,7 +84,7 @@ def _question(record: AccuracyRecord) -> tuple[object, ...]:
 
 
 def answer_lines(answers: Answers) -> Iterator[str]:
-    """Yield a line a method: its score, and its answer as it stands in the record."""
+    """Yield one line per method: its score, and its answer from the record."""
     width = max(len(record.label) for record in answers.records)
     for record in answers.records:
         yield f"{record.label:<{width}}  {_score(record):>5}  {_answer(record)}"
@@ -105,11 +105,11 @@ def _answer(record: AccuracyRecord) -> str:
 
 
 def shortened(text: str, keep: int) -> str:
-    """Return a text without its middle, which is counted.
+    """Return a text without its middle, and the number of removed characters.
 
     Args:
         text: any text.
-        keep: characters of the start and of the end to keep.
+        keep: characters to keep at the start and at the end.
     """
     left_out = len(text) - 2 * keep
     if left_out <= 0:

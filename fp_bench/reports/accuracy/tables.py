@@ -16,7 +16,7 @@ from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "reasoning", "seed")
-"""Scores are only compared where these agree."""
+"""Scores are compared only if these agree."""
 PER_SAMPLE = (
     "seq_len",
     "task",
@@ -57,7 +57,7 @@ FOUND = (
 
 @remembered
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return one row a sample and method, of the newest code that scored it."""
+    """Return one row per sample and method, from the newest code that scored it."""
     names = (*SETTING, *PER_SAMPLE, *FOUND)
     table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
     return table.assign(
@@ -71,9 +71,9 @@ def _options(params: Mapping[str, Any]) -> str:
 
 @remembered
 def answered(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return the rows of `samples` that every method of their setting and length answered: those of tables.
+    """Return the rows of `samples` that every method of the setting and length answered; tables use these.
 
-    A method that has no answer in a task which others answered keeps nothing from them.
+    A method without any answer in a task does not remove the others' answers.
     """
     scored = samples(records).query("status == 'ok'")
     if scored.empty:
@@ -90,7 +90,7 @@ def answered(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
 @remembered
 def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return one row a setting, length, method and task: ``n`` samples and their mean score, density and recall."""
+    """Return one row per setting, length, method and task: ``n`` samples, mean score, density and recall."""
     scored = answered(records)
     keys = [*SETTING, "seq_len", "method", "label", "task_number", "task"]
     means = {name: (name, "mean") for name in ("score", "kl", "nll", "nll_difference", "density", "recall")}
@@ -101,9 +101,9 @@ def by_task(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
 @remembered
 def by_depth(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return one row a setting, length, method and depth: ``n`` samples, their mean score and density.
+    """Return one row per setting, length, method and depth: ``n`` samples, mean score and density.
 
-    Only of samples whose answer stands at a depth that was chosen; there may be none.
+    It covers samples with a chosen depth and may be empty.
     """
     scored = samples(records).query("status == 'ok' and depth.notna()")
     means = {name: (name, "mean") for name in ("score", "density")}
@@ -113,9 +113,9 @@ def by_depth(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
 @remembered
 def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return one row a setting, length, method and group: the mean of its tasks' means, ``n`` samples in all.
+    """Return one row per setting, length, method and group: the mean of its tasks' means, ``n`` samples in total.
 
-    A sample is in each of its groups; there may be none.
+    A sample counts in each of its groups; the result may be empty.
     """
     scored = answered(records).query("groups.notna()")
     each = scored.rename(columns={"groups": "group"}).explode("group").sort_values("group", kind="stable")
@@ -128,13 +128,13 @@ def by_group(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
 
 @remembered
 def summary(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
-    """Return one row a setting, length and method: the average over tasks and its difference to dense attention.
+    """Return one row per setting, length and method: the average over tasks and its difference to dense attention.
 
-    All are over the samples that every method answered (`answered`). ``score`` is the mean of the tasks' means, ``low``
-    to ``high`` its 95 % interval by Wilson's formula over all samples; where positions of texts are scored, by
-    `clusters`, as that of ``kl``. ``difference`` is to dense attention (``paired`` samples), with an interval by
-    `paired_interval`; ``changed`` of them differ. A method that has no answer in a task which others
-    answered at that length has no row: its average would be of other tasks.
+    They cover the samples that every method answered (`answered`). ``score`` is the mean of the tasks' means, ``low``
+    to ``high`` its 95 % interval by Wilson's formula over all samples; for positions of texts, by
+    `clusters`, like that of ``kl``. ``difference`` is to dense attention (``paired`` samples), with an interval by
+    `paired_interval`; ``changed`` of them differ. A method without an answer in a task that others
+    answered at that length has no row, because its average would cover other tasks.
     """
     scored = answered(records)
     whole = samples(records).query("status == 'ok'").groupby([*SETTING, "seq_len"], sort=False, dropna=False)["task"]
@@ -180,7 +180,7 @@ def _summary_row(label: str, mine: pd.DataFrame, dense: pd.Series) -> dict[str, 
 
 
 def blocks(column: pd.Series) -> Floats:
-    """Return means over blocks of positions as ``[samples, blocks]``; texts too short for all have fewer."""
+    """Return means over blocks of positions as ``[samples, blocks]``; short texts have fewer blocks."""
     fewest = min(map(len, column))
     return np.array([values[:fewest] for values in column], dtype=float)
 
@@ -210,14 +210,14 @@ def accuracy_tables(records: Sequence[AccuracyRecord]) -> list[Table]:
 
 
 def of_setting(table: pd.DataFrame, setting: Sequence[Any]) -> pd.DataFrame:
-    """Return the rows of a table that are of one setting, its values in the order of `SETTING`."""
+    """Return the rows of one setting of a table; its values are in the order of `SETTING`."""
     for name, value in zip(SETTING, setting, strict=True):
         table = table[table[name] == value]
     return table
 
 
 def setting_title(row: pd.Series) -> str:
-    """Return what all rows of one setting have in common, in words."""
+    """Return a description of one setting."""
     suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])
     more = [str(row["suite_params"])] if row["suite_params"] else []
     dense = row["dense_layers"]
@@ -228,7 +228,7 @@ def setting_title(row: pd.Series) -> str:
 
 
 def summary_table(rows: pd.DataFrame) -> Table:
-    """Return the averages of one setting; of distributions that are compared, KL comes first."""
+    """Return the averages of one setting; for distributions, KL comes first."""
     compares, of_sparse = rows["kl"].notna().any(), rows["density_sparse"].notna().any()
     headings = ["length", "method", "samples", *(["KL, nats", "95 %"] if compares else [])]
     headings += ["agreement", "95 %", "NLL, nats", "vs dense"] if compares else ["score", "95 %", "vs dense", "95 %"]
@@ -269,7 +269,7 @@ def _part_table(rows: pd.DataFrame, what: str) -> Table:
 
 
 def failures(records: Sequence[AccuracyRecord]) -> Table:
-    """Return what was not scored and why, the samples of one reason together; it may have no row."""
+    """Return failed samples with their reason, one row per reason; it may be empty."""
     failed = samples(records).query("status != 'ok'").fillna({"reason": ""})
     rows = [
         [
@@ -289,7 +289,7 @@ def _label(row: pd.Series) -> str:
 
 
 def points(score: float) -> str:
-    """Return a score of 0 to 1 as the field writes it, 0 to 100."""
+    """Return a score of 0 to 1 in points, 0 to 100."""
     return f"{100 * score:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Two runs side by side: their cells matched, refused where they answer different questions, and judged."""
+"""Compares two runs: matches their cells, refuses runs that are not comparable, and judges changes."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,26 +16,26 @@ from fp_bench.reports.comparing.rows import Matched, Side, accuracy_rows, hashab
 from fp_bench.reports.verdict import Rule, Verdict
 
 FACETS = ("gpu", "input", "dtype", "timer", "cache", "variant", "version", "params")
-"""What must agree before two cells are compared, unless it is allowed to differ by name."""
+"""Facets that must agree before two cells are compared, unless allowed by name."""
 ASKED_FACETS: Mapping[str, Mapping[str, str]] = {
     "latency": {"input": "input", "dtype": "dtype"},
     "accuracy": {"dtype": "dtype", "variant": "variant", "version": "suite_version"},
 }
-"""Facets that are part of what was asked -> their field."""
+"""Facets that are part of the request -> their field."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing two runs found.
+    """Result of comparing two runs.
 
     Args:
-        base: the run compared with.
-        new: the run that is judged.
+        base: the base run.
+        new: the judged run.
         rule: when a change counts.
-        paired: whether rounds of the two alternated, so that they were paired.
-        latency: one row a cell.
-        accuracy: one row a suite, method, length and task, and one for the average over tasks.
-        notes: what a reader should know, a sentence each.
+        paired: whether the rounds alternated and were paired.
+        latency: one row per cell.
+        accuracy: one row per suite, method, length and task, and one for the average over tasks.
+        notes: remarks, one sentence each.
     """
 
     base: Run
@@ -57,15 +57,15 @@ def compare(
     """Match the cells of two runs and judge how they changed.
 
     Args:
-        base: what to compare with.
-        new: what to judge.
-        rule: when a change counts; None takes the defaults.
+        base: the base run.
+        new: the run to judge.
+        rule: when a change counts; None: the defaults.
         allow: names out of `FACETS` that may differ.
-        paired: whether round r of both was measured side by side; None lets the times of the records tell.
+        paired: whether rounds of both alternated; None: decided by the records' times.
 
     Raises:
         UsageError: ``allow`` names something unknown.
-        NotComparableError: the runs differ in a facet, or no cell of one has a counterpart that can be compared.
+        NotComparableError: the runs differ in a facet, or no cell has a comparable counterpart.
     """
     for name in allow:
         if name not in FACETS:
@@ -105,7 +105,7 @@ def _matched(
     allow: Collection[str],
     refusals: dict[str, list[str]],
 ) -> Matched:
-    """Pair the cells of one kind; what keeps two from being compared is added to ``refusals``."""
+    """Pair the cells of one kind; reasons against a comparison are added to ``refusals``."""
     facets = ASKED_FACETS[kind.model_fields["kind"].default]
     one, other = (_sides(run, kind, facets) for run in (base, new))
     matched: Matched = {}
@@ -130,7 +130,7 @@ def _matched(
 
 
 def _sides(run: Run, kind: type[Record], facets: Mapping[str, str]) -> dict[tuple[Any, ...], dict[Any, Side]]:
-    """Return the cells of a run by what was asked apart from facets, then by the values of these."""
+    """Return the cells of a run by their request without facets, then by the facets' values."""
     left_out = {"method_hash", "sample_id", "suite_params", *facets.values()}
     names = ["label", *(name for name in kind.asked if name not in left_out)]
     found: dict[tuple[Any, ...], dict[Any, list[Record]]] = {}
@@ -146,7 +146,7 @@ def _sides(run: Run, kind: type[Record], facets: Mapping[str, str]) -> dict[tupl
 
 
 def _circumstances(base: Side, new: Side) -> Iterator[tuple[str, str]]:
-    """Yield what differs between two cells beyond what was asked; what one side does not know is no difference."""
+    """Yield differences between two cells beyond the request; an unknown value is not a difference."""
     known: list[tuple[str, Any, Any]] = [("gpu", _machine(base), _machine(new))]
     if isinstance(base.first, LatencyRecord):
         known += [(name, _of_timed(base, name), _of_timed(new, name)) for name in ("timer", "cache")]
@@ -159,7 +159,7 @@ def _circumstances(base: Side, new: Side) -> Iterator[tuple[str, str]]:
         return
     if one.params == other.params:
         yield "version", f"two definitions of {one.label}"
-    # A parameter that only one side has was added in between, and its default changes nothing.
+    # A parameter on one side only was added in between; its default changes nothing.
     for name in sorted(one.params.keys() & other.params.keys()):
         if one.params[name] != other.params[name]:
             yield "params", f"{one.label} with {name} {one.params[name]} and {other.params[name]}"
@@ -194,7 +194,7 @@ def side_name(run: Run) -> str:
 
 
 def _notes(base: Run, new: Run, allow: Collection[str]) -> Iterator[str]:
-    """Say what differs between the machines without making the runs incomparable."""
+    """Yield differences between the machines that do not prevent a comparison."""
     one, other = base.environment, new.environment
     if allow:
         yield f"allowed to differ: {', '.join(allow)}"

@@ -1,4 +1,4 @@
-"""The forms that comparisons are written in for machines and pages."""
+"""Output formats of comparisons for machines and pages."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,4 +13,4 @@ FORMATS: Mapping[str, Callable[[Sequence[Comparison]], str]] = {
     "junit": junit,
     "customSmallerIsBetter": lambda comparisons: smaller_is_better([comparison.new for comparison in comparisons]),
 }
-"""``rich``, for people at a terminal, is the command line's own."""
+"""The command line adds ``rich``, for terminals."""

@@ -1,4 +1,4 @@
-"""Comparisons as JUnit's XML, which CI servers show as tests: one test a cell or a row of scores."""
+"""Comparisons as JUnit XML, which CI servers show as tests: one test per cell or row of scores."""
 
 from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ SKIPPED = (Verdict.INCONCLUSIVE, Verdict.REMOVED, Verdict.FAILED)
 
 
 def junit(comparisons: Sequence[Comparison]) -> str:
-    """Return a test suite for each comparison: a regression or new failure fails, what is not decided is skipped."""
+    """Return a test suite for each comparison: a regression or new failure fails, an inconclusive cell is skipped."""
     whole = ElementTree.Element("testsuites")
     for comparison in comparisons:
         suite = ElementTree.SubElement(whole, "testsuite")

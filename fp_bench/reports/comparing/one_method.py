@@ -1,4 +1,4 @@
-"""One method of a run beside another: each as a run of its own whose cells match the other's."""
+"""Compares methods within runs: each method becomes a run whose cells match the other's."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ def methods_as_runs(base: Run, base_method: str, new: Run, new_method: str) -> t
     """Return the records of one method in each run, under a common name, so that `compare` matches their cells.
 
     Args:
-        base: the run of the method that is compared with.
-        base_method: that method, as the command line takes it.
-        new: the run of the method that is judged; it may be the same run.
-        new_method: that method.
+        base: the run of the base method.
+        base_method: the base method, as on the command line.
+        new: the run of the judged method; it may be the same run.
+        new_method: the judged method.
 
     Raises:
         UsageError: a run without the method, or with several settings that fit.
@@ -27,7 +27,7 @@ def methods_as_runs(base: Run, base_method: str, new: Run, new_method: str) -> t
 
 
 def _label(run: Run, asked: str) -> str:
-    """Return the label of the one method of a run that was asked for."""
+    """Return the label of the requested method of a run."""
     first = {record.label: record for record in run.records}
     if asked in first:
         return asked
@@ -41,7 +41,7 @@ def _label(run: Run, asked: str) -> str:
 
 
 def _has(record: Record, spec: Spec) -> bool:
-    """Tell whether a method has the parameters that were given; a default need not stand in its label."""
+    """Return whether a method has the given parameters; its label may omit defaults."""
     return all(key in record.params and _same(record.params[key], value) for key, value in spec.options.items())
 
 
@@ -53,7 +53,7 @@ def _same(value: Any, text: str) -> bool:
 
 
 def _renamed(run: Run, label: str, name: str) -> Run:
-    # What tells methods apart is taken out; that the kernels differ is no news.
+    # Remove the fields that distinguish methods; different kernels are expected.
     common: dict[str, Any] = {
         "label": name,
         "method": "",

@@ -1,4 +1,4 @@
-"""The rows of a comparison: the cells of two runs that were matched, judged one by one."""
+"""The rows of a comparison: the matched cells of two runs, judged one by one."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from fp_bench.reports.scores import ScoreChange, judge_scores, paired_interval
 from fp_bench.reports.verdict import Floats, Rule, Verdict, compare_times, time_of
 
 CLOCKS_APART = 0.02
-"""Share by which SM clocks differ before it is said."""
+"""Relative difference of SM clocks from which it is reported."""
 AVERAGE = "average over tasks"
 IDENTICAL = "identical answers"
-"""Note of a row whose answers are the same word for word, which needs no statistics."""
+"""Note of a row with identical answers, which needs no statistics."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One cell of one run: its rounds, or, of accuracy, its samples."""
+    """One cell of one run: its rounds, or its samples for accuracy."""
 
     records: Sequence[Any]
     run: Run
@@ -35,7 +35,7 @@ class Side:
 
     @property
     def launches(self) -> Sequence[str | None]:
-        """The processes that measured its rounds, in their order; older records do not tell and count as one."""
+        """The processes that measured its rounds, in order; older records do not name them and count as one."""
         return list(dict.fromkeys(record.launch for record in sorted(self.records, key=lambda record: record.round)))
 
     @property
@@ -45,23 +45,23 @@ class Side:
 
     @property
     def fell_back(self) -> bool:
-        """Whether a sparse method ran dense: not a result of its own."""
+        """Whether a sparse method ran dense, which is not its result."""
         return any(record.fallback for record in self.records)
 
     @property
     def reason(self) -> str:
-        """Why it has no result of its own; empty when it has."""
+        """Why it has no result; empty if it has."""
         if self.failed:
             return f"{self.failed.status}: {self.failed.reason}"
         return "fell back to dense" if self.fell_back else ""
 
 
 Matched = dict[tuple[Any, ...], tuple[Side | None, Side | None]]
-"""What was asked -> the cell in base and in new."""
+"""Request -> the cell in base and in new."""
 
 
 def hashable(value: Any) -> Any:
-    """Return a value that can be a key: a mapping as its JSON."""
+    """Return a hashable value: JSON for a mapping."""
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
@@ -97,7 +97,7 @@ ASKED_SHOWN = frozenset({"label", "cell_key", *LatencyRecord.asked})
 
 
 def _latency_row(base: Side | None, new: Side | None) -> dict[str, Any]:
-    """Return what was asked and what needs no statistics."""
+    """Return the request and values without statistics."""
     shown = new or base
     assert shown
     row: dict[str, Any] = {name: getattr(shown.first, name) for name in LATENCY_COLUMNS if name in ASKED_SHOWN}
@@ -114,7 +114,7 @@ def _latency_row(base: Side | None, new: Side | None) -> dict[str, Any]:
 
 
 def _without_numbers(base: Side | None, new: Side | None) -> Verdict | None:
-    """Return the verdict of a cell that one side lacks or failed."""
+    """Return the verdict of a cell that is missing or failed on one side."""
     if base is None:
         return Verdict.ADDED
     if new is None:
@@ -133,7 +133,7 @@ def _why(base: Side | None, new: Side | None) -> str:
 
 
 def _latency_notes(base: Side, new: Side, ratio: float) -> Iterator[str]:
-    """Say what else changed: the kernel, the clocks, the noise."""
+    """Note other changes: kernel, clocks, noise."""
     if new.fell_back:
         yield "fell back to dense in both"
     before, now = base.first.backend, new.first.backend
@@ -148,7 +148,7 @@ def _latency_notes(base: Side, new: Side, ratio: float) -> Iterator[str]:
 
 
 def _clock(side: Side) -> float | None:
-    """Return the median SM clock in MHz; records of older code have one reading instead of a summary."""
+    """Return the median SM clock in MHz; older records have one reading instead of a summary."""
     found = [(record.gpu or {}).get("sm_mhz") for record in side.records]
     readings = [clock.get("median") if isinstance(clock, dict) else clock for clock in found]
     known = [clock for clock in readings if clock]
@@ -156,7 +156,7 @@ def _clock(side: Side) -> float | None:
 
 
 def _times(side: Side, launches: int, rounds: Sequence[int]) -> Floats:
-    """Return the times ``[launches, rounds]`` of a cell, NaN where there is none."""
+    """Return the times ``[launches, rounds]`` of a cell, NaN for missing ones."""
     times = np.full((launches, len(rounds)), np.nan)
     columns = {number: column for column, number in enumerate(rounds)}
     for record in side.records:
@@ -172,7 +172,7 @@ ACCURACY_COLUMNS = (
 
 
 def accuracy_rows(cells: Matched, rule: Rule) -> pd.DataFrame:
-    """Return one row a task, and one for the average where a method has several tasks at a length."""
+    """Return one row per task, and one for the average if a method has several tasks at a length."""
     rows: list[dict[str, Any]] = []
     judged: list[tuple[dict[str, Any], ScoreChange, ScoreChange]] = []
     averages: dict[tuple[Any, ...], list[_Changes]] = {}
@@ -218,7 +218,7 @@ def _change(changes: Sequence[Floats], *, identical: bool) -> ScoreChange:
 
     Args:
         changes: for each task the new score minus the base's of every sample that both have.
-        identical: whether every answer is the same word for word.
+        identical: whether all answers are identical.
     """
     everything = np.concatenate(list(changes))
     worse, better = int((everything < 0).sum()), int((everything > 0).sum())
@@ -261,7 +261,7 @@ class _Changes:
     row: dict[str, Any]
     scores: Floats
     identical: bool
-    """Whether every answer is the same word for word."""
+    """Whether all answers are identical."""
     kl: Floats | None
     """Rise of the KL to dense attention, ``[samples, blocks]``; None where answers are scored, not distributions."""
 
@@ -294,7 +294,7 @@ def _accuracy_row(base: Side | None, new: Side | None) -> tuple[dict[str, Any], 
     scores = np.array([[one[name].score, other[name].score] for name in both])
     row |= {"base_score": float(scores[:, 0].mean()), "new_score": float(scores[:, 1].mean())}
     identical = all(one[name].prediction == other[name].prediction for name in both)
-    # A suite without answers scores distributions: there equal words say nothing.
+    # A suite without answers scores distributions, so equal words mean nothing.
     same = identical and bool((scores[:, 0] == scores[:, 1]).all())
     sides = [one[name] for name in both], [other[name] for name in both]
     kl = None
@@ -319,7 +319,7 @@ def _kl_by_block(base: Sequence[Any], new: Sequence[Any]) -> Floats:
 
 
 def geometric_mean(latency: pd.DataFrame) -> tuple[float, int]:
-    """Return the geometric mean of the ratios of the sparse cells that are decided, and how many; NaN of none."""
+    """Return the geometric mean of the decided sparse cells' ratios, and their number; NaN for none."""
     decided = latency["verdict"].isin([Verdict.REGRESSED.value, Verdict.IMPROVED.value, Verdict.UNCHANGED.value])
     ratios = latency.loc[decided & (latency["method"] != "dense"), "ratio"].dropna().to_numpy(float)
     return (float(np.exp(np.log(ratios).mean())) if len(ratios) else float("nan")), len(ratios)

@@ -1,4 +1,4 @@
-"""What a comparison says: tables, Markdown, CSV, JSON, GitHub's annotations, and github-action-benchmark's JSON."""
+"""A comparison as tables, Markdown, CSV, JSON, GitHub annotations, and github-action-benchmark's JSON."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,33 +19,31 @@ from fp_bench.reports.verdict import Verdict
 from fp_bench.sizes import format_length
 
 MOST_ROWS = 40
-"""Rows a table shows people; CSV and JSON have all."""
+"""Largest number of rows in a table; CSV and JSON have all."""
 MOST_ANNOTATIONS = 10
-"""GitHub shows no more of a kind in one step."""
+"""GitHub's limit of annotations of one kind per step."""
 GRAVITY = {verdict.value: number for number, verdict in enumerate(Verdict)}
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """Return the verdicts counted, the geometric mean of the ratios, how it was tested, and what to know."""
+    """Return the counts of verdicts, the geometric mean of the ratios, the tests, and notes."""
     rule = comparison.rule
     counts = [f"{n} {verdict}" for verdict in Verdict if (n := comparison.count(verdict))]
     lines = [f"{', '.join(counts)}."]
     mean, cells = geometric_mean(comparison.latency)
     if cells:
-        lines.append(
-            f"New times are {mean:.3f} of base, geometric mean over the {cells} sparse cells that are decided."
-        )
+        lines.append(f"New times are {mean:.3f} of base (geometric mean over the {cells} decided sparse cells).")
     by = set(comparison.latency["by"].dropna())
     if by:
         tests = {"launches": "Student's t on the launches' medians", "rounds": "Welch's t on the medians of rounds"}
         test = "paired t (rounds alternated)" if comparison.paired else " and ".join(tests[of] for of in sorted(by))
         lines.append(
-            f"Times: {test}, in logs, Benjamini-Hochberg at {rule.alpha:g} over the cells that were tested, least "
-            f"effect {rule.min_effect:.3g}; the interval has {1 - 2 * rule.alpha:.0%} confidence."
+            f"Times: {test}, on logs; Benjamini-Hochberg at {rule.alpha:g} over the tested cells; smallest "
+            f"effect {rule.min_effect:.3g}; {1 - 2 * rule.alpha:.0%} intervals."
         )
     if "rounds" in by:
         lines.append(
-            f"One launch a side: a difference under {rule.told_from_a_restart:.1%} cannot be told from a restart."
+            f"One launch per side: a difference under {rule.told_from_a_restart:.1%} cannot be told from a restart."
         )
     if len(comparison.accuracy):
         lines.append(
@@ -61,13 +59,13 @@ def summary(comparison: Comparison) -> list[str]:
 
 
 def tables(comparison: Comparison, most: int = MOST_ROWS) -> list[Table]:
-    """Return the rows that people should see, the gravest first; unchanged ones only where there is room."""
+    """Return the most important rows, worst first; unchanged ones only if there is room."""
     found = [_latency_table(rows, most) for _, rows in comparison.latency.groupby([*SETTING], sort=False)]
     return found + ([_accuracy_table(comparison.accuracy, most)] if len(comparison.accuracy) else [])
 
 
 def _gravest(rows: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
-    """Return the rows to show and, for the title, how many are left out."""
+    """Return the rows to show and, for the title, the number of omitted ones."""
     order = rows.assign(_gravity=rows["verdict"].map(GRAVITY)).sort_values(
         ["_gravity", "seq_len", "label"], kind="stable"
     )
@@ -96,7 +94,7 @@ def _latency_table(rows: pd.DataFrame, most: int) -> Table:
 
 
 def _rounds(rounds: float, launches: float) -> str:
-    """Say how many rounds, and of how many launches where there are several."""
+    """Return the number of rounds, and of launches if there are several."""
     if pd.isna(rounds):
         return "0"
     return f"{rounds:.0f}" if launches == 1 else f"{rounds:.0f} in {launches:.0f} launches"
@@ -115,7 +113,7 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
             lines.append([*where, "; ".join(note), *[""] * 5, "0 of 0"])
             continue
         numbers = [points(row["base_score"]), points(row["new_score"]), signed(row["difference"])]
-        # Of answers that are the same word for word there is no doubt on these samples.
+        # Identical answers leave no doubt on these samples.
         same = row["note"] == IDENTICAL
         interval = "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
         lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g")])
@@ -138,17 +136,17 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
 
 
 def _divergence(row: pd.Series) -> str:
-    """Say how the KL to dense attention changed: of distributions it comes before any count of tokens."""
+    """Describe the change of the KL to dense attention."""
     ends = "" if pd.isna(row["kl_low"]) else f" ({row['kl_low']:+.2g} to {row['kl_high']:+.2g})"
     return f"KL {row['base_kl']:.3g} became {row['new_kl']:.3g} nats{ends}"
 
 
 def _more(number: float, of_what: str) -> str:
-    """Say what would decide an inconclusive row."""
+    """Say how much more would decide an inconclusive row."""
     if pd.isna(number):
         return ""
     if number == float("inf"):
-        more = "; several launches would tell more" if of_what == "rounds" else ""
+        more = "; use several launches" if of_what == "rounds" else ""
         return f"no number of {of_what} is likely to decide{more}"
     return f"about {number:.0f} more {of_what if number > 1 else of_what.removesuffix('s')} would decide"
 
@@ -166,7 +164,7 @@ def markdown(comparison: Comparison) -> str:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return the gravest verdict that is news, in words."""
+    """Return the worst verdict in words."""
     for verdict in (Verdict.REGRESSED, Verdict.NEW_FAILURE, Verdict.IMPROVED, Verdict.INCONCLUSIVE):
         if n := comparison.count(verdict):
             return f"fpbench compare: {n} {verdict}"
@@ -190,7 +188,7 @@ def _all_rows(comparison: Comparison) -> pd.DataFrame:
 
 
 def as_json(comparisons: Sequence[Comparison]) -> str:
-    """Return every row and the counts as JSON, a list where there are several; what is not known is null."""
+    """Return every row and the counts as JSON, a list for several comparisons; unknown values are null."""
     found = [_facts(comparison) for comparison in comparisons]
     return json.dumps(found if len(found) > 1 else found[0], indent=1)
 
@@ -214,7 +212,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 
 
 def annotations(comparison: Comparison) -> Iterator[str]:
-    """Yield GitHub's workflow commands: an error for each regression and new failure, a warning where undecided."""
+    """Yield GitHub's workflow commands: an error for each regression and new failure, a warning if inconclusive."""
     kinds = {Verdict.REGRESSED: "error", Verdict.NEW_FAILURE: "error", Verdict.INCONCLUSIVE: "warning"}
     told = dict.fromkeys(("error", "warning"), 0)
     for rows, describe in ((comparison.latency, describe_time), (comparison.accuracy, describe_score)):
@@ -226,7 +224,7 @@ def annotations(comparison: Comparison) -> Iterator[str]:
 
 
 def describe_time(row: pd.Series) -> str:
-    """Return one cell and how its time changed, in a line."""
+    """Return one cell and the change of its time in one line."""
     where = f"{row['label']} at {format_length(int(row['seq_len']))}"
     if pd.isna(row["ratio"]):
         return f"{where}: {row['note']}"
@@ -235,21 +233,21 @@ def describe_time(row: pd.Series) -> str:
 
 
 def describe_score(row: pd.Series) -> str:
-    """Return one row of scores and how it changed, in a line."""
+    """Return one row of scores and its change in one line."""
     where = f"{row['label']} on {row['task']} at {format_length(int(row['seq_len']))}"
     return f"{where}: {row['note']}" if pd.isna(row["difference"]) else f"{where}: {signed(row['difference'])} points"
 
 
 def _escaped(text: str) -> str:
-    """Escape what ends a workflow command."""
+    """Escape characters that end a workflow command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def smaller_is_better(runs: Sequence[Run]) -> str:
     """Return runs as the JSON that github-action-benchmark reads as ``customSmallerIsBetter``.
 
-    Times are medians of the rounds' medians with their range; scores become errors, 100 minus the points, since there
-    smaller is better. Cells that failed have no number and are left out. ``extra`` names the folder and the code.
+    Times are medians of the rounds' medians with their range; scores become errors, 100 minus the points, because
+    smaller is better there. Failed cells are omitted. ``extra`` names the folder and the code.
     """
     rows = [row for run in runs for row in _rows(run)]
     return json.dumps(rows, indent=1)
@@ -297,7 +295,7 @@ def _row(name: str, values: Sequence[float], where: str) -> dict[str, Any]:
 
 
 def overview(comparisons: Sequence[Comparison]) -> Table:
-    """Return one row a comparison: its verdicts counted, and the geometric mean of its ratios."""
+    """Return one row per comparison: counts of verdicts, and the geometric mean of its ratios."""
     shown = [verdict for verdict in Verdict if any(comparison.count(verdict) for comparison in comparisons)]
     rows = []
     for comparison in comparisons:
@@ -308,7 +306,7 @@ def overview(comparisons: Sequence[Comparison]) -> Table:
 
 
 def title(comparison: Comparison) -> str:
-    """Return what is compared with what: methods of one run, or run folders."""
+    """Return the names of both sides: methods of one run, or run folders."""
     base, new = comparison.base.folder, comparison.new.folder
     labels = {record.label for record in comparison.new.records}
     return next(iter(labels)) if base == new and len(labels) == 1 else f"{new} against {base}"

@@ -39,7 +39,7 @@ def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
 
     Args:
         records: of one run.
-        machine: what it ran on, for the caption.
+        machine: the machine, for the caption.
     """
     plots = []
     with matplotlib.rc_context(STYLE):
@@ -56,9 +56,9 @@ def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
 
 
 def settings(records: Sequence[LatencyRecord], machine: str) -> Iterator[tuple[pd.DataFrame, str, str]]:
-    """Yield the rows of each setting where anything was measured, the suffix of its files' names, and its caption.
+    """Yield the rows of each measured setting, the suffix of its file names, and its caption.
 
-    Cells that failed are among them, without numbers: a line does not run through them.
+    Failed cells are included without numbers, so that lines are interrupted there.
     """
     table = comparison(records)
     groups = [rows for _, rows in table.groupby([*SETTING], sort=False) if (rows["status"] == "ok").any()]
@@ -129,7 +129,7 @@ def _speedup(rows: pd.DataFrame, name: str, caption: str) -> Plot:
 
 
 def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
-    """Draw selecting and attending of the sparse methods as stacked bars, a panel and a scale for each length."""
+    """Draw selection and attention of the sparse methods as stacked bars, one panel and scale per length."""
     sparse = rows[rows["select_ms"].notna()]
     lengths = sorted(set(sparse["seq_len"]))
     lines = method_lines(sparse)

@@ -1,4 +1,4 @@
-"""What a report says of latency records."""
+"""The report's chapter of latency records."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,22 +21,22 @@ from fp_bench.reports.latency.tables import (
 from fp_bench.sizes import format_length
 
 METHOD_NOTE = """\
-Every output was compared with the float32 definition on sampled query rows before any timing; a cell that failed has
-a reason and no time. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds'
-medians, the spread of rounds how much longer the slowest took than the fastest. Density is the computed share of the
-causal query-key pairs; in records of older code that of block pairs, for methods that keep blocks. Recall is the share
-of dense attention mass that the selection covers: it does not see rounding (FP8), which is in the error alone, the norm
-of the difference to exact dense attention over its norm. The share of ideal is the speed-up over the fastest dense
-kernel times the density.\
+Before any timing, every output was compared with the float32 definition on sampled query rows. A failed cell has a
+reason and no time. Methods take turns in rounds of shuffled order. A time is the median of the rounds' medians; the
+spread is how much longer the slowest round took than the fastest. Density is the computed share of the causal
+query-key pairs (in older records, of block pairs for methods that keep blocks). Recall is the share of the dense
+attention mass that the selection covers. It does not include rounding (FP8); the error does: the relative norm of the
+difference to exact dense attention. The share of ideal is the speed-up over the fastest dense kernel times the
+density.\
 """
 PREFILL_NOTE = """\
-Time to first token: from token ids to the first new token on the host, by the wall clock, with a KV cache as decoding
-needs it; the token ids are on the device, with vLLM on the host, and its scheduling is in the time. Attention is what
-the method's calls take within such a prefill, selecting and attending, of all layers together, from one prefill a round
-of its own. Rounds of the methods are interleaved in a shuffled order; a time is the median of the rounds' medians.
-Density is the computed share of the causal query-key pairs, mean over all layers, those that ran dense too, and beside
-it of those that ran sparse; in records of older code of block pairs and of sparse layers alone. Recall is the share of
-dense attention mass that the selection covers; it does not see rounding.\
+Time to first token is wall-clock time from token ids on the device to the first new token on the host, with a KV
+cache for decoding. With vLLM the ids start on the host and scheduling is included. Attention is the time of all
+attention calls of a prefill, selection included, from a separate prefill per round. Methods take turns in rounds of
+shuffled order. A time is the median of the rounds' medians. Density is the computed share of the causal query-key
+pairs, mean over all layers, dense ones included; next to it is that of the sparse layers (in older records, of block
+pairs and sparse layers only). Recall is the share of the dense attention mass that the selection covers; it does not
+include rounding.\
 """
 
 
@@ -45,14 +45,14 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
 
     Args:
         records: of one run.
-        machine: what it ran on.
+        machine: the machine.
         folder: the run folder, which holds maps of kept blocks.
     """
     table = comparison(records)
     return Chapter(
         title="Latency of sparse-prefill attention",
         name="latency",
-        headlines=headlines(table) or ["No sparse method was measured beside dense attention."],
+        headlines=headlines(table) or ["No sparse method was measured together with dense attention."],
         tables=latency_tables(records),
         draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
         failures=failures(records),
@@ -66,7 +66,7 @@ def headlines(table: pd.DataFrame) -> list[str]:
     """Return one sentence for the fastest sparse method at the greatest length of each setting.
 
     Args:
-        table: what `latency_tables.comparison` returns.
+        table: result of `latency_tables.comparison`.
     """
     sparse = table[(table["method"] != "dense") & table["speedup_dense"].notna()]
     lines = []
@@ -107,12 +107,12 @@ def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:
         yield (
             f"{len(mine)} rounds timed with the {clock.replace('_', ' ')}, "
             f"{min(len(r.samples_ms or ()) for r in mine)} to {max(len(r.samples_ms or ()) for r in mine)} samples "
-            f"each; the cache before a sample: {'flushed' if cold else 'as the call before left it'}."
+            f"each; the cache before a sample: {'flushed' if cold else 'as the previous call left it'}."
         )
     yield from _disturbances(timed)
     fallbacks = sorted({record.label for record in timed if record.fallback})
     if fallbacks:
-        yield f"Fell back to dense attention, so without a speed-up of their own: {', '.join(fallbacks)}."
+        yield f"Fell back to dense attention, so these have no speed-up: {', '.join(fallbacks)}."
 
 
 def _unexplained(table: pd.DataFrame) -> Iterator[str]:
@@ -120,23 +120,23 @@ def _unexplained(table: pd.DataFrame) -> Iterator[str]:
     if len(rows):
         named = [f"{row['label']} at {format_length(int(row['seq_len']))}" for _, row in rows.iterrows()]
         yield (
-            f"(!) Faster than the ideal, beyond what rounds differ by: {_some(named)}. Nothing measured explains it, "
-            "neither lower precision that is declared nor a faster attention: find the cause before you believe it."
+            f"(!) Faster than the ideal by more than the spread of rounds: {_some(named)}. No declared lower "
+            "precision and no faster attention explains it. Find the cause before you trust it."
         )
 
 
 def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:
-    """Say what the noise watch saw; see docs/noise.md."""
+    """Report disturbances; see docs/noise.md."""
     throttled = [record for record in timed if record.throttled]
     if throttled:
         reasons = sorted({reason for record in throttled for reason in (record.gpu or {}).get("throttle") or ()})
         cells_of = sorted({f"{record.label} at {format_length(record.seq_len)}" for record in throttled})
         yield (
-            f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}), in "
-            f"those of {_some(cells_of)}; they are marked `throttled` in the records and counted like the others."
+            f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}): "
+            f"{_some(cells_of)}. The records mark them `throttled`; they count like the others."
         )
     elif any(record.throttled is False for record in timed):
-        yield "In no round were the GPU's clocks held down."
+        yield "The GPU's clocks were never held down."
     clocks = [(record.gpu or {}).get("sm_mhz") for record in timed]
     medians = [clock["median"] for clock in clocks if isinstance(clock, Mapping)]
     if medians:
@@ -146,13 +146,13 @@ def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:
         yield f"In {shared} of {len(timed)} rounds the driver listed another process on the GPU."
     blind = sorted({str(record.gpu["reason"]) for record in timed if record.gpu and "reason" in record.gpu})
     if blind:
-        yield f"The GPU's clocks and throttling are not known: {'; '.join(blind)}."
+        yield f"The GPU's clocks and throttling are unknown: {'; '.join(blind)}."
     loads = [record.load_average for record in timed if record.load_average is not None]
     if loads:
         yield f"Load average of the host: {min(loads):g} to {max(loads):g}, this run included."
 
 
 def _some(words: Sequence[str], most: int = 6) -> str:
-    """Return a list of words, cut short when it is long."""
+    """Return a list of words, truncated if it is long."""
     rest = len(words) - most
     return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")

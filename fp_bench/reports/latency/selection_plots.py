@@ -38,7 +38,7 @@ from fp_bench.reports.latency.tables import SETTING
 from fp_bench.sizes import format_length
 
 PUBLISHED_DENSITY = {4096: 0.70, 8192: 0.46, 16384: 0.29, 32768: 0.18, 65536: 0.10, 131072: 0.06}
-"""Of FlashPrefill at alpha 0.12, as its authors give it; structured inputs are calibrated to these."""
+"""Published density of FlashPrefill at alpha 0.12, to which structured inputs are calibrated."""
 MOST_MAPPED = 6
 """Methods in one figure of maps."""
 
@@ -48,7 +48,7 @@ def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path
 
     Args:
         records: of one run.
-        machine: what it ran on, for the caption.
+        machine: the machine, for the caption.
         folder: of the run, which has the maps.
     """
     plots = []
@@ -70,7 +70,7 @@ def selection_plots(records: Sequence[LatencyRecord], machine: str, folder: Path
 
 
 def _of_setting(records: Sequence[LatencyRecord], row: pd.Series) -> list[LatencyRecord]:
-    """Return the first measured round of each sparse cell of a setting, of the newest code."""
+    """Return the first measured round of each sparse cell of a setting, from the newest code."""
     first: dict[str, LatencyRecord] = {}
     for record in newest(records):
         sparse = record.method != "dense" and not record.fallback and record.status == "ok"
@@ -137,11 +137,11 @@ def _by_head(sparse: pd.DataFrame, longest: Sequence[LatencyRecord], name: str, 
 
 
 def head_maps(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
-    """Draw the density of every head: by length, or by layer at the greatest length where there are several layers.
+    """Draw the density of every head: by length, or with several layers by layer at the greatest length.
 
     Args:
         records: of one run.
-        machine: what it ran on, for the caption.
+        machine: the machine, for the caption.
     """
     plots = []
     with matplotlib.rc_context(STYLE):
@@ -241,11 +241,11 @@ def _kept_blocks(mapped: Sequence[tuple[LatencyRecord, list[KeptMap]]], name: st
 
 
 def draw_map(axes: Axes, share: Any, label: str) -> None:
-    """Draw one map: white where nothing is kept, the method's colour where everything is, grey above the diagonal."""
+    """Draw one map: white for nothing kept, the method's colour for everything, grey above the diagonal."""
     colour = method_colour(label.partition(":")[0])
     shades = LinearSegmentedColormap.from_list("kept", ["white", colour]).with_extremes(bad=GRID)
     future = np.triu(np.ones(share.shape, dtype=bool), 1)
-    # The square root, so that a single kept block in a cell of many is seen.
+    # The square root makes a single kept block in a large cell visible.
     kept = np.ma.array(np.sqrt(share / 255), mask=future)
     axes.imshow(kept, cmap=shades, vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)

@@ -1,4 +1,4 @@
-"""Tables of latency records: one row a length and method, beside the dense attention of the same run."""
+"""Tables of latency records: one row per length and method, next to dense attention of the same run."""
 
 from collections.abc import Callable, Sequence
 from math import isfinite
@@ -14,7 +14,7 @@ from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
-"""Rows are only compared where these agree."""
+"""Rows are compared only if these agree."""
 COMPARABLE = (*SETTING, "seq_len")
 BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
@@ -36,14 +36,14 @@ MEANS = (
 )
 
 RATE_EXPLAINS = 0.95
-"""A faster attention explains a share of the ideal that is at most its own by so much."""
+"""Factor up to which a faster attention explains a share above the ideal."""
 
 
 @remembered
 def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
-    """Return one row a cell: rounds merged, of the newest code that measured it.
+    """Return one row per cell: merged rounds from the newest code that measured it.
 
-    ``ms`` is the median of the rounds' medians, of several launches the geometric mean of these (see
+    ``ms`` is the median of the rounds' medians, for several launches the geometric mean of these (see
     `verdict.time_of`); ``low_ms`` and ``high_ms`` are the fastest and the slowest round. A cell that failed in any
     round has its status and reason, and no number.
     """
@@ -62,7 +62,7 @@ def cells(records: Sequence[LatencyRecord]) -> pd.DataFrame:
 
 
 def _asked(rounds: Sequence[LatencyRecord]) -> dict[str, Any]:
-    """Return what the rounds of a cell have in common; a round that failed says so for all of them."""
+    """Return the common fields of a cell's rounds; a failed round makes the cell failed."""
     first = rounds[0]
     row: dict[str, Any] = {name: getattr(first, name) for name in (*PER_CELL, "fallback", "env", "command")}
     failed = next((record for record in rounds if record.status != "ok"), None)
@@ -93,11 +93,11 @@ def _merged_rounds(records: Sequence[LatencyRecord]) -> pd.DataFrame:
 
 @remembered
 def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
-    """Return one row a setting, length and method: means over layers, and speed-ups over dense attention.
+    """Return one row per setting, length and method: means over layers, and speed-ups over dense attention.
 
     ``speedup_fa2`` is over FlashAttention-2, ``speedup_dense`` over the fastest dense implementation of the same
-    setting and length, which ``dense`` names; ``ideal_share`` is that speed-up times the density. A method that fell
-    back to dense has none of them. Of a model's prefill, ``speedup_attention`` is that of its attention alone.
+    setting and length, named by ``dense``; ``ideal_share`` is that speed-up times the density. A method that fell
+    back to dense has none of them. For a model's prefill, ``speedup_attention`` is that of its attention.
     """
     by_cell = cells(records)
     table = _over_layers(by_cell)
@@ -118,19 +118,19 @@ def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
         f"{row['sparse_layers']:.0f} of {row['model_layers']:.0f}" if known else None
         for known, (_, row) in zip(ran, table.iterrows(), strict=True)
     ]
-    # Rounds are shuffled, so the order of the records says nothing: dense first, then by name.
+    # Rounds are shuffled, so the order of records means nothing: dense first, then by name.
     table["_sparse"] = table["method"] != "dense"
     return table.sort_values([*COMPARABLE, "_sparse", "label"], ignore_index=True).drop(columns="_sparse")
 
 
 def beyond_ideal(table: pd.DataFrame) -> pd.Series:
-    """Return which rows are faster than the ideal, beyond what rounds differ by, and nothing measured explains it.
+    """Return the rows that are faster than the ideal by more than the spread of rounds, without an explanation.
 
-    What explains it: lower precision that the method declares, or an attention that computes so much more a second
-    than dense attention does, as is timed alone.
+    An explanation is a declared lower precision, or attention whose rate, timed alone, exceeds that of dense
+    attention enough.
 
     Args:
-        table: what `comparison` returns.
+        table: result of `comparison`.
     """
     ran = table[(table["method"] == "dense") & (table["status"] == "ok")].sort_values("ms")
     dense = ran.drop_duplicates([*COMPARABLE]).set_index([*COMPARABLE])[["low_ms", "tflops"]]
@@ -142,7 +142,7 @@ def beyond_ideal(table: pd.DataFrame) -> pd.Series:
 
 
 def _baselines(comparable: pd.DataFrame) -> dict[str, Any]:
-    """Return the dense times that the rows of one setting and length are compared with."""
+    """Return the dense times of one setting and length."""
     row: dict[str, Any] = {name: comparable.iloc[0][name] for name in COMPARABLE}
     ran = comparable[(comparable["method"] == "dense") & (comparable["status"] == "ok")].sort_values("ms")
     fa2 = ran[ran["backend"].isin(FA2_BACKENDS)]
@@ -155,7 +155,7 @@ def _baselines(comparable: pd.DataFrame) -> dict[str, Any]:
 
 
 def _over_layers(by_cell: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a setting, length and method: means over layers; failed when a layer did."""
+    """Return one row per setting, length and method: means over layers; failed if a layer failed."""
     groups = by_cell.groupby([*COMPARABLE, "label"], sort=False)
     table = groups.head(1).set_index([*COMPARABLE, "label"])
     means = ["ms", "low_ms", "high_ms", *MEANS]
@@ -166,7 +166,7 @@ def _over_layers(by_cell: pd.DataFrame) -> pd.DataFrame:
     table["backend"] = groups["backend"].agg(lambda names: "+".join(sorted(set(names.dropna()))))
     failed = by_cell[by_cell["status"] != "ok"].drop_duplicates([*COMPARABLE, "label"])
     failed = failed.set_index([*COMPARABLE, "label"])
-    # A mean over the layers that happened to work would be comparable to nothing.
+    # A mean over only the layers that worked would not be comparable.
     table.loc[failed.index, [*means, "peak_bytes"]] = None
     table.loc[failed.index, ["status", "reason"]] = failed[["status", "reason"]]
     return table.reset_index()[[*by_cell.columns, "layers"]]
@@ -185,7 +185,7 @@ def _number(digits: int, suffix: str = "") -> Callable[[float], str]:
 
 
 def density_heading(rows: pd.DataFrame) -> str:
-    """Return what a column of densities is a share of; older records mixed block pairs and query-key pairs."""
+    """Return the pairs that a column of densities counts; older records mixed block pairs and query-key pairs."""
     of = rows.loc[rows["density"].notna(), "density_of"]
     return f"density of {of.iloc[0]}" if len(of) and of.notna().all() else "density (of blocks or pairs)"
 
@@ -209,7 +209,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "ideal_share": ("share of ideal", lambda share: f"{share:.0%}"),
     "peak_bytes": ("peak MiB", lambda size: f"{size / 2**20:.0f}"),
 }
-"""Column of `comparison` -> its heading and how a number is written."""
+"""Column of `comparison` -> its heading and number format."""
 
 
 def latency_tables(records: Sequence[LatencyRecord]) -> list[Table]:
@@ -219,19 +219,19 @@ def latency_tables(records: Sequence[LatencyRecord]) -> list[Table]:
 
 
 def setting_title(row: pd.Series) -> str:
-    """Return what all rows of one setting have in common, in words."""
+    """Return a description of one setting."""
     batch = f"batch {row['batch']}, " if row["batch"] != 1 else ""
     heads = f"{row['q_heads']} query / {row['kv_heads']} KV heads of {row['head_dim']}"
     return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs, seed {row['seed']}"
 
 
 def is_prefill(rows: pd.DataFrame) -> bool:
-    """Return whether rows are whole prefills of a model, not single attention calls."""
+    """Return whether rows are whole prefills of a model instead of single attention calls."""
     return bool(rows["attention_ms"].notna().any())
 
 
 def _table(group: pd.DataFrame) -> Table:
-    # A column that no row fills (no FlashAttention-2 on a CPU) only takes space.
+    # Omit a column that no row fills (no FlashAttention-2 on a CPU).
     shown = [name for name in COLUMNS if group[name].notna().any()]
     names = {name: heading for name, (heading, _) in COLUMNS.items()}
     names["density"] = density_heading(group)
@@ -253,7 +253,7 @@ def _table(group: pd.DataFrame) -> Table:
 
 
 def failures(records: Sequence[LatencyRecord]) -> Table:
-    """Return what was not measured and why, the lengths of one reason together; it may have no row."""
+    """Return failed cells with their reason, one row per reason; it may be empty."""
     table = comparison(records)
     failed = table[table["status"] != "ok"].fillna({"reason": ""})
     rows = [

@@ -1,1 +1,1 @@
-"""The papers' figures again: what they publish as data, our records beside it, and a verdict on each statement."""
+"""The papers' figures: published data, our records, and a verdict on each statement."""

@@ -1,4 +1,4 @@
-"""A figure or table of a paper as data: what it publishes, what it states, and the commands that measure it here."""
+"""A figure or table of a paper as data: its values, its statements, and the commands that measure it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -22,14 +22,14 @@ class _Data(BaseModel):
 
 
 class Close(_Data):
-    """Ours lies within the tolerance of the published values, at every length that has one."""
+    """Ours lies within the tolerance of the published values at every published length."""
 
     quantity: str
     method: str
     over: str | None = None
     """Both are divided by this method's value at the same length."""
     lens: Lengths | None = None
-    """None is every length that is published."""
+    """None: every published length."""
 
 
 class Bound(_Data):
@@ -72,7 +72,7 @@ Form = Close | Bound | Order | Grows | Falls
 
 
 class Statement(_Data):
-    """One thing that a figure shows; exactly one of the forms."""
+    """One statement of a figure, in exactly one of the forms."""
 
     says: str
     close: Close | None = None
@@ -81,7 +81,7 @@ class Statement(_Data):
     grows: Grows | None = None
     falls: Falls | None = None
     calibrated: bool = False
-    """Our inputs were calibrated to it, so that agreeing proves nothing."""
+    """Our inputs were calibrated to it, so agreement proves nothing."""
 
     @model_validator(mode="after")
     def _has_one_form(self) -> "Statement":
@@ -100,33 +100,33 @@ class Statement(_Data):
 
 
 class PaperFigure(_Data):
-    """One figure or table, as its YAML file has it."""
+    """One figure or table, from its YAML file."""
 
     name: str
-    """Of its file: what ``fpbench reproduce`` takes."""
+    """Name of its file, for ``fpbench reproduce``."""
     title: str
     paper: str
     place: str
-    """Where in the paper the published values stand."""
+    """Place of the published values in the paper."""
     theirs: str
     """What the paper measured on."""
     differs: str = ""
-    """What is different here, beside the GPU."""
+    """Differences from the paper, besides the GPU."""
     commands: list[str] = []
     """``fpbench`` command lines, without ``fpbench``, that measure it."""
     setting: Mapping[str, Any]
-    """Fields of the records that can serve."""
+    """Required fields of the records."""
     axis: str
     quantity: str
     """What is plotted."""
     against: Literal["length", "method"] = "length"
     drawn: list[str] = []
-    """Methods that are drawn beside the published ones."""
+    """Methods drawn next to the published ones."""
     published: dict[str, dict[str, ByLength]] = {}
     """Quantity -> method -> length -> value."""
     statements: list[Statement] = []
     other_inputs: list[str] = []
-    """Methods that choose by the inputs, which here are not their paper's: nothing of them can be compared."""
+    """Methods that adapt to the inputs; ours are not the paper's, so they cannot be compared."""
     unmeasured: str | None = None
     """Why nothing of it can be compared."""
 

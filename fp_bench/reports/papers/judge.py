@@ -13,7 +13,7 @@ from fp_bench.reports.papers.tolerance import tolerance
 from fp_bench.sizes import format_lengths
 
 FIXED = ("dense", "minference", "streaming")
-"""Methods that keep as much whatever the inputs are."""
+"""Methods that keep the same amount on any inputs."""
 
 
 class Judgement(StrEnum):
@@ -28,13 +28,13 @@ class Judgement(StrEnum):
 
 
 class Finding(NamedTuple):
-    """What became of one statement.
+    """The result of one statement.
 
     Args:
-        statement: as its figure has it.
-        verdict: on the first run that measured most of it.
-        form: what was judged: the statement's, at the lengths that could be.
-        source: that run; None where there is none.
+        statement: from its figure.
+        verdict: of the first run that measured most of it.
+        form: the judged form, at the lengths that could be judged.
+        source: that run; None if there is none.
         reason: why the other lengths, or all of them, could not be judged.
         elsewhere: the verdicts on other machines.
     """
@@ -48,7 +48,7 @@ class Finding(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it is a reproduction: what the inputs were calibrated to is none."""
+        """Whether it counts as reproduced; statements to which inputs were calibrated do not."""
         return self.verdict is Judgement.REPRODUCED and not self.statement.calibrated
 
 
@@ -67,7 +67,7 @@ def judge(figure: PaperFigure, measured: Sequence[Measured]) -> list[Finding]:
 
 
 def points(figure: PaperFigure, form: Form) -> list[Point]:
-    """Return every value that a statement needs."""
+    """Return all values that a statement needs."""
     match form:
         case Close():
             methods = [form.method, *([form.over] if form.over else [])]
@@ -88,7 +88,7 @@ def lengths(figure: PaperFigure, form: Form) -> list[int]:
 
 
 def published_values(figure: PaperFigure, form: Close) -> list[float]:
-    """Return the paper's values at `lengths`, divided by the other method's where the statement is relative to one."""
+    """Return the paper's values at `lengths`, divided by the other method's if the statement is relative."""
     published = figure.published[form.quantity]
     divisors = published[form.over] if form.over else dict.fromkeys(lengths(figure, form), 1.0)
     return [published[form.method][n] / divisors[n] for n in lengths(figure, form)]
@@ -112,7 +112,7 @@ def _judge(figure: PaperFigure, statement: Statement, candidates: Sequence[Measu
         known = by_machine.get(candidate.machine)
         if known is None or _lost(gaps) < _lost(known[1]):
             by_machine[candidate.machine] = candidate, gaps
-    # The run that has most of it decides, of equal ones the first.
+    # The run with most lengths decides; the first of equal ones.
     best = min(by_machine, key=lambda machine: _lost(by_machine[machine][1]))
     found = {machine: _on(figure, statement, *one) for machine, one in by_machine.items()}
     first = found.pop(best)
@@ -168,9 +168,9 @@ def _our_intervals(figure: PaperFigure, form: Close, source: Measured) -> list[t
 
 
 def holds_at(form: Bound | Order | Grows, source: Measured) -> dict[int, bool | None]:
-    """Return at which lengths a claim holds; a trend holds at a length when the step to it does.
+    """Return the lengths at which a claim holds; a trend holds at a length if the step to it does.
 
-    None is where it does not by so little that measuring again may say otherwise.
+    None: it fails, but within the noise.
     """
 
     def value(method: str, length: int) -> _Value:
@@ -214,13 +214,13 @@ def _all(held: Iterable[bool | None]) -> bool | None:
 
 
 class _Gap(NamedTuple):
-    """A length at which a statement cannot be judged on a run, and why."""
+    """A length at which a statement cannot be judged on a run, with the reason."""
 
     method: str
     length: int
     why: str
     missing: bool
-    """Whether a value is missing; else there is one that says nothing beside the paper's."""
+    """Whether a value is missing; otherwise it is not comparable."""
 
 
 def _lost(gaps: Sequence[_Gap]) -> int:
@@ -241,10 +241,10 @@ def _gaps(figure: PaperFigure, form: Form, candidate: Measured) -> list[_Gap]:
 
 
 def _incomparable(figure: PaperFigure, form: Form, point: Point, candidate: Measured) -> str:
-    """Say why a value says nothing beside the paper's; empty where it does.
+    """Return why a value is not comparable with the paper's; empty if it is.
 
-    A method whose inputs were not its paper's keeps other blocks. A speed-up is compared at equal density, of methods
-    that choose by the inputs.
+    On other inputs than its paper's, a method keeps other blocks. A speed-up is compared at equal density, for methods
+    that adapt to the inputs.
     """
     name = point.method.partition(":")[0]
     if name in figure.other_inputs:
@@ -260,7 +260,7 @@ def _incomparable(figure: PaperFigure, form: Form, point: Point, candidate: Meas
 
 
 def _said(gaps: Sequence[_Gap]) -> str:
-    """Say which lengths could not be judged and why."""
+    """Return the lengths that could not be judged and why."""
     at: dict[tuple[str, str], list[int]] = {}
     for gap in gaps:
         at.setdefault((gap.method, gap.why), []).append(gap.length)

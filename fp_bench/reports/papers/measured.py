@@ -1,4 +1,4 @@
-"""What records say of a quantity: the values of one run and setting, by method and length."""
+"""Values of quantities from the records of one run and setting, by method and length."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from fp_bench.reports.verdict import Rule
 
 
 class MissingError(LookupError):
-    """A value that no record gives; the message says why."""
+    """A missing value; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +27,9 @@ class Measured:
 
     Args:
         folder: of the run.
-        machine: it ran on.
+        machine: its machine.
         setting: in words.
-        table: one row a method and length, with a column for each quantity.
+        table: one row per method and length, one column per quantity.
     """
 
     folder: Path
@@ -43,7 +43,7 @@ class Measured:
         return {(str(row["label"]), int(row["seq_len"])): {str(key): row[key] for key in row} for row in rows}
 
     def fits(self, setting: Mapping[str, Any]) -> bool:
-        """Return whether these are records of a setting."""
+        """Return whether the setting has these fields."""
         first = self.table.iloc[0]
         return all(name in first and first[name] == wanted for name, wanted in setting.items())
 
@@ -66,9 +66,9 @@ class Measured:
         return float(value)
 
     def interval(self, quantity: str, method: str, length: int) -> tuple[float, float]:
-        """Return the ends between which a measured value would lie again, at 95 %.
+        """Return the 95 % interval of a measured value.
 
-        Of a time or a ratio of times they follow from the spread of the rounds and from that of launches. The range of
+        For times and their ratios it follows from the spread of rounds and of launches. The range of
         n rounds is about the root of n of their standard deviations, for 3 to 12 of them.
 
         Raises:
@@ -86,7 +86,7 @@ class Measured:
 
 
 def read_measured(folders: Sequence[Path]) -> list[Measured]:
-    """Read the run folders given and those below them, in order.
+    """Read the given run folders and those below them, in order.
 
     Raises:
         UsageError: a folder without any run.

@@ -1,4 +1,4 @@
-"""What is written of figures made again: tables, one page, plots."""
+"""Output of reproduced figures: tables, one page, plots."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Again:
 
     @cached_property
     def plot(self) -> Plot | None:
-        """Ours over theirs; None where nothing was measured."""
+        """Ours over theirs; None if nothing was measured."""
         return draw(self.figure, self.measured)
 
     def table(self) -> Table:
@@ -58,13 +58,13 @@ class Again:
 
 
 def list_table(figures: Sequence[PaperFigure]) -> Table:
-    """Return what there is: one row a figure."""
+    """Return one row per figure."""
     rows = [[figure.name, figure.title, figure.paper, figure.place, str(len(figure.statements))] for figure in figures]
     return Table("Figures and tables", ["name", "what", "paper", "where", "statements"], rows, numbers=4)
 
 
 def overview_table(made: Sequence[Again]) -> Table:
-    """Return how many statements of each figure hold; what the inputs were calibrated to is not counted."""
+    """Return the number of statements of each figure that hold, without calibrated ones."""
     rows = [[again.figure.name, again.figure.title, *_counts(again.findings)] for again in made]
     every = [finding for again in made for finding in again.findings]
     rows.append(["all", "", *_counts(every)])

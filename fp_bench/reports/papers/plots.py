@@ -30,7 +30,7 @@ CAPTION_WIDTH = 118
 
 
 def draw(figure: PaperFigure, measured: Sequence[Measured]) -> Plot | None:
-    """Draw a figure with the values of the run that has most of it; None where nothing was measured."""
+    """Draw a figure with the values of the run that has most of it; None if nothing was measured."""
     sources = [values for values in measured if values.fits(figure.setting)]
     source = max(sources, key=lambda values: len(_ours(figure, values)), default=None)
     ours = pd.DataFrame() if source is None else _ours(figure, source)
@@ -53,7 +53,7 @@ def _lines(caption: str) -> list[str]:
 
 
 def _ours(figure: PaperFigure, source: Measured) -> pd.DataFrame:
-    """Return the measured points: of the published lengths where there are any, else of all."""
+    """Return the measured points at published lengths if there are any, else all."""
     rows = []
     for method in figure.methods:
         published = figure.published.get(figure.quantity, {}).get(method)
@@ -110,7 +110,7 @@ def _against_method(axes: Axes, figure: PaperFigure, points: pd.DataFrame) -> No
             hollow = {"markerfacecolor": "white", "markeredgecolor": look["color"]} if source == "published" else {}
             at = [places[label] for label in of_source["label"]]
             axes.plot(at, of_source["value"], linestyle="none", **look | {"markersize": 9} | hollow)
-    # What all methods have in common says nothing beside each mark.
+    # Omit from each label what all methods have in common.
     axes.set_xticks(list(places.values()), [label.partition(":")[2] or label for label in places])
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_ylim(0, 1.12 * points["value"].max())

@@ -1,4 +1,4 @@
-"""The quantities that figures are about: how each is made of the tables of records, judged and shown."""
+"""The quantities of figures: how to compute each from records, judge it and show it."""
 
 from collections.abc import Callable, Mapping
 
@@ -37,7 +37,7 @@ SHARES = ("density", "select_share")
 
 
 def kind_of(quantity: str) -> Kind:
-    """Return which tolerance a quantity has."""
+    """Return the kind of tolerance of a quantity."""
     if quantity in ACCURACY:
         return "score difference"
     return "density" if quantity == "density" else "time ratio"
@@ -54,7 +54,7 @@ def show(quantity: str, value: float) -> str:
 
 
 def tick(quantity: str, value: float) -> str:
-    """Return a round value as an axis has it."""
+    """Return a round value for an axis."""
     if quantity in SHARES:
         return f"{100 * value:g}%"
     return f"{value:g}" if quantity.endswith("ms") else f"{value:g}x"

@@ -1,4 +1,4 @@
-"""How near a measured value must lie to a published one: as near as published values of one quantity lie together."""
+"""Tolerances: as close as published values of the same quantity are to each other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import yaml
 Kind = Literal["time ratio", "density", "score difference"]
 
 SHARE = 0.75
-"""Of the published pairs that lie within the tolerance: what three papers in four agree to is asked of us."""
+"""Share of the published pairs that lie within the tolerance."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The range of values that count as the published one.
+    """The range of values that count as equal to the published one.
 
     Args:
         kind: of quantity. Ratios and densities may differ by a factor, differences of scores by points.
@@ -39,7 +39,7 @@ class Tolerance:
 
 @cache
 def tolerance(kind: Kind) -> Tolerance:
-    """Return the tolerance of a kind of quantity: the `SHARE` quantile of how far the pairs of spread.yaml differ."""
+    """Return the tolerance of a kind of quantity: the `SHARE` quantile of the differences in spread.yaml."""
     pairs: list[dict[str, Any]] = yaml.safe_load(files("fp_bench.reports.papers").joinpath("spread.yaml").read_text())[
         kind
     ]

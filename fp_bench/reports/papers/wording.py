@@ -1,4 +1,4 @@
-"""Findings in words: what the paper says, what was measured."""
+"""Findings in words: the paper's statement and our values."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from fp_bench.sizes import format_length, format_lengths
 
 
 def theirs(figure: PaperFigure, form: Form) -> str:
-    """Return what a paper publishes, or the claim."""
+    """Return the paper's values or claim."""
     match form:
         case Close():
             values = listed(figure, form, published_values(figure, form))
@@ -53,7 +53,7 @@ def _left_out(finding: Finding) -> str:
 
 
 def where(finding: Finding) -> str:
-    """Return the machine that a finding is of, and the verdicts on others."""
+    """Return the machine of a finding, and the verdicts on others."""
     if finding.source is None:
         return ""
     others = [f"{machine}: {verdict}" for machine, verdict in finding.elsewhere.items()]
@@ -61,7 +61,7 @@ def where(finding: Finding) -> str:
 
 
 def listed(figure: PaperFigure, form: Close, values: Sequence[float]) -> str:
-    """Return values at the lengths of a statement; those relative to another method as a factor."""
+    """Return values at the lengths of a statement; relative ones as a factor."""
     at = zip(lengths(figure, form), values, strict=True)
     return ", ".join(f"{format_length(length)} {_shown(form, value)}" for length, value in at)
 

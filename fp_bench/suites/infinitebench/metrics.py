@@ -1,7 +1,7 @@
 """InfiniteBench's metric of each task; each returns a share between 0 and 1.
 
 Source: OpenBMB/InfiniteBench ``src/compute_scores.py``, commit 88b3daa6; of ``longdialogue_qa_eng`` the later fix, by
-which each of the answers may be right (issue 18).
+which any of the answers may be right (issue 18).
 """
 
 import re
@@ -42,7 +42,7 @@ def summary(prediction: str, answers: Sequence[str]) -> float:
 def choice(prediction: str, answers: Sequence[str]) -> float:
     """Return whether the option is named (``longbook_choice_eng``).
 
-    The first letter of the prediction counts, then what follows words like "answer is", then the first word that is a
+    The first letter of the prediction counts, then the text after words like "answer is", then the first word that is a
     letter of an option.
 
     Args:
@@ -81,7 +81,7 @@ def bug(prediction: str, answers: Sequence[str]) -> float:
 def named_bug(prediction: str, answers: Sequence[str]) -> float:
     """Return whether the option is named in any form (``code_debug``): ``(B)``, ``The answer is B``, or by its name.
 
-    The first letter of an option, or name of a function, that stands alone is the answer; `bug` scores those forms 0.
+    The first option letter or function name that is a word of its own counts; `bug` scores these forms 0.
 
     Args:
         prediction: what the model wrote.
@@ -102,7 +102,7 @@ def number(prediction: str, answers: Sequence[str]) -> float:
 
 
 def running_values(prediction: str, answers: Sequence[str]) -> float:
-    """Return the share of the values that are right before the first that is not (``math_calc``)."""
+    """Return the share of right values before the first wrong one (``math_calc``)."""
     right = 0
     for found, answer in zip(_INTEGER.findall(prediction), answers, strict=False):
         if int(found) != int(answer):
@@ -147,16 +147,16 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
 
 
 LENIENT: dict[str, Callable[[str, Sequence[str]], float]] = {"code_debug": named_bug}
-"""Kinder readings, beside the metrics that published scores are of."""
+"""More tolerant scores, next to the published metrics."""
 
 
 def _spaced(text: str, signs: str) -> str:
-    """Return a text with spaces in place of signs."""
+    """Return a text with punctuation replaced by spaces."""
     return text.translate(dict.fromkeys(map(ord, signs), " "))
 
 
 def _after(text: str, openings: Sequence[str]) -> str | None:
-    """Return what stands after the first of the openings that is there, and a sign more; None where none is."""
+    """Return the text after the first opening found and one more character; None without one."""
     for opening in openings:
         if opening in text:
             return text[text.index(opening) + len(opening) + 1 :]

@@ -16,7 +16,7 @@ _WHICH = re.compile(r"(The .+) of")
 
 
 class InfiniteBench(DataSuite):
-    """InfiniteBench's twelve tasks; two run only when they are named, as MInference's evaluation leaves them out."""
+    """InfiniteBench's twelve tasks; two run only when named, because MInference's evaluation omits them."""
 
     name: ClassVar[str] = "infinitebench"
     tasks: ClassVar[tuple[str, ...]] = tuple(PROMPTS)
@@ -36,7 +36,7 @@ class InfiniteBench(DataSuite):
         "code_run": 5,
         "code_debug": 5,
     }
-    """MInference's; upstream has 6, 12 and 50 for the first three, which cuts answers of one token a digit."""
+    """MInference's new tokens; upstream's 6, 12 and 50 for the first three are too few at one token per digit."""
     packages: ClassVar = {"longbook_sum_eng": "rouge_score"}
     needs: ClassVar[str] = f"{DataSuite.needs}; pip install 'fp_bench[suites]' for longbook_sum_eng"
 
@@ -57,7 +57,7 @@ class InfiniteBench(DataSuite):
         return METRICS[sample.task](prediction, sample.answers)
 
     def lenient_score(self, sample: Sample, prediction: str) -> float | None:
-        """Return the kinder reading of ``code_debug``, None of the other tasks."""
+        """Return the more tolerant score of ``code_debug``, None for other tasks."""
         metric = LENIENT.get(sample.task)
         return None if metric is None else metric(prediction, sample.answers)
 
@@ -70,7 +70,7 @@ def _found(pattern: re.Pattern[str], text: str) -> re.Match[str]:
 
 
 def _answers(task: str, row: Row) -> tuple[str, ...]:
-    """Return the answers as texts: of options text and letter, of numbers their digits."""
+    """Return the answers as texts: options as text and letter, numbers as digits."""
     given = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     if given and isinstance(given[0], list):
         (given,) = given

@@ -47,4 +47,4 @@ PROMPTS = {
         "option is:"
     ),
 }
-"""Of each task; ``{context}`` and ``{input}`` are fields of its rows, the others are made of them."""
+"""Template of each task; ``{context}`` and ``{input}`` are fields of its rows, the others are derived from them."""

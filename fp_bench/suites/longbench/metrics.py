@@ -1,7 +1,7 @@
 """LongBench's metrics of one prediction against one answer; each returns a share between 0 and 1.
 
-Source: THUDM/LongBench ``LongBench/metrics.py``, commit 2e00731f. Two things there are other than they look, and kept:
-ROUGE-L compares sets of words, and a sentence that comes to nothing still counts as one empty word.
+Source: THUDM/LongBench ``LongBench/metrics.py``, commit 2e00731f. Two of its surprises are kept:
+ROUGE-L compares sets of words, and an empty sentence counts as one empty word.
 """
 
 import logging
@@ -22,7 +22,7 @@ def qa_f1(prediction: str, answer: str) -> float:
 
 
 def qa_f1_zh(prediction: str, answer: str) -> float:
-    """Return the F1 of Chinese words, as jieba cuts them."""
+    """Return the F1 of Chinese words, split by jieba."""
     predicted, right = ([word for token in _cut(text) if (word := signs(token))] for text in (prediction, answer))
     return f1(predicted, right)
 
@@ -30,8 +30,8 @@ def qa_f1_zh(prediction: str, answer: str) -> float:
 def rouge_l(prediction: str, answer: str) -> float:
     """Return the F1 of ROUGE-L as ``rouge`` 1.0.1 on PyPI has it: the share of words in common subsequences.
 
-    Each sentence of the answer is compared with each of the prediction; what their longest common subsequences hold is
-    one set of words. Upstream gives up on sentence pairs of about a thousand steps, where its recursion ends, with 0;
+    Each sentence of the answer is compared with each of the prediction; the words of their longest common subsequences
+    are one set. Upstream returns 0 for sentence pairs of about a thousand steps, where recursion ends;
     this does not.
     """
     predicted, right = _sentences(prediction), _sentences(answer)
@@ -44,14 +44,14 @@ def rouge_l(prediction: str, answer: str) -> float:
 
 
 def rouge_l_zh(prediction: str, answer: str) -> float:
-    """Return ROUGE-L of Chinese texts, as jieba cuts them into words."""
+    """Return ROUGE-L of Chinese texts, split into words by jieba."""
     return rouge_l(" ".join(_cut(prediction)), " ".join(_cut(answer)))
 
 
 def classification(prediction: str, answer: str, classes: Sequence[str]) -> float:
     """Return 1 over the number of class names in the prediction, if the right one is among them.
 
-    Names that are part of the right one are not counted; upstream takes them off its list while it walks it, so of two
+    Names that are part of the right one are not counted. Upstream removes them from its list while iterating, so of two
     in a row the second stays.
     """
     named = [name for name in classes if name in prediction]
@@ -90,7 +90,7 @@ def _sentences(text: str) -> list[list[str]]:
 
 
 def _common_words(x: Sequence[str], y: Sequence[str]) -> set[str]:
-    """Return the words of the longest common subsequence that upstream's way back through the table finds."""
+    """Return the words of the longest common subsequence found by upstream's backtracking."""
     table = [[0] * (len(y) + 1)]
     for word in x:
         above, row = table[-1], [0]

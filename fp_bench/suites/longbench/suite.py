@@ -38,7 +38,7 @@ class LongBench(DataSuite):
 
 
 class LongBenchE(LongBench):
-    """LongBench-E: 13 of the data sets, with as many short texts as long ones; means by range of length."""
+    """LongBench-E: 13 of the data sets, with equally many short and long texts; means by range of length."""
 
     variant: ClassVar[str] = "e"
     tasks: ClassVar[tuple[str, ...]] = IN_E
@@ -48,5 +48,5 @@ class LongBenchE(LongBench):
         return f"{task}_e"
 
     def groups(self, task: str, row: Row) -> tuple[str, ...]:
-        """Return the category of a data set, and the range that a row's length is in."""
+        """Return the category of a data set, and the range of a row's length."""
         return (*super().groups(task, row), length_range(row["length"]))

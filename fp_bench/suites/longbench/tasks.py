@@ -1,4 +1,4 @@
-"""LongBench's 21 data sets: what each asks, how much it generates and how it is scored.
+"""LongBench's 21 data sets: the question, new tokens and score of each.
 
 Source: THUDM/LongBench ``LongBench/{pred,eval}.py`` and ``config/dataset2maxlen.json``, commit 2e00731f.
 """
@@ -57,11 +57,11 @@ IN_E = (
 )  # fmt: skip
 """The data sets of LongBench-E."""
 FIRST_LINE = frozenset({"trec", "triviaqa", "samsum", "lsht"})
-"""Data sets of whose predictions the first line counts."""
+"""Data sets in which only the first line of a prediction counts."""
 UNTEMPLATED = FIRST_LINE | {"lcc", "repobench-p"}
-"""Data sets that do worse inside a chat template (upstream's ``pred.py``)."""
+"""Data sets without a chat template (upstream's ``pred.py``)."""
 STOP = {"samsum": ("\n",)}
-"""Models go on with another dialogue after the first line."""
+"""Models continue with another dialogue after the first line."""
 PACKAGES = {
     name: "jieba" if data.metric.endswith("_zh") else "rapidfuzz"
     for name, data in DATA_SETS.items()
@@ -72,7 +72,7 @@ EDGES = {"0-4k": 4000, "4-8k": 8000}
 
 
 def length_range(length: int) -> str:
-    """Return which of LongBench-E's ranges a length in words is in."""
+    """Return LongBench-E's range of a length in words."""
     return next((name for name, end in EDGES.items() if length < end), "8k+")
 
 
@@ -82,8 +82,8 @@ def best_score(task: str, prediction: str, answers: Sequence[str], classes: Sequ
     Args:
         task: the data set.
         prediction: what the model wrote.
-        answers: right ones.
-        classes: what a classification names one of; no other metric reads them.
+        answers: the right answers.
+        classes: names of a classification; other metrics ignore them.
     """
     if task in FIRST_LINE:
         prediction = prediction.lstrip("\n").split("\n")[0]

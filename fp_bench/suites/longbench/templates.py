@@ -1,7 +1,7 @@
 """The wording of LongBench's prompts: data.
 
 The strings are those of THUDM/LongBench, commit 2e00731f, ``LongBench/config/dataset2prompt.json`` and
-``prompts/0shot.txt``, byte for byte, typing errors included, since scores depend on each byte. Copyright (c) 2023
+``prompts/0shot.txt``, byte for byte, typing errors included, because scores depend on each byte. Copyright (c) 2023
 THU-KEG & Zhipu AI, MIT: https://opensource.org/license/mit
 """
 
@@ -87,11 +87,11 @@ PROMPTS = {
     "lcc": "Please complete the code given below. \n{context}Next line of code:\n",
     "repobench-p": "Please complete the code given below. \n{context}{input}Next line of code:\n",
 }
-"""Of each data set; ``{context}`` and ``{input}`` are fields of its rows."""
+"""Template of each data set; ``{context}`` and ``{input}`` are fields of its rows."""
 
 VERSION_2 = (
     "Please read the following text and answer the question below.\n\n<text>\n$DOC$\n</text>\n\nWhat is the correct "
     "answer to this question: $Q$\nChoices:\n(A) $C_A$\n(B) $C_B$\n(C) $C_C$\n(D) $C_D$\n\nFormat your response as "
     'follows: "The correct answer is (insert answer here)".'
 )
-"""Of version 2; ``$DOC$``, ``$Q$`` and ``$C_A$`` to ``$C_D$`` stand for fields of its rows."""
+"""Template of version 2; ``$DOC$``, ``$Q$`` and ``$C_A$`` to ``$C_D$`` are fields of its rows."""

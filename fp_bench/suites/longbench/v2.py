@@ -19,11 +19,11 @@ FIELDS = {
 }
 _FIELD = re.compile("|".join(map(re.escape, FIELDS)))
 ANSWERS = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The correct answer is ([A-D])"))
-"""How a model may say it; the first that is found anywhere counts."""
+"""Forms of the answer; the first one found counts."""
 
 
 class LongBenchV2(DataSuite):
-    """LongBench v2: 503 questions with four choices, without thinking first; means by difficulty and length."""
+    """LongBench v2: 503 questions with four choices, without reasoning; means by difficulty and length."""
 
     name: ClassVar[str] = "longbench"
     variant: ClassVar[str] = "v2"
@@ -44,12 +44,12 @@ class LongBenchV2(DataSuite):
         return Asked(prompt, (row["answer"],), groups=(row["difficulty"], row["length"]))
 
     def score(self, sample: Sample, prediction: str) -> float:
-        """Return 1 when the prediction gives the right letter in the words that were asked for."""
+        """Return 1 if the prediction gives the right letter in the requested form."""
         return float(answer(prediction) in sample.answers)
 
 
 def answer(prediction: str) -> str | None:
-    """Return the letter that a prediction gives, or None.
+    """Return the letter of a prediction, or None.
 
     Source: THUDM/LongBench ``pred.py``, commit 2e00731f.
     """

@@ -1,4 +1,4 @@
-"""The text that a needle lies in, as sentences without end: prose of ours, or a user's."""
+"""The haystack as an endless sequence of sentences: our prose, or a user's text."""
 
 import random
 import textwrap
@@ -19,11 +19,11 @@ def read(source: str, owner: str) -> list[str]:
     """Return the sentences of a text file, of the .txt files in a folder, or of JSON lines with a field ``text``.
 
     Args:
-        source: which; empty for none.
-        owner: who reads it, for messages.
+        source: the file or folder; empty for none.
+        owner: the suite, for messages.
 
     Raises:
-        UnavailableError: it cannot be read, or holds nothing.
+        UnavailableError: it cannot be read, or is empty.
     """
     if not source:
         return []
@@ -45,11 +45,11 @@ def read(source: str, owner: str) -> list[str]:
 
 
 def sentences(given: Sequence[str], draw: random.Random, *, from_start: bool) -> Iterator[str]:
-    """Yield sentences without end.
+    """Yield sentences endlessly.
 
     Args:
-        given: to repeat; none for prose of ours.
-        draw: random numbers, for where to begin and for prose.
+        given: sentences to repeat; none: our prose.
+        draw: random numbers, for the start and for prose.
         from_start: begin with the first one.
     """
     if not given:

@@ -1,4 +1,4 @@
-"""``needle``, ``needle@gkamradt`` and ``needle@minference`` as suites: the same grid, other words."""
+"""``needle``, ``needle@gkamradt`` and ``needle@minference``: the same grid with different words."""
 
 import math
 import random
@@ -43,14 +43,14 @@ class Hidden(NamedTuple):
 
 
 class GridParams(SuiteParams):
-    """The depths, and what the needle lies in."""
+    """The depths and the haystack."""
 
     depths: int = Field(10, ge=1, le=1000)
-    """How many, from the start of the haystack to its end; samples take them in turn."""
+    """Number of depths, from the start of the haystack to its end; samples take them in turn."""
     spacing: Literal["linear", "sigmoid"] = "linear"
-    """Even, or closer together towards both ends."""
+    """Even spacing, or denser towards both ends."""
     haystack: str = ""
-    """A text file, a folder of .txt, or JSON lines with ``text``; empty: prose of ours."""
+    """A text file, a folder of .txt, or JSON lines with ``text``; empty: our prose."""
 
 
 class Grid(Suite):
@@ -64,7 +64,7 @@ class Grid(Suite):
 
     @abstractmethod
     def hide(self, draw: random.Random) -> Hidden:
-        """Draw a needle and say how it is asked for."""
+        """Draw a needle and its question."""
 
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
@@ -107,7 +107,7 @@ class Grid(Suite):
             )
 
     def score(self, sample: Sample, prediction: str) -> float:
-        """Return the share of the answers that the prediction holds."""
+        """Return the share of the answers found in the prediction."""
         return all_of(prediction, sample.answers)
 
     def provenance(self, task: str) -> dict[str, str]:
@@ -140,11 +140,11 @@ class NeedleParams(GridParams):
     """The grid, and what is right."""
 
     match: Literal["substring", "exact"] = "substring"
-    """The number anywhere in the prediction, or nothing but the number in its first line."""
+    """substring: the number anywhere in the prediction; exact: the first line is only the number."""
 
 
 class Needle(Grid):
-    """A number in the probe's wording, which the embedded model can read, in prose of ours or a user's text."""
+    """A number in the probe's wording, which the embedded model can read, in our prose or a user's text."""
 
     max_new_tokens: ClassVar[int] = 32
     Params: ClassVar[type[SuiteParams]] = NeedleParams
@@ -157,7 +157,7 @@ class Needle(Grid):
         return Hidden(f"{probe.needle(key, value)} ", probe.OPENING, question, answer_prefix, (value,))
 
     def score(self, sample: Sample, prediction: str) -> float:
-        """Return 1 when the prediction holds the number, or is it."""
+        """Return 1 if the prediction contains, or is, the number."""
         return exact(prediction, sample.answers) if self.params.match == "exact" else super().score(sample, prediction)
 
 
@@ -165,11 +165,11 @@ class GkamradtParams(GridParams):
     """The grid with as many depths as upstream."""
 
     depths: int = Field(35, ge=1, le=1000)
-    """How many, from the start of the haystack to its end; samples take them in turn."""
+    """Number of depths, from the start of the haystack to its end; samples take them in turn."""
 
 
 class Gkamradt(Grid):
-    """The sandwich in Dolores Park, by three phrases of it instead of a judge; its three messages are one turn."""
+    """The sandwich in Dolores Park, scored by three phrases instead of a judge; its three messages are one turn."""
 
     variant: ClassVar[str] = "gkamradt"
     max_new_tokens: ClassVar[int] = 300
@@ -188,7 +188,7 @@ class Gkamradt(Grid):
 
 
 class MInferenceNeedle(Grid):
-    """The number of a city, as MInference's evaluation asks for it, without a chat template."""
+    """The number of a city, in the wording of MInference's evaluation, without a chat template."""
 
     variant: ClassVar[str] = "minference"
     untemplated: ClassVar[frozenset[str]] = frozenset({TASK})

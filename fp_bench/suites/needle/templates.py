@@ -34,4 +34,4 @@ MINFERENCE_CITIES = (
     "Los Angeles", "Yerevan", "Victoria", "Tunis", "Astana", "Seoul", "Buenos Aires", "Bangkok", "Colombo",
     "Brussels", "Khartoum", "Doha", "San Francisco", "Vienna", "Jakarta",
 )  # fmt: skip
-"""Drawn from as they are, repeats included."""
+"""Drawn as listed, repeats included."""

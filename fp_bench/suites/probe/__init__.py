@@ -1,1 +1,1 @@
-"""The probe: retrieval tasks in the embedded model's own wording, chosen because they tell attention methods apart."""
+"""The probe: retrieval tasks in the embedded model's wording, chosen because they separate attention methods."""

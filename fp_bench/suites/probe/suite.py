@@ -12,7 +12,7 @@ from fp_bench.suites.suite import Suite, Tokenizer
 
 MAX_NEW_TOKENS = 64
 SHORTEST = 256
-"""Tokens of a prompt and its answer, below which some task has no text left."""
+"""Fewest tokens of a prompt and its answer with which every task has some text."""
 
 
 class Probe(Suite):
@@ -44,12 +44,12 @@ class Probe(Suite):
             )
 
     def score(self, sample: Sample, prediction: str) -> float:
-        """Return the share of the answers that the prediction holds."""
+        """Return the share of the answers found in the prediction."""
         return all_of(prediction, sample.answers)
 
 
 def _fitted(task: str, length: int, limit: int, tokenizer: Tokenizer, index: int, seeded: str) -> ProbeText:
-    """Return the longest draft of at most ``limit`` tokens that a seed gives.
+    """Return a seed's longest draft of at most ``limit`` tokens.
 
     Raises:
         UsageError: even its shortest is longer.

@@ -1,7 +1,7 @@
-"""The tasks of the probe. Those that tell attention methods apart come first; plain needles are sanity checks.
+"""The tasks of the probe. Those that separate attention methods come first; plain needles are sanity checks.
 
-Plain needles are answered by the question alone, which stands in the last query blocks, and those are dense in most
-methods. In the first tasks the text itself has to be read together: values that belong to one key, values that are
+The question alone answers plain needles: it is in the last query blocks, which are dense in most
+methods. In the first tasks the text itself must be connected: values that belong to one key, values that are
 stated again, facts of one document.
 """
 
@@ -27,14 +27,14 @@ from fp_bench.suites.probe.text import (
 from fp_bench.suites.suite import Tokenizer
 
 KEYS = 4
-"""Values of one key, and keys of one question, where there are several."""
+"""Number of values of one key, and of keys of one question."""
 SHARE_RESTATED = 0.8
 TOKENS_A_KEY = 120
-"""Of text for each key that may be stated again."""
+"""Tokens of text per key that may be stated again."""
 
 
 class ProbeText(NamedTuple):
-    """The text of a prompt and what is asked after it."""
+    """The text of a prompt and its question."""
 
     units: Sequence[str]
     question: str
@@ -50,16 +50,16 @@ class ProbeText(NamedTuple):
 
 @dataclass(frozen=True)
 class Room:
-    """The tokens that the text may take, and the random numbers that it is made of."""
+    """The token budget of the text, and its random numbers."""
 
     draw: random.Random
     tokens: int
     tokenizer: Tokenizer
     index: int
-    """Number of the sample: what must be even over samples goes by it."""
+    """Number of the sample, for properties that must be even over samples."""
 
     def take(self, units: Iterable[str], among: Sequence[str] = ()) -> list[str]:
-        """Return as many of the units as there is room for beside those that are in it already."""
+        """Return as many units as fit in addition to the present ones."""
         left = self.tokens - sum(map(self._cost, among))
         taken = []
         for unit in units:
@@ -70,7 +70,7 @@ class Room:
         return taken
 
     def scatter(self, inserts: Sequence[str]) -> list[str]:
-        """Return the inserts in their order, at random places among sentences that say nothing."""
+        """Return the inserts in order, at random places among filler sentences."""
         fillers = iter(self.take(_fillers(self.draw), among=inserts))
         length = len(inserts) + len(rest := list(fillers))
         places = set(self.draw.sample(range(length), len(inserts)))
@@ -78,7 +78,7 @@ class Room:
         return [next(ours) if place in places else next(theirs) for place in range(length)]
 
     def at_depth(self, insert: str) -> list[str]:
-        """Return it among sentences that say nothing, at a depth that samples spread evenly over the text."""
+        """Return it among filler sentences, at a depth that is spread evenly over samples."""
         units = self.take(_fillers(self.draw), among=[insert])
         golden_ratio = 0.6180339887
         depth = (0.5 + self.index * golden_ratio) % 1
@@ -94,7 +94,7 @@ def _fillers(draw: random.Random) -> Iterator[str]:
 
 
 def multivalue(room: Room) -> ProbeText:
-    """Several values of one key, far apart: all of them are asked for."""
+    """Several values of one key, far apart; the question asks for all of them."""
     key = next(keys(room.draw))
     values = [number(room.draw) for _ in range(KEYS)]
     question = f"\n\nQuestion: What are all the magic numbers for {key} in the text above?"
@@ -116,7 +116,7 @@ def restated(room: Room) -> ProbeText:
 
 
 def fact(room: Room) -> ProbeText:
-    """A fact about a person who is named."""
+    """A fact about a named person."""
     documents, chosen = _documents(room)
     question, prefix, answer = (
         (f"In which city does {chosen.name} live?", f"{chosen.name} lives in", chosen.home),
@@ -134,7 +134,7 @@ def reverse_fact(room: Room) -> ProbeText:
 
 
 def two_hop(room: Room) -> ProbeText:
-    """A fact about a person who is described by another fact; the answer has to name both."""
+    """A fact about a person described by another fact; the answer must name both."""
     documents, chosen = _documents(room)
     question = f"\n\nQuestion: What work does the person living in {chosen.home} do?"
     answer = f"{chosen.name}. {chosen.name} works as a {chosen.job}"
@@ -155,7 +155,7 @@ def _documents(room: Room) -> tuple[list[str], Person]:
 
 
 def question_first(room: Room) -> ProbeText:
-    """One of several keys, named before the text and not after it: reading has to mark the value."""
+    """One of several keys, named before the text instead of after it, so reading must mark the value."""
     chosen, *others = (key for key, _ in zip(keys(room.draw), range(KEYS), strict=False))
     values = [number(room.draw) for _ in range(KEYS)]
     inserts = [needle(key, value) for key, value in zip([chosen, *others], values, strict=True)]
@@ -165,7 +165,7 @@ def question_first(room: Room) -> ProbeText:
 
 
 def multikey(room: Room) -> ProbeText:
-    """Nothing but needles, each with a key of its own."""
+    """Only needles, each with its own key."""
     known: list[tuple[str, str]] = []
 
     def needles() -> Iterator[str]:

@@ -9,11 +9,11 @@ from fp_bench.suites.probe.words import ADJECTIVES, CITIES, FIRST_NAMES, JOBS, L
 
 OPENING = "Read the following text and answer the question.\n"
 LONGEST_SENTENCE = 64
-"""Tokens of the embedded model that no needle, document or filler exceeds."""
+"""Largest number of the embedded model's tokens in a needle, document or filler."""
 
 
 class Person(NamedTuple):
-    """Whom a document is about; names and homes are unique within a prompt."""
+    """The subject of a document; names and homes are unique within a prompt."""
 
     name: str
     home: str
@@ -67,7 +67,7 @@ def people(draw: random.Random) -> Iterator[Person]:
 
 
 def document(draw: random.Random, count: int, person: Person) -> str:
-    """Return a document of facts about a person, in random order, some with a sentence that says nothing."""
+    """Return a document of facts about a person, in random order, some with a filler sentence."""
     facts = [
         f" {person.name} lives in {person.home}.",
         f" {person.name} works as a {person.job}.",
@@ -80,7 +80,7 @@ def document(draw: random.Random, count: int, person: Person) -> str:
 
 
 def filler(draw: random.Random) -> str:
-    """Return a sentence that says nothing."""
+    """Return a filler sentence."""
     adjective, noun, other = draw.choice(ADJECTIVES), draw.choice(NOUNS), draw.choice(NOUNS)
     verb, city, count = draw.choice(VERBS), draw.choice(CITIES), draw.randrange(1, 100)
     return draw.choice(

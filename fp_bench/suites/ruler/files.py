@@ -1,4 +1,4 @@
-"""``ruler@files``: sets that others have generated, in three forms that are told apart by their fields.
+"""``ruler@files``: data sets of others, in three forms that are recognised by their fields.
 
 - NVIDIA/RULER: ``{task}/validation.jsonl`` with ``input``, ``outputs`` and ``answer_prefix``;
 - HELMET, and FlashPrefill's evaluation: ``{task}/validation_{length}.jsonl`` with ``context``, ``query``, ``outputs``;
@@ -31,7 +31,7 @@ HELMET_NAMES = {
 HELMET_NEW_TOKENS = {**dict.fromkeys(tasks.TASKS, 50), "niah_multikey_3": 100, "niah_multiquery": 100, "cwe": 100}
 """FlashPrefill's ``ruler/configs``; HELMET's own differ by task group."""
 OVER = 1.25
-"""How much longer than asked a file of unknown length may be by this model's tokenizer."""
+"""Factor by which a file of unknown length may exceed the length with this model's tokenizer."""
 
 
 class FilesParams(SuiteParams):
@@ -42,7 +42,7 @@ class FilesParams(SuiteParams):
 
 
 class RulerFiles(Suite):
-    """RULER from files: NVIDIA's folders, HELMET's, or simonjegou/ruler; the seed changes nothing."""
+    """RULER from files: NVIDIA's folders, HELMET's, or simonjegou/ruler; the seed has no effect."""
 
     name: ClassVar[str] = "ruler"
     variant: ClassVar[str] = "files"
@@ -61,11 +61,11 @@ class RulerFiles(Suite):
         seed: int,  # noqa: ARG002
         reserved: int,  # noqa: ARG002
     ) -> Iterator[Sample]:
-        """Read samples; see `Suite.samples`. Prompts are as they were made, for whatever tokenizer.
+        """Read samples; see `Suite.samples`. Prompts are unchanged, whatever tokenizer they were made for.
 
         Raises:
-            UsageError: no path, fewer samples than asked for, or a set of another length.
-            UnavailableError: a file that is missing or of no known form.
+            UsageError: no path, fewer samples than requested, or a data set of another length.
+            UnavailableError: a file that is missing or of unknown form.
         """
         self.check_tasks([task])
         file, names_length = self._file(task, length)
@@ -80,7 +80,7 @@ class RulerFiles(Suite):
         return tasks.score(sample, prediction)
 
     def _file(self, task: str, length: int) -> tuple[Path, bool]:
-        """Return the file of a task and length, and whether its place says that it is of that length."""
+        """Return the file of a task and length, and whether its path names the length."""
         if not self.params.path:
             raise UsageError("ruler@files needs path=FOLDER, with sets of NVIDIA/RULER, HELMET or simonjegou/ruler")
         root = Path(self.params.path).expanduser()
@@ -108,7 +108,7 @@ class RulerFiles(Suite):
 
 
 def _rows(file: Path, task: str) -> Iterator[Row]:
-    """Yield the rows of a task; a row that names none is of the task of its file."""
+    """Yield the rows of a task; a row without a task belongs to that of its file."""
     return (row for row in rows(file, "ruler@files") if row.get("task", task) == task)
 
 
@@ -134,7 +134,7 @@ def _sample(file: Path, task: str, length: int, number: int, row: Row) -> Sample
 
 
 def _nvidia(task: str, row: Row) -> Prompt:
-    """Cut NVIDIA's input before its question; the parts together are the input and the prefix."""
+    """Split NVIDIA's input before its question; the parts together are the input and the prefix."""
     opening = _template(task).task.split("{context}")[1].split("{")[0]
     cut = row["input"].rfind(opening)
     cut = cut if cut >= 0 else len(row["input"])
@@ -142,7 +142,7 @@ def _nvidia(task: str, row: Row) -> Prompt:
 
 
 def _helmet(task: str, row: Row) -> Prompt:
-    """Put the fields into NVIDIA's wording as HELMET's ``load_ruler`` changes it."""
+    """Put the fields into NVIDIA's wording, like HELMET's ``load_ruler``."""
     template = _template(task)
     # HELMET breaks the line before the answer prefix, and before the coded text.
     template = Template(
@@ -168,7 +168,7 @@ def _template(task: str) -> Template:
 
 
 def _check_length(file: Path, sample: Sample, row: Row, count: Callable[[str], int]) -> None:
-    """Refuse a set of another length: its scores would stand in the wrong column."""
+    """Refuse a data set of another length, because its scores would be in the wrong column."""
     length = int(row.get("length") or count(sample.text) + sample.max_new_tokens)
     if not sample.length / 2 < length <= sample.length * OVER:
         raise UsageError(

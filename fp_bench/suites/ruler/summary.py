@@ -10,7 +10,7 @@ from fp_bench.suites.scoring import all_of, printable
 LENGTHS = tuple(4096 * 2**doublings for doublings in range(6))
 """The lengths of the paper's tables, 4K to 128K."""
 EFFECTIVE = 0.856
-"""Average of Llama-2-7B at 4K, which a model must reach at a length for it to count (RULER, section 4)."""
+"""Average of Llama-2-7B at 4K, the threshold for a length to count (RULER, section 4)."""
 
 
 def lm_eval_score(prediction: str, answers: Sequence[str]) -> float:

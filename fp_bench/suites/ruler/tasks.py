@@ -1,4 +1,4 @@
-"""RULER's thirteen tasks: what each asks, how much it generates and how it is scored.
+"""RULER's thirteen tasks: the question, new tokens and score of each.
 
 Source: NVIDIA/RULER ``scripts/synthetic.yaml`` and ``scripts/data/synthetic/constants.py``, commit c3f5e3b4.
 """
@@ -19,7 +19,7 @@ Kind = Literal["words", "numbers", "uuids"]
 
 
 class Written(NamedTuple):
-    """A prompt and what a right answer to it is."""
+    """A prompt and its right answers."""
 
     prompt: Prompt
     answers: tuple[str, ...]
@@ -27,7 +27,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Needles:
-    """A needle task: what lies in which haystack."""
+    """A needle task: its needles and haystack."""
 
     haystack: Literal["noise", "essay", "needle"]
     keys: Kind = "words"
@@ -37,7 +37,7 @@ class Needles:
     queries: int = 1
 
     def sentence(self, key: str, value: str) -> str:
-        """Return the needle that gives a key a value."""
+        """Return the needle with a key and a value."""
         return NEEDLE.format(type_needle_v=self.values, key=key, value=value)
 
     @property
@@ -69,7 +69,7 @@ NEEDLES = {
 MAX_NEW_TOKENS = {**dict.fromkeys(NEEDLES, 128), "vt": 30, "cwe": 120, "fwe": 50, "qa_1": 32, "qa_2": 32}
 TASKS = tuple(MAX_NEW_TOKENS)
 ANY_OF = frozenset({"qa_1", "qa_2"})
-"""Tasks of which one right answer is enough; of the others the share of the answers found counts."""
+"""Tasks that need one right answer; in the others the share of found answers counts."""
 
 
 def chain(names: Sequence[str], value: str) -> list[str]:
@@ -83,7 +83,7 @@ def numbered_list(words: Sequence[str]) -> str:
 
 
 def sample_of(task: str, length: int, index: int, written: Written, max_new_tokens: int | None = None) -> Sample:
-    """Return what was written as a sample, with the task's own number of new tokens where none is given."""
+    """Return a written prompt as a sample, by default with the task's number of new tokens."""
     return Sample(
         id=Suite.sample_id(task, length, index),
         task=task,

@@ -1,6 +1,6 @@
-"""The wording of RULER's prompts: data, and how fields are put into it.
+"""The wording of RULER's prompts, and how to fill its fields.
 
-The strings are those of NVIDIA/RULER, commit c3f5e3b4, byte for byte, typing errors included, since scores depend on
+The strings are those of NVIDIA/RULER, commit c3f5e3b4, byte for byte, typing errors included, because scores depend on
 each byte. Copyright (c) 2024, NVIDIA CORPORATION, Apache-2.0: http://www.apache.org/licenses/LICENSE-2.0
 """
 
@@ -18,15 +18,15 @@ class Template:
     """The text around a context, with ``{fields}``."""
 
     task: str
-    """Holds ``{context}``; what follows it is the question."""
+    """Text with ``{context}``; the question follows it."""
     answer_prefix: str
 
     def fill(self, context: str, /, *, before: str = "", **fields: object) -> Prompt:
         """Put a context and fields into the template.
 
         Args:
-            context: taken as it is: braces in it are text.
-            before: what precedes the task, e.g. a solved example.
+            context: inserted unchanged; its braces are text.
+            before: text before the task, e.g. a solved example.
             fields: the other fields.
         """
         opening, question = self.task.split("{context}")

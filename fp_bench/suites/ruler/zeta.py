@@ -20,16 +20,16 @@ DOTS = "..."
 
 
 def vocabulary_size(tokens: int) -> int:
-    """Return how many words a text of so many tokens draws from."""
+    """Return the number of different words in a text of a number of tokens."""
     return tokens // 50
 
 
 def coded_text(ranked: Sequence[T], total: int) -> list[T]:
-    """Return each word as often as its rank asks for, in the order of ranks.
+    """Return each word repeated by its rank, in the order of ranks.
 
     Args:
         ranked: the words, the most frequent first.
-        total: words of the text, about.
+        total: approximate number of words.
     """
     ranks = np.arange(1, len(ranked) + 1)
     counts = (total * (ranks**-ALPHA) / zeta(ALPHA)).astype(int)

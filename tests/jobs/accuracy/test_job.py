@@ -167,7 +167,7 @@ def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods
     assert {record.label: (record.status, record.reason) for record in records} == {
         "hangs": (
             "timeout",
-            "answering: no answer within 0.5 s; the worker process was ended; --timeout sets the limit",
+            "answering: no answer within 0.5 s; the worker process was stopped; --timeout sets the limit",
         ),
         "crashes": ("error", "answering: the worker process was killed by SIGSEGV"),
         "dense": ("ok", None),

@@ -55,7 +55,7 @@ def measured(method, rounds=1):
         (cheats.Tolerant, "relative error to the float32 definition is 0.5; the limit is 0.1"),
         (cheats.HandsOn, "relative error to the float32 definition"),
         (cheats.SelectsNowAndThen, "where it is timed its selection misses"),
-        (cheats.Overwrites, "a later call overwrites its output"),
+        (cheats.Overwrites, "a later call overwrote its output"),
         (cheats.GuessesRows, "of a timed call, a head's relative error"),
         (cheats.Coarse, "relative error to the float32 definition"),
         (cheats.ShortensLists, "writes into the selection that it is given|where it is timed its selection misses"),

@@ -83,7 +83,7 @@ def test_times_of_two_machines_never_share_a_folder(tmp_path):
 )
 def test_what_a_prefill_would_not_heed_is_refused(changed, named):
     heads = SMALL.heads if named == "--shape" else None
-    with pytest.raises(UsageError, match=f"^{named}: of single attention calls"):
+    with pytest.raises(UsageError, match=f"^{named}: not with --ttft"):
         request("dense", model="embedded", heads=heads, **changed)
 
 
@@ -201,7 +201,7 @@ def test_inputs_that_cannot_be_made_fail_their_cells_alone(tmp_path):
     with RecordStore(tmp_path / "run") as store:
         found = list(run(plan, store, HERE))
     assert [record.status for record in found] == ["error", "ok", "ok"]
-    assert "not what the manifest says" in found[0].reason
+    assert "differs from the capture's manifest" in found[0].reason
 
 
 def test_after_an_out_of_memory_longer_ones_are_not_tried(fatal_methods, tmp_path):
@@ -276,7 +276,7 @@ def test_whatever_a_method_does_the_rest_is_measured(fatal_methods, odd_methods,
 @pytest.mark.parametrize(("method", "timeout", "step"), [("hangs", 0.5, "checking"), ("hangs_later", 10, "timing")])
 def test_a_hang_is_a_timeout(fatal_methods, tmp_path, method, timeout, step):
     (record,) = records_of(request(method), tmp_path, Conduct(timeout=timeout))
-    hung = f"{step}: no answer within {timeout:g} s; the worker process was ended; --timeout sets the limit"
+    hung = f"{step}: no answer within {timeout:g} s; the worker process was stopped; --timeout sets the limit"
     assert (record.status, record.reason) == ("timeout", hung)
 
 

@@ -1,5 +1,5 @@
-"""``ruler``: RULER's tasks from our own words, prose and facts, with no download, and every sample on its own seed.
+"""``ruler``: RULER's tasks from our own words, prose and facts, without download, with a seed per sample.
 
-A task drafts a sample (`drafts.py`) that can be written with more or less filling; `suites/fit.py` finds how much
+A task drafts a sample (`drafts.py`) that can be written with any amount of filling; `suites/fit.py` finds how much
 fits.
 """

@@ -28,7 +28,7 @@ def draft(task: str, draw: Draw, limit: int) -> list[Draft]:
         limit: tokens that the prompt may take.
 
     Returns:
-        The draft, then one to take where not even the smallest prompt of it fits.
+        The draft, then a replacement if even its smallest prompt does not fit.
     """
     if task in NEEDLES:
         return [niah(NEEDLES[task], draw)]
@@ -47,7 +47,7 @@ _KINDS: dict[Kind, Callable[[random.Random], Iterator[str]]] = {
 
 
 def niah(needles: Needles, draw: Draw) -> Draft:
-    """Draft a needle task; keys and values differ all."""
+    """Draft a needle task; all keys and values differ."""
     all_keys, all_values = _KINDS[needles.keys](draw.stream("keys")), _KINDS[needles.values](draw.stream("values"))
     hidden = {
         key: list(itertools.islice(all_values, needles.values_per_key))
@@ -96,13 +96,13 @@ def variable_tracking(draw: Draw) -> Draft:
 
 
 def common_words(draw: Draw, fewest: int, in_example: tuple[int, int], asked: tuple[int, int]) -> Draft:
-    """Draft common words: ten words more often than the others, after a solved example.
+    """Draft common words: ten words that occur more often than the others, after a solved example.
 
     Args:
         draw: the sample's random numbers.
         fewest: different words of the example, and at least of the list.
-        in_example: how often the example has a common word and another one.
-        asked: the same of the list.
+        in_example: repetitions of a common word and of another one in the example.
+        asked: the same in the list.
     """
     coined = words.coined(draw.stream("words"))
     example, pool = list(itertools.islice(coined, fewest)), Stream(coined)
@@ -122,7 +122,7 @@ def common_words(draw: Draw, fewest: int, in_example: tuple[int, int], asked: tu
 
 
 def frequent_words(draw: Draw, limit: int) -> Draft:
-    """Draft frequent words: coded words with zeta frequencies, of which ranks two to four are asked."""
+    """Draft frequent words: coded words with zeta frequencies; the question asks for ranks two to four."""
     size = max(ANSWERS.stop, vocabulary_size(limit))
     ranked = list(itertools.islice(words.letters(draw.stream("words"), LETTERS, string.ascii_lowercase), size))
     ranked[0] = DOTS
@@ -136,7 +136,7 @@ def frequent_words(draw: Draw, limit: int) -> Draft:
 
 
 def qa(draw: Draw, hops: int) -> Draft:
-    """Draft a question about one document, or about two of which one leads to the other."""
+    """Draft a question about one document, or about two linked ones."""
     world = World(draw.stream("facts"))
     question = world.one_hop() if hops == 1 else world.two_hops()
     gold = list(question.gold)
@@ -146,7 +146,7 @@ def qa(draw: Draw, hops: int) -> Draft:
     depths = draw.depths(hops)
 
     def filling(units: int) -> list[str]:
-        """Return documents of so many sentences in all; the last one may lack some."""
+        """Return documents with a total number of sentences; the last one may be shorter."""
         texts, place = [], 0
         while units > 0:
             if place == len(documents):

@@ -31,7 +31,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, its answer, and the documents that give it, in the order of thought."""
+    """A question, its answer, and the documents that give it, in order of reasoning."""
 
     text: str
     answer: str
@@ -39,7 +39,7 @@ class Question:
 
 
 class World:
-    """Makes up people and companies, no two of one name.
+    """Invents people and companies with different names.
 
     Args:
         draw: random numbers.
@@ -50,11 +50,11 @@ class World:
         self._names = coined(draw)
 
     def name(self) -> str:
-        """Return a name that nothing else has."""
+        """Return a unique name."""
         return next(self._names).capitalize()
 
     def person(self) -> str:
-        """Return the full name of someone new."""
+        """Return the full name of a new person."""
         return f"{self._draw.choice(FIRST_NAMES)} {self.name()}"
 
     def facts(self) -> list[Fact]:
@@ -99,13 +99,13 @@ class World:
         return Question(fact.question.format(who=who), fact.answer, (document,))
 
     def two_hops(self) -> Question:
-        """Return a question about the founder of a company, which takes a document of each."""
+        """Return a question about the founder of a company, which needs a document of each."""
         first, company, founder = self.company()
         second, fact = self.about(founder)
         return Question(fact.question.format(who=f"the founder of {company}"), fact.answer, (first, second))
 
     def people(self) -> Iterator[Document]:
-        """Yield documents about people without end."""
+        """Yield documents about people endlessly."""
         while True:
             yield self.about(self.person())[0]
 

@@ -1,4 +1,4 @@
-"""Prose in the manner of an essay, sentence by sentence; what it says is true of nothing."""
+"""Essay-like prose, sentence by sentence, without meaning."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ On page {c} there is a drawing of the {a} {n} and of nothing else.
 
 
 def sentences(draw: random.Random, patterns: Sequence[str] = PATTERNS) -> Iterator[str]:
-    """Yield sentences without end."""
+    """Yield sentences endlessly."""
     while True:
         yield with_articles(
             draw.choice(patterns).format(

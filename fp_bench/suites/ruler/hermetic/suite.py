@@ -14,11 +14,11 @@ from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, Tokenizer
 
 CACHED_FROM = 65_536
-"""Shorter prompts are written faster than it is worth to keep them."""
+"""Shortest prompt worth caching."""
 
 
 class Ruler(Suite):
-    """RULER's thirteen tasks in its own wording, from words, prose and facts of ours; needs nothing."""
+    """RULER's thirteen tasks in its wording, from our own words, prose and facts; needs nothing."""
 
     name: ClassVar[str] = "ruler"
     tasks: ClassVar[tuple[str, ...]] = tasks.TASKS

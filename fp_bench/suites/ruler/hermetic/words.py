@@ -1,4 +1,4 @@
-"""Words of our own: adjectives and nouns for keys and prose, and coined words and names, which never run out."""
+"""Our own words: adjectives and nouns for keys and prose, and an endless supply of invented words and names."""
 
 import random
 import re
@@ -100,7 +100,7 @@ def keys(draw: random.Random) -> Iterator[str]:
 
 
 def coined(draw: random.Random) -> Iterator[str]:
-    """Yield words of six letters that can be spoken, each once; of one length, none is found inside another."""
+    """Yield pronounceable words of six letters, each once; because of their equal length, none contains another."""
     base = len(_SYLLABLES)
     for place in _distinct(draw, _COINED, "coined words"):
         yield _SYLLABLES[place // base**2] + _SYLLABLES[place // base % base] + _SYLLABLES[place % base]
@@ -113,7 +113,7 @@ def numbers(draw: random.Random) -> Iterator[str]:
 
 
 def letters(draw: random.Random, count: int, alphabet: str) -> Iterator[str]:
-    """Yield words of so many random letters, each once."""
+    """Yield words of random letters, each once."""
     for place in _distinct(draw, len(alphabet) ** count, "words"):
         word = ""
         for _ in range(count):

@@ -1,4 +1,4 @@
-"""Common words as NVIDIA's ``common_words_extraction.py`` draws them: a solved example, then the list that is asked."""
+"""Common words drawn like NVIDIA's ``common_words_extraction.py``: a solved example, then the list."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,9 +16,9 @@ def generate(dice: Dice, budget: Budget, pool: Sequence[str], more: Callable[[],
 
     Args:
         dice: freshly seeded.
-        budget: what a prompt may take.
+        budget: limits of a prompt.
         pool: words in alphabetical order.
-        more: gives the words to draw from where a prompt takes more than the pool has.
+        more: returns further words if a prompt needs more than the pool has.
     """
     shuffled = [*pool]
     dice.shuffle(shuffled)

@@ -12,7 +12,7 @@ HIGHEST_SEED = 2**32 - 1
 
 
 class Dice:
-    """The same streams as the global ones after seeding; nothing global is touched."""
+    """The same streams as the global ones after seeding, without changing global state."""
 
     def __init__(self, seed: int) -> None:
         if not 0 <= seed <= HIGHEST_SEED:

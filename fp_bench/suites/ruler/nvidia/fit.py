@@ -1,4 +1,4 @@
-"""How many units of filling NVIDIA's generators take: a bisection over random samples, then retries with less."""
+"""The number of units of filling in NVIDIA's generators: a bisection over random samples, then retries with less."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ from fp_bench.suites.ruler.tasks import Written
 SHORT = 4096
 """Below this length the generators take smaller steps."""
 PATIENCE = 50
-"""Draws of the smallest size after which NVIDIA's endless loop is given up."""
+"""Number of draws at the smallest size after which NVIDIA's endless loop is stopped."""
 
 
 class FailedDraw(Exception):
-    """A draw on which NVIDIA's generator raises; it takes that for a prompt that is too long."""
+    """A draw on which NVIDIA's generator raises, which it treats as a prompt that is too long."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a prompt may take, and how it is counted."""
+    """Limits of a prompt, and how to count tokens."""
 
     task: str
     length: int
@@ -35,7 +35,7 @@ class Budget:
         return self.length - self.reserved
 
     def too_short(self, needed: object) -> UsageError:
-        """Return the error for a length that no prompt fits, where NVIDIA's generator would loop for ever."""
+        """Return the error for a length that no prompt fits, for which NVIDIA's generator would loop forever."""
         return UsageError(
             f"ruler@nvidia: {self.task} does not fit length {self.length} ({self.reserved} reserved): its smallest "
             f"prompt and answer take {needed}; ask for a longer length"
@@ -46,9 +46,9 @@ def search(tokens: Callable[[int], int], limit: int, step: int, most: int) -> in
     """Bisect for the largest number of units that fits; each probe is one random sample.
 
     Args:
-        tokens: tokens of prompt and answer with so many units.
-        limit: tokens that they may take.
-        step: the smallest number, taken when none fits.
+        tokens: returns the tokens of prompt and answer for a number of units.
+        limit: largest number of tokens.
+        step: the smallest number, used if none fits.
         most: the largest number, raised to two steps.
     """
     best, low, high = step, step, max(most, 2 * step)
@@ -62,18 +62,18 @@ def search(tokens: Callable[[int], int], limit: int, step: int, most: int) -> in
 
 
 def most_units(budget: Budget, probe: int, units: int) -> int:
-    """Return where the search begins: three times what a probe of so many units suggests."""
+    """Return the start of the search: three times the number that a trial suggests."""
     return int(budget.limit / (probe / units) * 3)
 
 
 def sequence(write: Callable[[int, int], Written], budget: Budget, units: int, step: int) -> Iterator[Written]:
-    """Write samples without end, each with less filling until it fits.
+    """Yield samples endlessly, each with less filling until it fits.
 
     Args:
-        write: draws the sample of an index with so many units.
-        budget: what it may take.
-        units: where each sample begins.
-        step: units to leave out when it is too long; no more are left out at or below one step.
+        write: draws the sample of an index with a number of units.
+        budget: its limits.
+        units: initial number for each sample.
+        step: units to remove if it is too long; none are removed at or below one step.
 
     Raises:
         UsageError: the smallest prompt does not fit.

@@ -1,4 +1,4 @@
-"""Frequent words as NVIDIA's ``freq_words_extraction.py`` draws them: coded words with zeta frequencies."""
+"""Frequent words drawn like NVIDIA's ``freq_words_extraction.py``: coded words with zeta frequencies."""
 
 import string
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ def generate(dice: Dice, budget: Budget) -> Iterator[Written]:
 
     Args:
         dice: freshly seeded.
-        budget: what a prompt may take.
+        budget: limits of a prompt.
 
     Raises:
         UsageError: the smallest prompt does not fit.

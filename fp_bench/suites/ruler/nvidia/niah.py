@@ -1,4 +1,4 @@
-"""Needle tasks as NVIDIA's ``niah.py`` draws them."""
+"""Needle tasks drawn like NVIDIA's ``niah.py``."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -24,7 +24,7 @@ def generate(
     Args:
         needles: the task.
         dice: freshly seeded.
-        budget: what a prompt may take.
+        budget: limits of a prompt.
         words: to draw keys of type ``words`` from.
         essay: words of the essays, for that haystack.
         sentences: cuts text into sentences, for that haystack.
@@ -70,7 +70,7 @@ def generate(
 
 
 def _repeated(words: Sequence[str], count: int) -> list[str]:
-    """Return so many words, from the beginning again when they run out."""
+    """Return a number of words, repeated from the beginning if necessary."""
     whole, rest = divmod(count, len(words))
     return [*words] * whole + [*words[:rest]]
 

@@ -1,4 +1,4 @@
-"""Questions about documents as NVIDIA's ``qa.py`` draws them, on SQuAD or HotpotQA."""
+"""Questions about documents drawn like NVIDIA's ``qa.py``, on SQuAD or HotpotQA."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class QaPair:
     gold: tuple[int, ...]
     """Documents that answer it."""
     near: tuple[int, ...] = ()
-    """Documents of the same article, which are taken before others."""
+    """Documents of the same article, used before others."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def generate(dice: Dice, budget: Budget, library: Library) -> Iterator[Written]:
 
     Args:
         dice: freshly seeded.
-        budget: what a prompt may take.
+        budget: limits of a prompt.
         library: documents and questions.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What NVIDIA's generators read besides their code: essays, SQuAD, HotpotQA and a long word list.
+"""Data of NVIDIA's generators: essays, SQuAD, HotpotQA and a long word list.
 
-None of it is shipped. A source is a file, or ``hub``: then a pinned revision is fetched through `datasets`.
+None of it is shipped. A source is a file, or ``hub`` for a pinned revision through `datasets`.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 HUB = "hub"
 ESSAYS = Repository("baber/paul_graham_essays", "792d672b77d1a67720f7e9820d646358fc18792e")
-"""Other essays in another order than NVIDIA's download, which no hub holds; lm-evaluation-harness reads these."""
+"""Essays of lm-evaluation-harness; NVIDIA's own, with other texts and order, are on no hub."""
 SQUAD = Repository("rajpurkar/squad_v2", "3ffb306f725f7d2ce8394bc1873b24868140c412")
 HOTPOTQA = Repository("namlh2004/hotpotqa", "7e54db4656209750ff487f6fdf8e39a66dba136b")
 HOTPOTQA_FILE = "hotpot_dev_distractor_v1.json"
 
 
 def fingerprint(source: str) -> str:
-    """Return a hash of a file's or folder's content, or the source itself when it is no file."""
+    """Return a hash of a file's or folder's content, or the source itself if it is not a file."""
     path = Path(source)
     files = sorted(path.glob("*.txt")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
@@ -119,7 +119,7 @@ def punkt_sentences(task: str) -> Callable[[str], list[str]]:
 
 
 def simple_sentences(text: str) -> list[str]:
-    """Cut after ``.``, ``!`` or ``?`` and white space; not NVIDIA's cuts."""
+    """Split after ``.``, ``!`` or ``?`` and white space, unlike NVIDIA."""
     return re.split(r"(?<=[.!?])\s+", text)
 
 
@@ -141,7 +141,7 @@ def _squad(articles: Sequence[Mapping[str, Any]]) -> Library:
 
 
 def _articles(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Put the hub's rows, one a question, back into the articles and paragraphs of the original file."""
+    """Restore the articles and paragraphs of the original file from the hub's rows, one per question."""
     return [
         {
             "paragraphs": [
@@ -194,7 +194,7 @@ def _parsed(task: str, source: str, use: Callable[[Any], T]) -> T:
     """Parse a JSON file and use it.
 
     Raises:
-        UnavailableError: it cannot be read, or is not of the form that ``use`` takes.
+        UnavailableError: it cannot be read, or ``use`` does not accept it.
     """
     try:
         return use(json.loads(_read(task, Path(source))))

@@ -1,4 +1,4 @@
-"""``ruler@nvidia`` as a suite: which generator writes which task, from which data."""
+"""``ruler@nvidia`` as a suite: the generator and the data of each task."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
 
 
 class NvidiaParams(SuiteParams):
-    """Where the data is that seven of the tasks need."""
+    """Data for seven of the tasks."""
 
     essays: str = ""
     """Haystack of five needle tasks: NVIDIA's ``PaulGrahamEssays.json``, a text file, a folder of .txt, or ``hub``."""
@@ -30,11 +30,11 @@ class NvidiaParams(SuiteParams):
     wonderwords: str = ""
     """A folder with wonderwords' word lists; empty: those of the installed version."""
     sentences: Literal["punkt", "simple"] = "punkt"
-    """What cuts essays into sentences: NLTK's punkt_tab as NVIDIA does, or our own rule, which needs nothing."""
+    """Splits essays into sentences: punkt is NLTK's, as for NVIDIA; simple is our own rule, which needs nothing."""
 
 
 class NvidiaRuler(Suite):
-    """RULER's thirteen tasks, byte for byte as NVIDIA's generators write them; their data was made with seed 42."""
+    """RULER's thirteen tasks, byte for byte like NVIDIA's generators, whose data was made with seed 42."""
 
     name: ClassVar[str] = "ruler"
     variant: ClassVar[str] = "nvidia"
@@ -46,7 +46,7 @@ class NvidiaRuler(Suite):
     def samples(
         self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
     ) -> Iterator[Sample]:
-        """Write samples; see `Suite.samples`. All samples before an index are drawn to reach it, once."""
+        """Write samples; see `Suite.samples`. All samples before an index are drawn once to reach it."""
         self.check_tasks([task])
         budget = Budget(task, length, reserved, MAX_NEW_TOKENS[task], count=lambda text: len(tokenizer.encode(text)))
         cache = SampleCache(self, task, length, tokenizer, seed, reserved, self._data(task))
@@ -68,10 +68,10 @@ class NvidiaRuler(Suite):
         return tasks.score(sample, prediction)
 
     def provenance(self, task: str) -> dict[str, str]:
-        """Return what a task's samples were made of besides code: versions and hashes.
+        """Return versions and hashes of the data of a task's samples.
 
         Raises:
-            UnavailableError: it is not here.
+            UnavailableError: the device is missing.
         """
         return {"generator": "NVIDIA/RULER c3f5e3b4", **self._data(task)}
 
@@ -82,7 +82,7 @@ class NvidiaRuler(Suite):
         return WordLists.installed()
 
     def _data(self, task: str) -> dict[str, str]:
-        """Return what identifies the data that a task is drawn from."""
+        """Return the identity of a task's data."""
         data = {}
         needles = NEEDLES.get(task)
         if task == "cwe" or (needles and needles.keys == "words"):

@@ -1,4 +1,4 @@
-"""Variable tracking as NVIDIA's ``variable_tracking.py`` draws it: one chain of five variables, one solved example."""
+"""Variable tracking drawn like NVIDIA's ``variable_tracking.py``: one chain of five variables, one solved example."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def generate(dice: Dice, budget: Budget) -> Iterator[Written]:
 
     Args:
         dice: freshly seeded.
-        budget: what a prompt may take.
+        budget: limits of a prompt.
 
     Raises:
         UsageError: a seed on which NVIDIA's generator fails.
@@ -56,7 +56,7 @@ def _search(dice: Dice, budget: Budget, step: int, extra: int, letters: int, val
 
 
 def _write(dice: Dice, units: int, letters: int, value: str | None) -> Written:
-    """Hide one chain in noise; a chain without a value of its own draws one."""
+    """Hide one chain in noise; a chain without a value draws one."""
     names = [dice.letters(letters) for _ in range(CHAIN)]
     while len(set(names)) < CHAIN:
         names.append(dice.letters(letters))
@@ -73,7 +73,7 @@ def _write(dice: Dice, units: int, letters: int, value: str | None) -> Written:
 
 
 def _renamed(example: str, dice: Dice) -> str:
-    """Give the example other variables and another value: the same one in each prompt would help the model."""
+    """Give the example other variables and another value, because a repeated one would help the model."""
     for name in example.split()[-CHAIN:]:
         example = example.replace(name, dice.letters(len(name)))
     return example.replace(EXAMPLE_VALUE, dice.value())

@@ -22,7 +22,7 @@ class WordLists:
         nouns: in any order.
         adjectives: in any order.
         verbs: in any order.
-        source: the version, or where they were read.
+        source: the version, or the folder.
     """
 
     def __init__(self, nouns: Iterable[str], adjectives: Iterable[str], verbs: Iterable[str], source: str) -> None:
@@ -85,14 +85,14 @@ def _read(path: Path) -> list[str]:
 
 
 class Pairs(Sequence[str]):
-    """Each adjective with each noun in alphabetical order, without writing the six million keys out.
+    """Each adjective with each noun in alphabetical order, without storing the six million keys.
 
     Keys are in the order of their adjectives, except where one with its hyphen begins another (blue-, blue-eyed-):
-    such adjectives form a group, which is written out when one of its keys is asked for.
+    such adjectives form a group, which is expanded when one of its keys is read.
 
     Args:
         adjectives: in alphabetical order, each once.
-        nouns: likewise.
+        nouns: in alphabetical order, each once.
     """
 
     def __init__(self, adjectives: Sequence[str], nouns: Sequence[str]) -> None:
