@@ -220,8 +220,8 @@ BESIDE = {
 def picture() -> Plot:
     """Return KL against attention time at both lengths."""
     title = "What a pretrained model loses against what attention takes"
-    note = "Qwen2.5-Coder-1.5B (4-bit weights); KL of the next token to dense attention, nats; time: three layers side by "
-    note += "side (36 query, 6 KV heads), H200; bars: 95 %"
+    note = "Qwen2.5-Coder-1.5B (4-bit weights); KL of the next token to dense attention; "
+    note += "time: three layers side by side (36 query, 6 KV heads), H200; bars: 95 %"
     caption = f"records: results/{MIXED}; one point a setting; lower and further left is better; "
     caption += "diamond: FlashPrefill with mean correction"
     with matplotlib.rc_context(STYLE):

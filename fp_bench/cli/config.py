@@ -9,6 +9,8 @@ from fp_bench.errors import UsageError, did_you_mean
 
 LONGEST = 4096
 """Letters of one value."""
+LARGEST = 2**20
+"""Bytes of a file."""
 NULL = "tag:yaml.org,2002:null"
 
 
@@ -43,7 +45,11 @@ def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
 def _load(path: Path) -> Iterator[tuple[str, yaml.Node]]:
     """Yield the keys and values of a file."""
     try:
-        found = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise UsageError(f"--config {path} has more than {LARGEST} bytes; write lines such as lens: 4k,256k")
+        found = yaml.compose(data.decode(), Loader=yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UsageError(f"--config {path} cannot be read: {reason}") from None

@@ -63,6 +63,8 @@ def numbers(text: str | None, what: str) -> list[int] | None:
 def read_text(path: Path) -> str:
     """Read the file that ``--text`` names."""
     try:
+        if path.exists() and not path.is_file():  # a folder, or what never ends
+            raise OSError("it is no file")
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--text {path} cannot be read: {error}") from None

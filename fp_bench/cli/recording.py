@@ -142,10 +142,11 @@ def _ended_by_signals() -> Iterator[None]:
 
     def end(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
-        raise TerminatedError(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else TerminatedError(number)
 
     # Ignored signals (nohup) stay ignored; only the main thread can set handlers.
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heard = [number for number, how in before.items() if how in (signal.SIG_DFL, signal.default_int_handler)]
     if threading.current_thread() is not threading.main_thread():
         heard = []
     for number in heard:
@@ -154,7 +155,8 @@ def _ended_by_signals() -> Iterator[None]:
         yield
     finally:
         for number in heard:
-            signal.signal(number, signal.SIG_DFL)
+            if signal.getsignal(number) is end:
+                signal.signal(number, before[number])
 
 
 def _kept(folder: Path) -> int:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from fp_bench.jobs.failures import Answer, Failure
-from fp_bench.jobs.isolation import LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.jobs.isolation import LOAD_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
 
 
 class StoppedError(RuntimeError):
@@ -120,7 +120,9 @@ class Workers(ABC):
         if isinstance(found, Failure):
             self._refused[name] = found
             return found
-        self.post(name).loaded = True
+        with self._lock:
+            if name in self._posts:
+                self._posts[name].loaded = True
         return None
 
     def step(
@@ -140,6 +142,9 @@ class Workers(ABC):
             StoppedError: after `close`.
         """
         try:
+            # In the place of one that ended while it had nothing to do is one that has loaded nothing.
+            if call != "load" and not self.post(name).loaded and (failed := self.load(name, LOAD_SECONDS)):
+                return failed
             answer = cast("Answer[Any]", self.post(name).worker.call(call, *args, timeout=limit, tick=tick))
         except (WorkerHungError, WorkerLostError) as error:
             self.end(name)

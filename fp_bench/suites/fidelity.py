@@ -88,6 +88,8 @@ class Fidelity(Suite):
 
 def _read(path: str) -> str:
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a folder, or what never ends
+            raise OSError("it is no file")
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UnavailableError(f"fidelity:text={path} cannot be read: {error}") from None

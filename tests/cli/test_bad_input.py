@@ -110,8 +110,10 @@ USAGE = {
     "latency --config {tmp}/nested.yaml": "methods",
     "latency --config {tmp}/value.yaml": "'many'",
     "latency --config {tmp}/binary.yaml": "cannot be read",
+    "latency --config /dev/zero": "more than 1048576 bytes",
     # other verbs
     "capture --text {tmp}/none": "{tmp}/none",
+    "capture --text /dev/zero": "it is no file",
     "capture --text {tmp}/binary.yaml": "binary.yaml",
     "capture --device tpu": "'tpu'",
     "capture --dtype bf15": "'bf16'",
@@ -208,6 +210,8 @@ UNAVAILABLE = {
     RUN + "--methods dense:impl=fa3": "dense:impl=fa3",
     RUN + "--methods minference_official": "minference_official",
     "capture --model /no/such/model --lens 256 --out {tmp}/new": "/no/such/model",
+    "capture --model {tmp}/pipe.gguf --lens 256 --out {tmp}/new": "is no file",
+    "accuracy --suite fidelity:text=/dev/zero --lens 512 --no-isolate": "it is no file",
 }
 
 
@@ -227,6 +231,7 @@ def bad(tmp_path_factory):
     """A folder with one of everything that is broken."""
     tmp = tmp_path_factory.mktemp("bad")
     (tmp / "file").write_text("")
+    os.mkfifo(tmp / "pipe.gguf")
     for name in ("empty", "broken_manifest", "newer", "no_records", "empty_run", "run_a", "run_b"):
         (tmp / name).mkdir()
     (tmp / "broken_manifest" / MANIFEST).write_text('{"model": 3')

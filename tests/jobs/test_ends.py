@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from fp_bench.jobs.isolation import WorkerProcess
+from fp_bench.jobs.failures import Answer
+from fp_bench.jobs.isolation import LocalWorker, WorkerProcess
 from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.places import Here
 from fp_bench.jobs.server import TOLD
+from fp_bench.jobs.workers import Workers
 from fp_bench.records.reading import read_records
 from tests.cli.test_cli import fpbench
 from tests.jobs.test_places import each_job, run, undisturbed  # noqa: F401  fixtures
@@ -157,6 +159,26 @@ def test_a_signal_says_what_is_kept_and_removes_what_is_not(number, code, tmp_pa
     assert list(temporary.iterdir()) == []
 
 
+def test_ctrl_c_twice_ends_at_once_and_says_nothing_of_it(tmp_path, odd_methods):
+    words = ["latency", "--methods", "slow", "--lens", "128", "--shape", "1/1/64", "--rounds", "999", "--samples", "1"]
+    path = os.pathsep.join([str(ROOT), str(odd_methods)])
+    temporary, folder = tmp_path / "tmp", tmp_path / "run"
+    temporary.mkdir()
+    running = start(*words, "--out", folder, env={"TMPDIR": str(temporary), "PYTHONPATH": path})
+    while lines(folder) < 1:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.02)
+    below = children(running.pid)
+    for _ in range(2):
+        running.send_signal(signal.SIGINT)
+        time.sleep(0.01)
+    said = running.communicate()[1]
+    assert running.returncode in (130, -signal.SIGINT), said
+    assert "Traceback" not in said
+    assert not gone(below)
+    assert list(temporary.iterdir()) == []
+
+
 def killed_alone(running, temporary):
     """Kill the process that was started, but for its children; return what it leaves."""
     below = children(running.pid)
@@ -237,6 +259,38 @@ def test_a_server_that_a_method_kills_is_started_again(tmp_path):
         "kills_server": "error",
         "dense": "ok",
     }
+
+
+class Loads:
+    """Is of use once it has loaded."""
+
+    def __init__(self, _):
+        self.loaded = False
+
+    def load(self):
+        self.loaded = True
+        return Answer(None)
+
+    def answer(self):
+        return Answer(self.loaded)
+
+
+class Some(Workers):
+    def made(self, _name):
+        return Loads, None
+
+    def make_room(self, _name):
+        return False
+
+
+def test_a_worker_that_ended_after_it_had_loaded_is_replaced_by_one_that_loads(monkeypatch):
+    workers = Some(isolate=False)
+    assert workers.load("a", 1) is None
+    ((_, post),) = workers.posts()
+    post.worker.close()
+    monkeypatch.setattr(LocalWorker, "is_alive", property(lambda worker: worker._object is not None))
+    assert workers.step("a", "answering", "answer", limit=1) is True
+    assert workers.posts()[0][1] is not post
 
 
 def test_a_worker_that_died_while_it_had_nothing_to_do_is_known_to_have():

@@ -84,15 +84,6 @@ class RemembersLayers(Best):
         return self.memory[call.layer]
 
 
-class PreviousOfLayer(RemembersLayers):
-    """Returns what the layer had in the call before."""
-
-    def run(self, call):
-        out = Best.run(self, call)
-        before, self.memory[call.layer] = self.memory.get(call.layer, out), out
-        return before
-
-
 class OnlyAttendsOnce(Best):
     """Its attention alone, which is timed too, comes from memory."""
 

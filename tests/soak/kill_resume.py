@@ -95,6 +95,8 @@ class Started:
     def __init__(self, run, folder, *more):
         self.folder, self.mark = folder, uuid4().hex
         self.temporary, self.shared = Path(tempfile.mkdtemp(prefix="soak-")), set(os.listdir(SHARED))
+        self.bare = False
+        """Whether its server was killed. Once the parent is too, no one is left to remove its folder."""
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115  no pipe, which what is left behind would hold open
         module = "fp_bench" if run.places == 1 else "tests.jobs.two_places"
         self.process = subprocess.Popen(
@@ -214,8 +216,12 @@ def wait_for_moment(started, draw, whole, longest):
 
 def disturb(started, victim, way, draw):
     """Disturb a run; return whether there was what to disturb."""
-    until = time.monotonic() + PATIENCE
-    while (pid := started.of(victim)) is None and started.is_running and time.monotonic() < until:
+    pid, until = None, time.monotonic() + PATIENCE
+    while started.is_running and time.monotonic() < until:
+        pid = started.of(victim)
+        started.bare = started.bare and started.of("server") is None
+        if pid is not None and not (started.bare and victim == "parent" and way in EXITS):
+            break
         time.sleep(POLL_SECONDS)
     if pid is None or not started.is_running:
         return False
@@ -234,6 +240,7 @@ def disturb(started, victim, way, draw):
             if way == "INT":
                 time.sleep(draw.uniform(0, 0.3))
                 os.kill(pid, number)
+        started.bare = started.bare or (victim == "server" and way in ("TERM", "HUP", "KILL"))
     except ProcessLookupError:  # it ended by the first of the two, or is about to be replaced
         return way == "INT"
     return True

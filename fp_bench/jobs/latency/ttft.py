@@ -260,9 +260,9 @@ class Watched(SparsePrefill):
         self._mark()
         out, index = super()._run(method, call)
         self._mark()
+        self._held = own, truth, out[:, truth.hidden.rows].float(), seen(index, own, truth, copied=True)
         if fingerprint(own.q, own.k, own.v) != before:
             raise IncorrectError("it writes into its inputs: Q, K or V changed during the call")
-        self._held = own, truth, out[:, truth.hidden.rows].float(), seen(index, own, truth, copied=True)
         self._mark()
         return out, index
 

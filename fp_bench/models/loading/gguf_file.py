@@ -15,6 +15,8 @@ def check_gguf(path: Path) -> None:
     Raises:
         UnavailableError: with the reason.
     """
+    if path.exists() and not path.is_file():  # a pipe would wait for whoever writes
+        raise UnavailableError(f"model {str(path)!r} is no file")
     try:
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
