@@ -142,6 +142,11 @@ def test_what_disturbed_the_rounds_is_said(tmp_path):
     assert "Load average of the host: 3.5 to 3.5" in text
 
 
+def test_recall_says_that_it_does_not_see_rounding(tmp_path):
+    note = " ".join(latency_chapter([timed(1.0)], "GPU", tmp_path).note.split())
+    assert "does not see rounding (FP8), which is in the error alone" in note
+
+
 def test_how_many_launches_the_times_are_of_is_said(tmp_path):
     def said(*launches):
         records = [timed(1.0, round=n, launch=name) for n, name in enumerate(launches)]
