@@ -80,9 +80,10 @@ def calibrate(source: Captured, wanted: float, *, device: torch.device, dtype: t
 
     Raises:
         UsageError: a density outside (0, 1], or below what sinks, window and last blocks keep at any alpha.
+        UnsupportedError: calls that FlashPrefill does not run.
     """
     check_density(wanted)
-    calls = captured_calls(source, device, dtype)
+    calls = captured_calls(source, device, dtype, FlashPrefill())
     low, high = SMALLEST_ALPHA, 1.0
     floor, ceiling = (_densities(calls, alpha).density for alpha in (high, low))
     if not floor <= wanted:

@@ -7,9 +7,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from fp_bench.errors import UnsupportedError
 from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.source import Shape
-from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.models.capture import capture
 
 
@@ -24,11 +25,19 @@ def captured_model(
         yield Captured(out)
 
 
-def captured_calls(source: Captured, device: torch.device, dtype: torch.dtype) -> list[AttentionCall]:
-    """Return the calls of every length and layer of a capture."""
-    return [
+def captured_calls(source: Captured, device: torch.device, dtype: torch.dtype, method: Method) -> list[AttentionCall]:
+    """Return the calls of every length and layer of a capture.
+
+    Raises:
+        UnsupportedError: one that the method, for which they are, does not run.
+    """
+    calls = [
         _call(source, length, layer, device, dtype) for length in source.manifest.lengths for layer in source.layers()
     ]
+    for call in calls:
+        if (reason := method.unsupported(call)) is not None:
+            raise UnsupportedError(f"{method.name} does not run on {source.manifest.model}: {reason}")
+    return calls
 
 
 def _call(source: Captured, length: int, layer: int, device: torch.device, dtype: torch.dtype) -> AttentionCall:

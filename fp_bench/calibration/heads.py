@@ -20,6 +20,7 @@ from fp_bench.kernels.lines import LAST_QUERIES, SINK_COLUMNS
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, HeadPatterns, Lines, Pattern
 from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
 from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.minference import MInference
 from fp_bench.methods.minference.patterns import write_patterns
 from fp_bench.reports.table import Table
 
@@ -113,7 +114,7 @@ def search(source: Captured, *, device: torch.device, dtype: torch.dtype) -> Hea
         dtype: of the tensors there.
     """
     found: dict[int, list[Tensor]] = {}
-    for call in captured_calls(source, device, dtype):
+    for call in captured_calls(source, device, dtype, MInference()):
         found.setdefault(call.layer, []).append(mass_held(call))
     layers = []
     for layer in sorted(found):

@@ -19,6 +19,7 @@ from fp_bench.jobs.machine import parse_dtype
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.xattention import antidiagonal_weights
 from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.xattention import XAttention
 from fp_bench.reports.table import Table
 
 
@@ -100,7 +101,7 @@ def profile(source: Captured, coverage: float, stride: int, *, device: torch.dev
     """
     check_coverage(coverage)
     found: dict[int, list[Tensor]] = {}
-    for call in captured_calls(source, device, dtype):
+    for call in captured_calls(source, device, dtype, XAttention()):
         weights = antidiagonal_weights(call.q, call.k, stride=stride, scale=call.scale)
         found.setdefault(call.layer, []).append(needed_taus(weights, block_masses(call), coverage))
     return TauTable([torch.stack(found[layer]).amax(0).tolist() for layer in sorted(found)])

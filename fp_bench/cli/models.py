@@ -92,6 +92,8 @@ def calibrate(
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
     if spec.name == "flashprefill" and spec.options:
         raise UsageError(f"--method {method!r}: alpha is found only for the default rule; write flashprefill")
+    if spec.name == "xattention" and spec.options.keys() - {"stride"}:
+        raise UsageError(f"--method {method!r}: taus are found only for a stride; write xattention:stride=16")
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.machine import parse_device
 

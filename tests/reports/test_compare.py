@@ -302,6 +302,14 @@ def test_every_format_names_both_folders_and_their_code(pair):
     assert "2+bbbb" in of_new
 
 
+def test_a_corrected_p_is_called_so(compared):
+    of_times, of_scores = compared(rounds(STEADY), rounds(SLOWER)), compared(answers([1.0] * 9), answers([0.0] * 9))
+    for found in (of_times, of_scores):
+        (table,) = tables(found)
+        assert "corrected p" in table.columns
+        assert "p" not in table.columns
+
+
 def test_the_geometric_mean_is_of_sparse_cells_that_are_decided(compared):
     base = rounds(STEADY) + named("noisy", STEADY) + [dense(ms, round=n) for n, ms in enumerate(STEADY)]
     new = rounds(SLOWER) + named("noisy", NOISY) + [dense(3 * ms, round=n) for n, ms in enumerate(STEADY)]

@@ -142,6 +142,24 @@ def test_what_disturbed_the_rounds_is_said(tmp_path):
     assert "Load average of the host: 3.5 to 3.5" in text
 
 
+def test_recall_says_that_it_does_not_see_rounding(tmp_path):
+    note = " ".join(latency_chapter([timed(1.0)], "GPU", tmp_path).note.split())
+    assert "does not see rounding (FP8), which is in the error alone" in note
+
+
+def test_how_many_launches_the_times_are_of_is_said(tmp_path):
+    def said(*launches):
+        records = [timed(1.0, round=n, launch=name) for n, name in enumerate(launches)]
+        lines = " ".join(latency_chapter(records, "GPU", tmp_path).circumstances)
+        return (
+            "3 launches a cell" in lines,
+            "One launch: a difference under 1.5% cannot be told from a restart" in lines,
+        )
+
+    assert said("a", "a", "b", "b", "c", "c") == (True, False)
+    assert said("a", "a", "a") == said(None, None) == (False, True)
+
+
 def test_published_densities_are_marked_on_structured_inputs_alone(tmp_path):
     for source, marks in (("structured", 1), ("random", 0)):
         (plot,) = selection_plots([timed(input=source), dense(input=source)], "m", tmp_path)

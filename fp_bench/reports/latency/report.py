@@ -18,6 +18,7 @@ from fp_bench.reports.latency.tables import (
     is_prefill,
     latency_tables,
 )
+from fp_bench.reports.verdict import Rule
 from fp_bench.sizes import format_length
 
 METHOD_NOTE = """\
@@ -48,7 +49,7 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
         machine: the machine.
         folder: the run folder, which holds maps of kept blocks.
     """
-    table = comparison(records)
+    table, by_cell = comparison(records), cells(records)
     return Chapter(
         title="Latency of sparse-prefill attention",
         name="latency",
@@ -57,8 +58,8 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
         draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
         failures=failures(records),
         note=PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
-        circumstances=[*_circumstances(records), *_unexplained(table)],
-        data={"latency": table, "cells": cells(records)},
+        circumstances=[*_circumstances(records), *_launches(by_cell), *_unexplained(table)],
+        data={"latency": table, "cells": by_cell},
     )
 
 
@@ -113,6 +114,22 @@ def _circumstances(records: Sequence[LatencyRecord]) -> Iterator[str]:
     fallbacks = sorted({record.label for record in timed if record.fallback})
     if fallbacks:
         yield f"Fell back to dense attention, so these have no speed-up: {', '.join(fallbacks)}."
+
+
+def _launches(by_cell: pd.DataFrame) -> Iterator[str]:
+    """Say of how many launches the times are, and what one alone cannot tell; see docs/noise.md."""
+    launches = by_cell["launches"].dropna()
+    if not len(launches):
+        return
+    few, most = launches.min(), launches.max()
+    if most > 1:
+        number = f"{few}" if few == most else f"{few} to {most}"
+        yield f"Processes were started anew between rounds: {number} launches a cell, whose medians are averaged."
+    if few == 1:
+        yield (
+            f"One launch{'' if most == 1 else ' of some cells'}: a difference under {Rule().told_from_a_restart:.1%} "
+            "cannot be told from a restart."
+        )
 
 
 def _unexplained(table: pd.DataFrame) -> Iterator[str]:
