@@ -81,9 +81,7 @@ class Plan:
         """Return notes that a reader should know about the numbers, one line each."""
         notes = []
         if self.request.model == EMBEDDED:
-            notes.append(
-                "The embedded model only compares methods: it says nothing about the scores of other models."
-            )
+            notes.append("The embedded model only compares methods: it says nothing about the scores of other models.")
         if self.reasoning is not None:
             notes.append(f"Reasoning: {self.reasoning}.")
         if self.machine.gpu is None:
