@@ -87,7 +87,7 @@ def parse_layers(text: str, between: str = ",") -> list[int]:
     for part in text.split(between):
         match = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"{part!r} is no layer and no range of layers, as 0-15 or 0-3{between}7")
+            raise ValueError(f"{part!r} is neither a layer nor a range of layers; write e.g. 0-15 or 0-3{between}7")
         found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
     return sorted(found)
 

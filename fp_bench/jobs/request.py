@@ -363,7 +363,7 @@ class AccuracyRequest(Request):
     thought_end: str | None = Field(
         None,
         max_length=200,
-        description="Regular expression of what ends a thought, e.g. '</think>'; default: of the chat template.",
+        description="Regular expression that ends a thought, e.g. '</think>'; default: from the chat template.",
     )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="Of the samples.")
 

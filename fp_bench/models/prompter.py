@@ -154,6 +154,6 @@ def prompter(tokenizer: Any, chat: str, reasoning: str = "off", thought_end: str
         given = Marks.given(thought_end) if thought_end is not None else None
         found = replace(found, marks=given or marks_of(found._template))
     if reasoning == "on" and found.marks is None:
-        problem = "names no thought that we know; give --thought-end" if found.chat else "is not used"
+        problem = "has no known thought; give --thought-end" if found.chat else "is not used"
         raise UsageError(f"--reasoning on: this model's chat template {problem}, or write --reasoning off")
     return replace(found, reasons=reasoning == "on" or (reasoning == "auto" and found.reasons_anyway))

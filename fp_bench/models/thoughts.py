@@ -32,7 +32,7 @@ class Marks:
         try:
             re.compile(ends)
         except re.error as error:
-            raise UsageError(f"--thought-end {ends!r} is no regular expression: {error}") from None
+            raise UsageError(f"--thought-end {ends!r} is not a regular expression: {error}") from None
         return cls(ends, begins=r"\A", ends=ends)
 
     def open(self, text: str) -> bool:

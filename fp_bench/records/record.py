@@ -235,16 +235,16 @@ class AccuracyRecord(Record):
     task_number: Count = 0
     """Position of the task in its suite."""
     sample_id: Name
-    """The same for every model and method; results of methods are paired by it."""
+    """Equal for every model and method; it pairs the results of methods."""
     dense_layers: Count | Name = 0
-    """Layers that ran dense whatever the method: so many first ones, or a set as ``0-3,17``."""
+    """Layers that ran dense with every method: a number of first ones, or a set such as ``0-3,17``."""
     chat: bool = False
-    """Whether prompts go through the tokenizer's chat template, but for tasks that never do."""
+    """Whether prompts use the tokenizer's chat template, except in tasks that never do."""
     reasoning: Name | None = None
-    """How long thoughts may be and what ends them, ``closed at once`` where the chat template begins one that is not
-    wanted; None without thoughts, and in tasks that go through no template."""
+    """Limit and end of thoughts, or ``closed at once`` if the chat template opens an unwanted one; None without
+    thoughts, and in tasks without a template."""
     score: Score | None = None
-    """0 to 1; 0 for a thought without an end."""
+    """From 0 to 1; 0 for a thought without an end."""
     lenient_score: Score | None = None
     """A more tolerant score, in tasks whose standard metric rejects right answers in another form."""
     kl: Number | None = None
@@ -261,11 +261,11 @@ class AccuracyRecord(Record):
     nll_difference_by_part: Annotated[list[Difference], Field(max_length=2**10)] | None = None
     """``nll_difference`` of the same runs."""
     prediction: Prose | None = None
-    """What the model wrote, after its thought."""
+    """The model's answer, after its thought."""
     thought: Prose | None = None
-    """The end of its thought, up to 400 letters."""
+    """The end of its thought, up to 400 characters."""
     thought_cut: bool | None = None
-    """Whether the thought has no end: nothing of it is an answer. None where the model does not reason."""
+    """Whether the thought has no end, so that there is no answer; None if the model does not reason."""
     answers: Annotated[list[Prose], Field(max_length=2**16)] | None = None
     provenance: dict[Name, Name] | None = None
     """Versions and hashes of the sample's data, if it is not part of the package."""
@@ -284,7 +284,7 @@ class AccuracyRecord(Record):
 
 
 class BenchmarkRecord(Record):
-    """One row of a script of ``benchmarks/``, which measures what no cell of the jobs is."""
+    """One row of a script in ``benchmarks/``, for measurements outside the jobs."""
 
     asked: ClassVar[tuple[str, ...]] = ("kind", "benchmark", "label", "method_hash", "seq_len", "dtype", "case", "seed")
     result: ClassVar[str] = "figures"
@@ -292,15 +292,15 @@ class BenchmarkRecord(Record):
     kind: Literal["benchmark"] = "benchmark"
     method_hash: Name = ""
     benchmark: Name
-    """Which script."""
+    """Name of the script."""
     case: dict[Name, Figure] = {}
-    """What tells its rows apart beside label and length."""
+    """Properties that identify a row, besides label and length."""
     figures: dict[Name, Figure | None] | None = None
-    """What was measured, by the names that the script explains; ``_ms`` and ``_us`` are times."""
+    """Measured values, by names that the script explains; ``_ms`` and ``_us`` are times."""
 
 
 LONGEST_SHOWN = 60
-"""Letters of a value in a complaint."""
+"""Maximum length of a value in an error message."""
 KINDS: dict[str, type[LatencyRecord | AccuracyRecord | BenchmarkRecord]] = {
     "latency": LatencyRecord,
     "accuracy": AccuracyRecord,

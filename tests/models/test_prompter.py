@@ -53,7 +53,7 @@ def test_a_familys_own_template_writes_the_golden_prompt(family, reasoning):
     template = template_of(family)
     golden = FAMILIES[family]
     if golden[reasoning] is None:
-        with pytest.raises(UsageError, match="names no thought that we know; give --thought-end"):
+        with pytest.raises(UsageError, match="has no known thought; give --thought-end"):
             reads_of(template, reasoning)
         return
     reads = reads_of(template, reasoning)
@@ -152,7 +152,7 @@ def test_without_reasoning_all_of_a_reply_is_the_answer():
     ("chat", "options", "message"),
     [
         (True, ("on", "maybe"), "--reasoning 'maybe' is unknown; write auto, on or off"),
-        (True, ("on", "on"), "names no thought that we know; give --thought-end"),
+        (True, ("on", "on"), "has no known thought; give --thought-end"),
         (False, ("auto", "on"), "chat template is not used, or write --reasoning off"),
         (True, ("on", "auto", "("), r"--thought-end '\(' is no regular expression: missing \)"),
     ],
