@@ -144,7 +144,7 @@ def test_what_disturbed_the_rounds_is_said(tmp_path):
 
 def test_recall_says_that_it_does_not_see_rounding(tmp_path):
     note = " ".join(latency_chapter([timed(1.0)], "GPU", tmp_path).note.split())
-    assert "does not see rounding (FP8), which is in the error alone" in note
+    assert "does not include rounding (FP8); the error does" in note
 
 
 def test_how_many_launches_the_times_are_of_is_said(tmp_path):

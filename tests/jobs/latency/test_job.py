@@ -72,7 +72,7 @@ def test_times_of_two_machines_never_share_a_folder(tmp_path):
     with RecordStore(tmp_path) as store:
         env = store.add_environment({"gpu": {"name": "NVIDIA Other"}})
         store.append(timed(env=env))
-        with pytest.raises(UsageError, match=r"holds times of NVIDIA Other, but this machine is .*; give another --out"):
+        with pytest.raises(UsageError, match=r"holds times of NVIDIA Other, but this machine is .*; give another"):
             list(run(quick_plan(request("dense")), store, HERE))
         assert len(store.records) == 1
 
