@@ -51,7 +51,7 @@ def test_a_length_at_which_every_head_is_dense_writes_no_file(tmp_path):
     file = tmp_path / "patterns.json"
     done = fpbench("search-heads", "--lens", "300", "--out", file)
     assert done.exit_code == 2
-    assert "--lens 300: every head's best pattern keeps everything there" in done.stderr
+    assert "--lens 300: every head's best pattern keeps everything" in done.stderr
     assert not file.exists()
 
 

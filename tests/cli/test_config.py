@@ -24,8 +24,8 @@ def test_options_by_their_names(tmp_path):
     [
         ("rounds: 3\nrounds: 4\n", "rounds is given twice"),
         ("retry_failed: true\nretry-failed: false\n", "retry-failed is given twice"),
-        ("rounds: " + "9" * 5000 + "\n", "rounds is 5000 letters long; the limit is 4096"),
-        ("rounds: " + "[" * 5000 + "]" * 5000 + "\n", "nested too deep"),
+        ("rounds: " + "9" * 5000 + "\n", "rounds is 5000 characters long; the limit is 4096"),
+        ("rounds: " + "[" * 5000 + "]" * 5000 + "\n", "nested too deeply"),
         ("lens: &a [4k]\nrounds: [*a, *a]\n", "rounds is neither a word"),
         ("lens: [4k, ]\nrounds: [1, null]\n", "rounds is neither a word"),
         ("[a]: 3\n", "line 1: an option's name must be a word"),

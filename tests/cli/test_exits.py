@@ -39,9 +39,7 @@ def test_a_mistake_of_ours_is_70_and_a_line_that_says_where_its_traceback_is(tmp
     assert done.exit_code == 70
     (line,) = done.stderr.splitlines()
     (kept,) = tmp_path.iterdir()
-    assert (
-        line == f"fpbench: internal error: TypeError: wrong 0; please report it with its traceback, which is in {kept}"
-    )
+    assert line == f"fpbench: internal error: TypeError: wrong 0; please report it with the traceback in {kept}"
     assert "Traceback (most recent call last)" in kept.read_text()
 
 

@@ -137,7 +137,7 @@ def test_a_launch_more_takes_another_check_and_another_start():
 
 
 def test_a_device_without_memory_is_told_in_one_line():
-    with pytest.raises(UnavailableError, match="cpu has no memory left to plan with"), yardstick(torch.device("cpu")):
+    with pytest.raises(UnavailableError, match="cpu has no memory left for planning"), yardstick(torch.device("cpu")):
         raise torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(RuntimeError, match="something else"), yardstick(torch.device("cpu")):
         raise RuntimeError("something else")

@@ -141,7 +141,7 @@ def test_a_slower_kernel_than_the_gpu_is_capable_of_is_said_with_its_reason(monk
     monkeypatch.setattr("fp_bench.methods.blocks.hopper_missing", lambda *_: "Triton 4.0 is too new")
     monkeypatch.setattr("fp_bench.methods.blocks.capability", lambda _: 90)
     said = FlashPrefill().slower_because(call, index)
-    assert said == "the portable kernel ran, not the Hopper one: Triton 4.0 is too new"
+    assert said == "the portable kernel ran instead of the Hopper one: Triton 4.0 is too new"
     assert FlashPrefill(backend="triton").slower_because(call, index) is None  # asked for by name
     monkeypatch.setattr("fp_bench.methods.blocks.capability", lambda _: 80)
     assert FlashPrefill().slower_because(call, index) is None

@@ -92,7 +92,7 @@ def test_there_is_no_average_of_fewer_tasks_than_others_have():
     rows = summary(records)
     assert list(zip(rows["label"], rows["seq_len"], strict=True)) == [("dense", 4096), ("flashprefill", 8192)]
     said = accuracy_chapter(records, "a CPU").circumstances
-    assert "At 4K, flashprefill has answers in 1 of 2 tasks, and no average." in said
+    assert "At 4K, flashprefill has answers in 1 of 2 tasks, so it has no average." in said
 
 
 def test_only_the_newest_code_counts_and_failures_are_listed_not_averaged():

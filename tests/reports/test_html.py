@@ -145,7 +145,7 @@ def test_the_answer_is_of_a_length_at_which_quality_is_known(tmp_path):
     exact = {"method": "dense", "label": "dense", "method_hash": "d"}
     scores = read_run(write(tmp_path / "scores", answers([1.0] * 9, **exact) + answers([1.0] * 9)))
     which, speed, quality = answer([read_run(write(tmp_path / "times", times)), scores])
-    assert "the one sparse method timed and scored, at 4K" in which
+    assert "the only sparse method timed and scored, at 4K" in which
     assert "takes 1 ms" in speed
     assert "it scores 100.0 on probe" in quality
 

@@ -136,7 +136,7 @@ def test_what_disturbed_the_rounds_is_said(tmp_path):
         store.append(dense(throttled=False, gpu=clocks | {"throttle": {}, "other_processes": 0}))
         store.append(timed(throttled=True, gpu=clocks | {"throttle": {"power_cap": 0.5}}, load_average=3.5))
     text = write_report(tmp_path).read_text()
-    assert "In 1 of 2 rounds the GPU's clocks were held down (power_cap), in those of flashprefill at 4K" in text
+    assert "In 1 of 2 rounds the GPU's clocks were held down (power_cap): flashprefill at 4K" in text
     assert "SM clock, median of a round: 1500 to 1500 MHz" in text
     assert "In 1 of 2 rounds the driver listed another process" in text
     assert "Load average of the host: 3.5 to 3.5" in text
@@ -144,7 +144,7 @@ def test_what_disturbed_the_rounds_is_said(tmp_path):
 
 def test_recall_says_that_it_does_not_see_rounding(tmp_path):
     note = " ".join(latency_chapter([timed(1.0)], "GPU", tmp_path).note.split())
-    assert "does not see rounding (FP8), which is in the error alone" in note
+    assert "does not include rounding (FP8); the error does" in note
 
 
 def test_how_many_launches_the_times_are_of_is_said(tmp_path):

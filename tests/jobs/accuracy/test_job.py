@@ -74,7 +74,7 @@ def test_dense_layers_are_a_number_or_a_set(given, layers, recorded):
 
 
 def test_no_set_of_layers_is_one_line():
-    with pytest.raises(UsageError, match="--dense-layers '3-1': '3-1' is no layer and no range of layers"):
+    with pytest.raises(UsageError, match="--dense-layers '3-1': '3-1' is neither a layer nor a range of layers"):
         AccuracyRequest.parse({"dense_layers": "3-1"})
 
 
@@ -153,7 +153,7 @@ def test_a_method_that_fails_takes_no_other_with_it(tmp_path, odd_methods):
     assert found["raises", 300].reason == "KeyError: 'a bug\\nover two lines'"
     assert found["broken", 300].status == "unavailable"
     assert found["hungry", 300].status == found["hungry", 400].status == "oom"
-    assert "not tried: it ran out of memory at 300" in found["hungry", 400].reason
+    assert "not tried: it already ran out of memory at 300" in found["hungry", 400].reason
     assert found["falls_back", 300].status == "ok"
     assert found["falls_back", 300].fallback
     assert found["window", 400].status == "ok"

@@ -58,7 +58,7 @@ def measured(method, rounds=1):
         (cheats.Overwrites, "a later call overwrote its output"),
         (cheats.GuessesRows, "of a timed call, a head's relative error"),
         (cheats.Coarse, "relative error to the float32 definition"),
-        (cheats.ShortensLists, "writes into the selection that it is given|where it is timed its selection misses"),
+        (cheats.ShortensLists, "writes into the given selection|where it is timed its selection misses"),
         (cheats.SelectsLessWhenTimed, "where it is timed its selection misses"),
         (cheats.MakesUpMeans, "relative error to the float32 definition"),
         (cheats.DefinesItself, "relative error to the float32 definition is 0.5"),

@@ -72,7 +72,7 @@ def test_times_of_two_machines_never_share_a_folder(tmp_path):
     with RecordStore(tmp_path) as store:
         env = store.add_environment({"gpu": {"name": "NVIDIA Other"}})
         store.append(timed(env=env))
-        with pytest.raises(UsageError, match=r"holds times of NVIDIA Other, and this is .*; give another --out"):
+        with pytest.raises(UsageError, match=r"holds times of NVIDIA Other, but this machine is .*; give another"):
             list(run(quick_plan(request("dense")), store, HERE))
         assert len(store.records) == 1
 
@@ -189,7 +189,7 @@ def test_whatever_a_plugin_is_or_says_is_its_own_row(hostile_methods, tmp_path, 
 
 def test_a_plugin_that_a_built_in_name_hides_is_named(hostile_methods):
     with pytest.warns(
-        UserWarning, match="plug-in hostile_methods:Unsayable is left out: method 'flashprefill' is fp_bench's"
+        UserWarning, match="plug-in hostile_methods:Unsayable is ignored: fp_bench has a method 'flashprefill'"
     ):
         known(None, methods)
 
@@ -209,7 +209,7 @@ def test_after_an_out_of_memory_longer_ones_are_not_tried(fatal_methods, tmp_pat
     found = {(r.method, r.seq_len): r for r in records_of(asked, tmp_path)}
     assert [found["too_big", n].status for n in (128, 256, 300)] == ["ok", "oom", "oom"]
     assert found["too_big", 256].reason == "256 tokens are too many"
-    assert found["too_big", 300].reason == "not tried: it ran out of memory at 256 already"
+    assert found["too_big", 300].reason == "not tried: it already ran out of memory at 256"
     assert all(found["dense", n].status == "ok" for n in (128, 256, 300))
 
 
