@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import CHANGES, ROPE, Lengths, Request, Specs, with_model_changes
+from fp_bench.jobs.request import CHANGES, ROPE, Request, with_model_changes
+from fp_bench.jobs.values import Lengths, Specs
 from fp_bench.records.record import AccuracyRecord
 
 LIMITS = {"max_kl": "kl", "max_nll": "nll", "min_recall": "recall"}

@@ -43,14 +43,18 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
         plan = places[0].run(make_plan, request, places[0].machine)
         if how.dry_run or not how.quiet:
             dtype = parse_dtype(request.dtype)
-            seconds = places[0].run(
-                answer_seconds,
-                request.model,
-                plan.prompts,
-                places[0].machine,
-                dtype,
-                methods=len(plan.candidates),
-                written=not all(item.compared for item in plan.items),
+            seconds = (
+                None
+                if request.servers
+                else places[0].run(
+                    answer_seconds,
+                    request.model,
+                    plan.prompts,
+                    places[0].machine,
+                    dtype,
+                    methods=len(plan.candidates),
+                    written=not all(item.compared for item in plan.items),
+                )
             )
             show_accuracy_plan(plan, seconds, len(places))
         if how.dry_run:

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from fp_bench.cli.front import app
 from fp_bench.cli.options import configure
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import Layers, Options, Request, from_text, option_name, parse_numbers
+from fp_bench.jobs.request import Options, Request, option_name
+from fp_bench.jobs.values import Layers, from_text, parse_numbers
 from fp_bench.sizes import parse_duration
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import parse_numbers
+from fp_bench.jobs.values import parse_numbers
 from fp_bench.methods.registry import Registry, Spec
 
 if TYPE_CHECKING:

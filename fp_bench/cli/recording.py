@@ -13,6 +13,7 @@ import typer
 
 from fp_bench.cli.front import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING
 from fp_bench.errors import UsageError
+from fp_bench.jobs.openai.servers import servers
 
 RUNS = Path("runs")
 """Folder of runs without --out."""
@@ -39,6 +40,8 @@ def open_places(
         UsageError: contradictory devices, or devices that do not fit the engine.
         UnavailableError: missing devices.
     """
+    if servers(engine) and (devices is not None or ray is not None):
+        raise UsageError("--engine openai runs at its server; give neither --devices nor --ray")
     if engine != "hf" and devices is not None:
         raise UsageError(f"--engine {engine} runs on the first visible GPU; set CUDA_VISIBLE_DEVICES, not --devices")
     if ray is None:

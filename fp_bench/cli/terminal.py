@@ -20,7 +20,8 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text
 
-from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
+from fp_bench.jobs.openai.servers import AS_SERVED
+from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record, load_name
 from fp_bench.reports.escape import one_line
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
@@ -67,8 +68,8 @@ def show_plan(plan: "Plan") -> None:
     say(
         f"plan: {', '.join(labels)} at {', '.join(lengths)}"
         f"{f', {layers} layers' if layers > 1 else ''}; {_subject(plan)}, heads "
-        f"{shape.q_heads}/{shape.kv_heads}/{shape.head_dim}, {plan.request.dtype}; "
-        f"{plan.records} records, {_launches(plan)}{between(plan.seconds)}"
+        f"{shape.q_heads}/{shape.kv_heads}/{shape.head_dim}, {plan.groups[0].cells[0].asked['dtype']}; "
+        f"{plan.records} records{_launches(plan)}{'' if plan.seconds is None else f', {between(plan.seconds)}'}"
     )
     for note in plan.notes():
         say(f"note: {note}")
@@ -76,12 +77,13 @@ def show_plan(plan: "Plan") -> None:
 
 def _launches(plan: "Plan") -> str:
     most = max(group.effort.launches for group in plan.groups)
-    return f"processes started anew {most - 1} times, " if most > 1 else ""
+    return f", processes started anew {most - 1} times" if most > 1 else ""
 
 
 def _subject(plan: "Plan") -> str:
-    model = plan.request.model
-    return f"time to first token of {model}" if model else f"{plan.input_name} inputs"
+    model, loads = plan.request.model, plan.request.loads if plan.request.servers else ()
+    what = f"time to first token of {model}" if model else f"{plan.input_name} inputs"
+    return ", ".join([what, *(load_name(load.concurrency, load.rate) for load in loads)])
 
 
 def show_accuracy_plan(plan: "AccuracyPlan", seconds: "Range | None", devices: int) -> None:
@@ -100,12 +102,14 @@ def show_accuracy_plan(plan: "AccuracyPlan", seconds: "Range | None", devices: i
     workers = f", {asked.workers} processes" if (asked.workers or 1) > 1 else ""
     whole = plan.samples * len(stripes) * len(asked.lens) * len(plan.candidates)
     most = "at most " if len(plan.items) < whole else ""
+    dtype = AS_SERVED if asked.servers else asked.dtype
     say(
         f"plan: {labels} on {suites} at {lengths}; {most}{plan.samples} samples each, model {asked.model}, "
-        f"{asked.dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
+        f"{dtype}{', chat template' if plan.chat else ''}{workers}; {len(plan.items)} answers"
     )
     if seconds is None:
-        say("cost: not estimated; the estimate needs a causal language model with attention heads in every layer")
+        why = "the estimate needs a causal language model with attention heads in every layer"
+        say(f"cost: not estimated; {'a server does the work' if asked.servers else why}")
     else:
         where = f"on {devices} devices" if devices > 1 else "here"
         shared = type(seconds)(*(end / devices for end in seconds))
@@ -211,13 +215,15 @@ def record_line(record: Record) -> str:
         where += f" {record.sample_id}"
     elif isinstance(record, LatencyRecord) and record.layer:
         where += f" layer {record.layer}"
+    elif isinstance(record, LatencyRecord) and record.load:
+        where += f" {record.load}"
     if record.status != "ok":
         return f"{where}: {record.status}: {record.reason}"
-    kept = f"density {record.density or 0:.1%}"
+    kept = "" if record.density is None else f", density {record.density:.1%}"
     if isinstance(record, AccuracyRecord):
-        return f"{where}: {100 * (record.score or 0):.0f}, {kept}"
+        return f"{where}: {100 * (record.score or 0):.0f}{kept}"
     assert isinstance(record, LatencyRecord)
-    return f"{where} round {record.round}: {record.median_ms:.4g} ms, {kept}"
+    return f"{where} round {record.round}: {record.median_ms:.4g} ms{kept}"
 
 
 def show_tables(tables: Sequence[Table], wide: bool = False) -> None:

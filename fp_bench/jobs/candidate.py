@@ -1,11 +1,13 @@
 """A method requested by name, which may be unavailable, with its request."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from typing import Any, ClassVar
 
 from fp_bench.errors import UnavailableError, UsageError, said
+from fp_bench.jobs.openai.servers import Server
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.environment import code_version
@@ -22,6 +24,8 @@ class Candidate:
     spec: Spec
     method: Method | None
     problem: str | None = None
+    server: Server | None = None
+    """What runs it, where that is no process of ours: then the spec is a name that the user gave."""
 
     @classmethod
     def of(cls, spec: Spec, backend: str) -> "Candidate":
@@ -48,10 +52,20 @@ class Candidate:
         """The code version that would measure it, including a plug-in's own."""
         return code_version(None if self.method is None else type(self.method))
 
+    @property
+    def choice(self) -> dict[str, Any]:
+        """The options of a request that ask for it alone."""
+        if self.server is not None:
+            return {"engine": str(self.server)}
+        return {"methods": [Spec.parse(str(self.fields()["label"]))]}
+
     def fields(self) -> dict[str, Any]:
         """Return the method's part of a record."""
         if self.method is None:
-            found = {"method": self.spec.name, "label": str(self.spec), "method_hash": "unavailable", "params": {}}
+            label = str(self.spec)
+            # Where a server listens is no part of what it runs: the same label is the same method.
+            known = sha256(label.encode()).hexdigest()[:12] if self.server else "unavailable"
+            found = {"method": self.spec.name, "label": label, "method_hash": known, "params": {}}
             return found | {"code_version": self.code_version}
         return {
             "code_version": self.code_version,
@@ -60,6 +74,17 @@ class Candidate:
             "method_hash": self.method.method_hash,
             "params": self.method.params.model_dump(mode="json"),
         }
+
+
+def candidates(specs: Sequence[Spec], backend: str, servers: Sequence[Server] = ()) -> list[Candidate]:
+    """Return the methods that are asked for, each once; where servers are, these instead.
+
+    Raises:
+        UsageError: unknown name or parameter.
+    """
+    if servers:
+        return [Candidate(server.label, None, server=server) for server in servers]
+    return list({c.fields()["label"]: c for c in (Candidate.of(spec, backend) for spec in specs)}.values())
 
 
 @dataclass(frozen=True, eq=False)

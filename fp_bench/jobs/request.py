@@ -7,16 +7,26 @@ default, limits and help text of an option are in its field and nowhere else.
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from fp_bench.errors import UsageError, did_you_mean
-from fp_bench.methods.registry import Spec
-from fp_bench.sizes import format_layers, parse_layers, parse_lengths
+from fp_bench.jobs.openai.servers import ENGINE, LOADED, SERVED_SO, Load, Server, servers
+from fp_bench.jobs.values import (
+    Concurrencies,
+    DenseLayers,
+    Layers,
+    Lengths,
+    Rates,
+    Shape,
+    Specs,
+    Words,
+    parse_words,
+)
+from fp_bench.sizes import parse_layers
 
 PROGRAM = "fpbench"
 QUOTES = frozenset("'\"\\")
@@ -24,91 +34,6 @@ UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that no option may contain: a record cannot hold them, or they control a terminal."""
 LONGEST = 4096
 """Letters of an option."""
-MOST_HEADS, LARGEST_HEAD, LARGEST_LAYER = 1024, 1024, 2**16
-"""Limits of heads, of the numbers in one and of those in all query heads; models have far fewer."""
-
-
-@dataclass(frozen=True)
-class Heads:
-    """Heads of one attention layer, written ``q_heads/kv_heads/head_dim``."""
-
-    q_heads: int
-    kv_heads: int
-    head_dim: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Heads":
-        """Parse ``32/8/128``.
-
-        Raises:
-            UsageError: not three positive integers, or q_heads is not a multiple of kv_heads.
-        """
-        parts = text.split("/")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
-            raise UsageError(f"shape {text!r} is not q_heads/kv_heads/head_dim, e.g. 32/8/128")
-        if any(len(part) > 9 for part in parts):
-            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
-        heads = cls(*map(int, parts))
-        if max(heads.q_heads, heads.kv_heads) > MOST_HEADS or heads.head_dim > LARGEST_HEAD:
-            raise UsageError(f"shape {text!r} is out of limits: up to {MOST_HEADS}/{MOST_HEADS}/{LARGEST_HEAD}")
-        if (width := heads.q_heads * heads.head_dim) > LARGEST_LAYER:
-            raise UsageError(
-                f"shape {text!r}: {heads.q_heads} heads of {heads.head_dim} are {width} numbers a token; "
-                f"the limit is {LARGEST_LAYER}"
-            )
-        if heads.q_heads % heads.kv_heads:
-            raise UsageError(
-                f"shape {text!r}: {heads.q_heads} query heads are not a multiple of {heads.kv_heads} KV heads"
-            )
-        return heads
-
-    def __str__(self) -> str:
-        return f"{self.q_heads}/{self.kv_heads}/{self.head_dim}"
-
-
-def parse_numbers(text: str, what: str) -> list[int]:
-    """Return the ascending numbers of ``0,3``, each once.
-
-    Raises:
-        UsageError: a part that is not a number.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    for part in parts:
-        if not (part.isascii() and part.isdigit() and len(part) < 10):
-            raise UsageError(f"{what} {text!r}: {part!r} is not a number; write e.g. 0,3")
-    return sorted({int(part) for part in parts})
-
-
-def parse_words(text: str) -> list[str]:
-    """Return the words of a comma list."""
-    return [word.strip() for word in text.split(",")]
-
-
-def from_text(parse: Any) -> BeforeValidator:
-    """Return a validator that reads a value given as text; other values pass unchanged."""
-    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
-
-
-Lengths = Annotated[Sequence[int], from_text(parse_lengths)]
-Specs = Annotated[Sequence[InstanceOf[Spec]], from_text(Spec.parse_all)]
-Shape = Annotated[InstanceOf[Heads], from_text(Heads.parse)]
-Words = Annotated[Sequence[str], from_text(parse_words)]
-Layers = Annotated[Sequence[int], from_text(lambda text: parse_numbers(text, "layers"))]
-
-
-def _dense_layers(given: Any) -> str:
-    """Return ``4`` for the first four layers, also given as ``0-3``, or a set as it is written shortest."""
-    text = str(given).strip()
-    if text.isascii() and text.isdigit():
-        return str(int(text))
-    try:
-        layers = parse_layers(text)
-    except ValueError as error:
-        raise UsageError(f"--dense-layers {text!r}: {error}") from None
-    return str(len(layers)) if layers == list(range(len(layers))) else format_layers(layers)
-
-
-DenseLayers = Annotated[str, BeforeValidator(_dense_layers)]
 
 
 class Options(BaseModel):
@@ -215,6 +140,23 @@ class Request(Options):
         """Return the request with its open choices made; values have the fields' types."""
         return self.model_copy(update=choices)
 
+    @property
+    def servers(self) -> Sequence[Server]:
+        """The servers that are asked; none where the model runs here."""
+        return servers(getattr(self, "engine", ""))
+
+    def _refuse(self, why: str, *names: str) -> None:
+        """Refuse what was given of some options.
+
+        Raises:
+            UsageError: which, and why.
+        """
+        fields = type(self).model_fields
+        default = {name: fields[name].get_default() for name in names}
+        unused = [f"--{option_name(name, fields[name])}" for name in names if getattr(self, name) != default[name]]
+        if unused:
+            raise UsageError(f"{', '.join(unused)}: {why}")
+
 
 @cache
 def _default(cls: type[Request]) -> Request:
@@ -250,7 +192,7 @@ class LatencyRequest(Request):
     """Methods timed on attention calls, or on whole prefills of a model."""
 
     verb: ClassVar[str] = "latency"
-    joined: ClassVar[tuple[str, ...]] = ("lens", "methods", "layers")
+    joined: ClassVar[tuple[str, ...]] = ("lens", "methods", "layers", "concurrency", "rate")
 
     # Defaults are text, as on the command line, where --help shows them.
     lens: Lengths = Field(
@@ -275,7 +217,11 @@ class LatencyRequest(Request):
     )
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
-    engine: str = Field("hf", description="What runs the model of --ttft: hf (transformers) or vllm.")
+    engine: str = Field("hf", description=ENGINE.format(" of --ttft"))
+    concurrency: Concurrencies | None = Field(
+        None, description="Requests at once to a server, e.g. 1,4,16; default: 1."
+    )
+    rate: Rates | None = Field(None, description="Requests a second to a server instead, at random times, e.g. 0.5,2.")
     batch: int = Field(1, ge=1, le=10_000, description="Sequences in a batch.")
     dtype: str = Field("bf16", description="bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
@@ -306,16 +252,23 @@ class LatencyRequest(Request):
         if self.model is None:
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
+            self._refuse(LOADED, "concurrency", "rate")
             return self
-        fields = type(self).model_fields
-        unused = [
-            f"--{option_name(name, fields[name])}"
-            for name, default in (("batch", 1), ("heads", None), ("inputs", "structured"), ("layers", None))
-            if getattr(self, name) != default
-        ]
-        if unused:
-            raise UsageError(f"{', '.join(unused)}: not with --ttft, which times one prompt through a model")
+        calls = "not with --ttft, which times one prompt through a model"
+        self._refuse(calls, "batch", "heads", "inputs", "layers")
+        if not self.servers:
+            self._refuse(LOADED, "concurrency", "rate")
+        else:
+            self._refuse(SERVED_SO, "methods", "backend", "dtype")
+            self._refuse("of processes that run the model; a server has its own", "launches")
+            if self.concurrency and self.rate:
+                raise UsageError("--concurrency and --rate are two kinds of load; give one")
         return self
+
+    @property
+    def loads(self) -> Sequence[Load]:
+        """What servers have to answer; one request at a time where nothing is asked for."""
+        return [Load(rate=rate) for rate in self.rate or ()] or [Load(number) for number in self.concurrency or (1,)]
 
 
 class AccuracyRequest(Request):
@@ -348,7 +301,7 @@ class AccuracyRequest(Request):
     spread: bool = Field(False, description="Spread one copy of the model over all visible GPUs, if one is too small.")
     dtype: str = Field("bf16", description="Data type of the model: bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
-    engine: str = Field("hf", description="What runs the model: hf (transformers) or vllm.")
+    engine: str = Field("hf", description=ENGINE.format(""))
     dense_layers: DenseLayers = Field(
         "0",
         description="Layers of the model that run dense: so many first ones, e.g. 4, or a set, e.g. 0-3,17 or 17-17.",
@@ -371,6 +324,12 @@ class AccuracyRequest(Request):
     @classmethod
     def _changes_are_in_the_name(cls, given: dict[str, Any]) -> dict[str, Any]:
         return with_model_changes({"model": "embedded"} | given)
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        if self.servers:
+            self._refuse(SERVED_SO, "methods", "backend", "dtype", "dense_layers", "spread")
+        return self
 
     @property
     def dense(self) -> Sequence[int]:

@@ -111,7 +111,7 @@ class Schedule(ABC, Generic[T, W, F]):
 
     def why_not(self, unit: Asked, task: Task[T]) -> Failure | None:
         """Return why an item is not tried."""
-        if unit.candidate.method is None:
+        if unit.candidate.method is None and unit.candidate.server is None:
             return Failure("unavailable", unit.candidate.problem or "it cannot be loaded")
         if task.losses > 1:
             return Failure("error", f"the device was lost, and so was the next one: {self._lost}")

@@ -35,7 +35,7 @@ def check_engine(name: str, dtype: str) -> None:
         UnavailableError: it is not installed, or there is no GPU.
     """
     if name not in ("hf", "vllm"):
-        raise UsageError(f"unknown engine {name!r}; write hf or vllm")
+        raise UsageError(f"unknown engine {name!r}; write hf, vllm or openai:URL")
     if name == "hf":
         return
     if (problem := vllm_problem()) is not None:

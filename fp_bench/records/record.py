@@ -96,7 +96,8 @@ class Record(BaseModel):
     seed: Count = 0
     round: Count = 0
     engine: Name = "operator"
-    """What made the attention call: ``operator`` alone, or a model in ``hf`` (transformers) or ``vllm``."""
+    """What made the attention call: ``operator`` alone, or a model in ``hf`` (transformers), in ``vllm``, or behind a
+    server (``openai``)."""
     density: Share | None = None
     """Computed share of the pairs named by ``density_of``, mean over heads and all layers, dense ones included; 1 for
     dense."""
@@ -155,7 +156,7 @@ class LatencyRecord(Record):
 
     asked: ClassVar[tuple[str, ...]] = (
         "kind", "method", "method_hash", "asked_backend", "seq_len", "q_len", "batch", "q_heads", "kv_heads",
-        "head_dim", "dtype", "input", "layer", "seed",
+        "head_dim", "dtype", "input", "layer", "seed", "concurrency", "rate",
     )  # fmt: skip
     result: ClassVar[str] = "median_ms"
 
@@ -168,11 +169,16 @@ class LatencyRecord(Record):
     input: Name
     """Source of Q, K and V; records of different inputs are not comparable."""
     layer: Count = 0
+    concurrency: Count | None = None
+    """Requests that a server had to answer at once; None where it had not, or nothing was served."""
+    rate: Number | None = None
+    """Requests a second that came to a server instead, at random times."""
     benchmark_version: Count = 1
     """Version of the timing procedure; runs of different versions are not compared."""
 
     samples_ms: Annotated[list[Number], Field(max_length=2**20)] | None = None
-    """Raw times of the whole operator in this round; of the whole prefill, if an engine ran it."""
+    """Raw times of the whole operator in this round; of the whole prefill, if an engine ran it; of each request's first
+    token, if a server did."""
     median_ms: Milliseconds | None = None
     launch: Name | None = None
     """The process that measured this round; its rounds share tuning, memory and clocks."""
@@ -181,7 +187,14 @@ class LatencyRecord(Record):
     attend_ms: Number | None = None
     """Median time of the attention, on a selection made outside the timer."""
     ttft_ms: Milliseconds | None = None
-    """Median time to first token of a model, from token ids on the device (vLLM: on the host) to the first token."""
+    """Median time to first token of a model, from token ids on the device (vLLM: on the host) to the first token; of a
+    server, from sending a request to its first piece of text (TTFT)."""
+    itl_ms: Annotated[list[Number], Field(max_length=2**20)] | None = None
+    """Times between pieces of text of a served answer (inter-token latency, ITL), of all requests of the round."""
+    tpot_ms: Annotated[list[Number], Field(max_length=2**20)] | None = None
+    """Time of an answer's tokens after the first, over their number (time per output token, TPOT), of each request."""
+    request_throughput: Number | None = None
+    """Requests a second that a server answered in the round."""
     attention_ms: Number | None = None
     """Time of all attention calls of one prefill: selection and attention, dense calls included."""
     timer: Clock | None = None
@@ -211,6 +224,11 @@ class LatencyRecord(Record):
     """Whether the GPU's clocks were held down at any time in the round; None if unknown."""
     load_average: Number | None = None
     """Load of the host over the last minute when the round ended, this run included."""
+
+    @property
+    def load(self) -> str:
+        """What a server had to answer, in words; empty where nothing was served."""
+        return load_name(self.concurrency, self.rate)
 
 
 class AccuracyRecord(Record):
@@ -308,6 +326,13 @@ KINDS: dict[str, type[LatencyRecord | AccuracyRecord | BenchmarkRecord]] = {
 }
 AnyRecord = Annotated[LatencyRecord | AccuracyRecord | BenchmarkRecord, Field(discriminator="kind")]
 """A line of a run, by its kind."""
+
+
+def load_name(concurrency: int | None, rate: float | None) -> str:
+    """Return what a server has to answer, in words; empty where nothing is served."""
+    if rate is not None:
+        return f"{rate:g} a second"
+    return "" if concurrency is None else f"{concurrency} at once"
 
 
 def cell_key(fields: dict[str, Any], asked: tuple[str, ...]) -> str:

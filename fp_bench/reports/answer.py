@@ -49,8 +49,7 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
         f"Which method: `{best['label']}` is {among}, at {length} ({timed_title(best)}).",
         f"How fast: {what} takes {best['ms']:.4g} ms, {best['speedup_dense']:.2f}x the speed {over} "
         f"({best['dense']}, {best['dense_ms']:.4g} ms).",
-        f"At what quality: it computes {best['density']:.1%} of the causal block pairs{_mass(best)}; "
-        f"{_quality(score)}.",
+        f"At what quality: {_computed(best)}{_mass(best)}; {_quality(score)}.",
     ]
 
 
@@ -65,10 +64,12 @@ def _of_scores(rows: pd.DataFrame) -> list[str]:
     length = format_length(int(best["seq_len"]))
     word = "sparsest" if tested else "closest to dense attention"
     among = _among(word, "scored", len(here), len(kept) if tested else None)
+    limit = ""
+    if pd.notna(best["density"]):
+        limit = f", so attention can be at most {1 / best['density']:.3g} times as fast as the same kernel run densely"
     return [
         f"Which method: `{best['label']}` is {among}, at {length} ({setting_title(best)}).",
-        f"How fast: not timed in these runs; it computes {best['density']:.1%} of the causal block pairs, so attention "
-        f"can be at most {1 / best['density']:.3g} times as fast as the same kernel run densely.",
+        f"How fast: not timed in these runs; {_computed(best)}{limit}.",
         f"At what quality: {_quality(best)}.",
     ]
 
@@ -98,6 +99,12 @@ def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) 
 
 def _keeps(score: pd.Series | None) -> bool:
     return score is not None and pd.notna(score["difference_high"]) and bool(score["difference_high"] >= 0)
+
+
+def _computed(row: pd.Series) -> str:
+    if pd.isna(row["density"]):
+        return "what its server computes is not seen"
+    return f"it computes {row['density']:.1%} of the causal block pairs"
 
 
 def _mass(row: pd.Series) -> str:

@@ -16,13 +16,11 @@ from fp_bench.reports.accuracy import tables as accuracy_tables
 from fp_bench.reports.accuracy.tables import points, signed
 from fp_bench.reports.drawing import STYLE, Plot
 from fp_bench.reports.latency import tables as latency_tables
-from fp_bench.reports.latency.tables import COLUMNS, density_heading, is_prefill
+from fp_bench.reports.latency.tables import COLUMNS, PROMPT, density_heading, is_prefill
 from fp_bench.reports.pareto import pareto
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
-PROMPT = "prompt:"
-"""Prefix of a model's prefill as input; the model's name follows, and ``@vllm`` with that engine."""
 QUALITIES = ("kl", "score")
 """Measures of quality, first choice first."""
 

@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("engine", "dtype", "kind", "words"),
     [
-        ("vlm", "bf16", UsageError, "unknown engine 'vlm'; write hf or vllm"),
+        ("vlm", "bf16", UsageError, "unknown engine 'vlm'; write hf, vllm or openai:URL"),
         ("vllm", "bf16", UnavailableError, "--engine vllm: vLLM is not installed; pip install"),
     ],
 )

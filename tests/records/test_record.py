@@ -73,7 +73,8 @@ def test_the_key_says_what_was_asked_and_nothing_else():
 
 CHANGES = {
     "method": "x", "method_hash": "x", "asked_backend": "torch", "seq_len": 1, "q_len": 1, "batch": 2, "q_heads": 64,
-    "kv_heads": 4, "head_dim": 64, "dtype": "fp16", "input": "random", "layer": 1, "seed": 1,
+    "rate": 1.0, "kv_heads": 4, "head_dim": 64, "dtype": "fp16", "input": "random", "layer": 1, "seed": 1,
+    "concurrency": 1,
 }  # fmt: skip
 
 

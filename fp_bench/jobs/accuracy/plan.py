@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.jobs.accuracy.worker import Answered, Stripe
-from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate, candidates
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
+from fp_bench.jobs.openai.servers import AS_SERVED, engine_name
 from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
@@ -84,7 +85,7 @@ class Plan:
             notes.append("The embedded model only compares methods: it says nothing about the scores of other models.")
         if self.reasoning is not None:
             notes.append(f"Reasoning: {self.reasoning}.")
-        if self.machine.gpu is None:
+        if self.machine.gpu is None and not self.request.servers:
             notes.append("No GPU here: the torch backend on the CPU; scores equal those on a GPU, except for rounding.")
         return notes
 
@@ -103,11 +104,16 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     """
     parse_dtype(request.dtype)
     check_backend(request.backend)
-    check_engine(request.engine, request.dtype)
-    if request.engine != "hf" and (request.dense or request.spread or (request.workers or 1) > 1):
+    if not request.servers:
+        check_engine(request.engine, request.dtype)
+    if request.engine == "vllm" and (request.dense or request.spread or (request.workers or 1) > 1):
         raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()
     suites = {str(spec): create_suite(spec) for spec in request.suites}
+    if request.servers and (name := next((name for name, suite in suites.items() if suite.compared), None)):
+        raise UsageError(
+            f"suite {name} compares next-token distributions, which a server does not give; use --engine hf"
+        )
     _check_tasks(list(suites.values()), request.tasks or ())
     tasks = {name: _tasks(suite, request.tasks) for name, suite in suites.items()}
     facts = model_facts(request.model)
@@ -124,8 +130,8 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         raise UsageError(f"--dense-layers {request.dense_layers} is out of limits: 0 to {facts.layers}")
     chat = {name: reads.chat and not suite.untemplated.issuperset(suite.tasks) for name, suite in suites.items()}
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
-    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
-    samples = request.samples or (GPU_SAMPLES if machine.gpu else CPU_SAMPLES)
+    methods = candidates(specs, request.backend, request.servers)
+    samples = request.samples or (GPU_SAMPLES if machine.gpu or request.servers else CPU_SAMPLES)
     counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
     # Once, because they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
@@ -147,11 +153,9 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         for name in suites
         for task in tasks[name]
         if number < counts[name, task]
-        for candidate in candidates.values()
+        for candidate in methods
     ]
-    return Plan(
-        request, machine, list(candidates.values()), items, samples, any(chat.values()), reasoning, code_version()
-    )
+    return Plan(request, machine, methods, items, samples, any(chat.values()), reasoning, code_version())
 
 
 def _with_reasoning(request: AccuracyRequest, reads: Prompter) -> AccuracyRequest:
@@ -208,9 +212,9 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
     """Return the record fields that all items have in common."""
     return {
         "kind": "accuracy",
-        "engine": request.engine,
-        "model": model_label(request.model, request.engine),
-        "dtype": request.dtype,
+        "engine": (engine := engine_name(request.engine)),
+        "model": model_label(request.model, engine),
+        "dtype": AS_SERVED if request.servers else request.dtype,
         "dense_layers": int(request.dense_layers) if request.dense_layers.isdigit() else request.dense_layers,
         "seed": request.seed,
     }
@@ -237,7 +241,7 @@ def _asked(
         suites=[Spec.parse(suite.label)],
         tasks=[task],
         lens=[length],
-        methods=[Spec.parse(method["label"])],
+        **candidate.choice,
         samples=number + 1,
         chat="on" if chat else "off",
         workers=None,

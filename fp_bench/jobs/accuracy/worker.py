@@ -91,16 +91,16 @@ class Answered:
     provenance: dict[str, str] | None
     prompt_tokens: int
     new_tokens: int
-    density: float | None
-    density_of: str
-    density_sparse: float | None
-    sparse_layers: int
-    model_layers: int
-    recall: float | None
-    backend: str | None
-    fallback: bool
-    dense_calls: dict[str, int]
     seconds: float
+    density: float | None = None
+    density_of: str | None = None
+    density_sparse: float | None = None
+    sparse_layers: int | None = None
+    model_layers: int | None = None
+    recall: float | None = None
+    backend: str | None = None
+    fallback: bool = False
+    dense_calls: dict[str, int] | None = None
     lenient_score: float | None = None
     thought: str | None = None
     thought_cut: bool | None = None
@@ -116,7 +116,8 @@ class Answered:
 class Reply:
     """A model's output for one prompt, and counts of its attention calls."""
 
-    counts: CallCounts
+    counts: CallCounts | None
+    """None where a server does not show it."""
     tokens: list[int] | None = None
     likeness: Likeness | None = None
     """For a sample without answers, instead of tokens."""
@@ -262,7 +263,6 @@ class ModelWorker:
         # A thought may hold what ends an answer.
         stop = self._stop | {prompts.encode(text)[-1] for text in ([] if prompts.reasons else sample.stop)}
         reply = self._reply(sample, method, prompt, stop)
-        counts = reply.counts
         found: dict[str, Any]
         if reply.likeness is not None:
             found = {"prediction": None, "new_tokens": 0, **_compared(reply.likeness)}
@@ -277,15 +277,7 @@ class ModelWorker:
             cut_tokens=sample.cut_tokens,
             provenance=self._suite(suite).provenance(sample.task) or None,
             prompt_tokens=len(prompt),
-            density=counts.density() if counts.sparse else 1.0,
-            density_of=DENSITY_OF,
-            density_sparse=counts.density_sparse(),
-            sparse_layers=counts.sparse_layers,
-            model_layers=len(counts.layers),
-            recall=counts.recall() if counts.sparse else 1.0,
-            backend="+".join(sorted(counts.kernels)) or None,
-            fallback=method.name != "dense" and not counts.sparse,
-            dense_calls={reason: count for reason, count in counts.dense.items() if reason != "decode"},
+            **({} if reply.counts is None else _attended(reply.counts, method)),
             seconds=round(time.perf_counter() - started, 3),
         )
 
@@ -327,6 +319,21 @@ class ModelWorker:
             with SparsePrefill(self._model, Dense()):
                 self._expected = next_tokens(self._model, ids)
         return self._expected
+
+
+def _attended(counts: CallCounts, method: Method) -> dict[str, Any]:
+    """Return the fields of an answer that say what a method's attention computed."""
+    return {
+        "density": counts.density() if counts.sparse else 1.0,
+        "density_of": DENSITY_OF,
+        "density_sparse": counts.density_sparse(),
+        "sparse_layers": counts.sparse_layers,
+        "model_layers": len(counts.layers),
+        "recall": counts.recall() if counts.sparse else 1.0,
+        "backend": "+".join(sorted(counts.kernels)) or None,
+        "fallback": method.name != "dense" and not counts.sparse,
+        "dense_calls": {reason: count for reason, count in counts.dense.items() if reason != "decode"},
+    }
 
 
 def _compared(like: Likeness) -> dict[str, Any]:

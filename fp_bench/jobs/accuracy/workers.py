@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from fp_bench.jobs.accuracy.plan import Item, Plan
 from fp_bench.jobs.accuracy.worker import Answered, ModelWorker, Setup, Stripe
 from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
+from fp_bench.jobs.accuracy.worker_openai import ServedModelWorker
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS
 from fp_bench.jobs.machine import Machine
+from fp_bench.jobs.openai.servers import OPENAI, engine_name
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
 
@@ -17,6 +19,8 @@ ANSWER_SECONDS = 600.0
 THOUGHT_SECONDS = 0.25
 """And so much longer for each token of a thought."""
 OURS = "methods of fp_bench"
+WORKERS = {"hf": ModelWorker, "vllm": EngineModelWorker, OPENAI: ServedModelWorker}
+"""By the name of the engine."""
 
 
 class ModelWorkers(Workers):
@@ -51,13 +55,14 @@ class ModelWorkers(Workers):
         self._methods: dict[str, dict[str, Candidate]] = {}
         """Of each worker, by label."""
         for candidate in plan.candidates:
-            if candidate.method is not None:
-                self._methods.setdefault(self._worker_of(candidate), {})[candidate.method.label] = candidate
+            if candidate.problem is None:
+                label = str(candidate.fields()["label"])
+                self._methods.setdefault(self._worker_of(candidate), {})[label] = candidate
 
     def made(self, name: str) -> tuple[type[ModelWorker], Setup]:
         """Return the worker for some methods, and its facts."""
         asked = self._plan.request
-        return EngineModelWorker if asked.engine == "vllm" else ModelWorker, Setup(
+        return WORKERS[engine_name(asked.engine)], Setup(
             model=asked.model,
             dtype=asked.dtype,
             chat=asked.chat,
@@ -66,7 +71,7 @@ class ModelWorkers(Workers):
             methods={label: candidate.spec for label, candidate in self._methods.get(name, {}).items()},
             backend=asked.backend,
             seed=asked.seed,
-            device=str(self._machine.device),
+            device="cpu" if asked.servers else str(self._machine.device),
             spread=asked.spread,
             threads=self._threads,
             code_version=self._plan.code_version,
@@ -95,8 +100,8 @@ class ModelWorkers(Workers):
         return found
 
     def _answer(self, name: str, item: Item) -> Answered | Failure:
-        # Loading is not part of an answer and may take longer than one.
-        if failed := self.load(name, LOAD_SECONDS):
+        # Loading is not part of an answer and may take longer than one; a server's is a first token.
+        if failed := self.load(name, ANSWER_SECONDS if item.candidate.server else LOAD_SECONDS):
             return failed
         limit = self._conduct.timeout or ANSWER_SECONDS + THOUGHT_SECONDS * (self._plan.request.thinking_tokens or 0)
         expected = None
@@ -112,5 +117,6 @@ class ModelWorkers(Workers):
         return found
 
     def _worker_of(self, candidate: Candidate) -> str:
-        ours = not self._conduct.isolate or type(candidate.method).__module__.startswith("fp_bench.")
+        alone = self._conduct.isolate and not type(candidate.method).__module__.startswith("fp_bench.")
+        ours = candidate.server is None and not alone
         return OURS if ours else str(candidate.fields()["label"])

@@ -31,6 +31,7 @@ from fp_bench.jobs.latency.definition import (
     tensors_of,
 )
 from fp_bench.jobs.latency.timers import Timer
+from fp_bench.jobs.openai.servers import Load
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
@@ -58,6 +59,8 @@ class Effort:
     """Untimed calls at the start of each round, at least one."""
     checked_call_counts: bool = False
     """For calls that take minutes: the checked call is the only sample."""
+    load: Load | None = None
+    """Of a server; ``samples`` are then requests."""
 
     def spans(self) -> list[range]:
         """Return the rounds of each launch."""

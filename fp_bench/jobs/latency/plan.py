@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -10,13 +11,15 @@ from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
 from fp_bench.inputs.open import open_inputs
 from fp_bench.inputs.source import InputSource, Shape
-from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate
+from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate, candidates
 from fp_bench.jobs.cost import Range, cell_seconds, prefill_flop, start_seconds, total, weights_in_use
 from fp_bench.jobs.failures import Failure, yardstick
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
-from fp_bench.jobs.request import Heads, LatencyRequest
+from fp_bench.jobs.openai.servers import AS_SERVED, Load, engine_name
+from fp_bench.jobs.request import LatencyRequest
+from fp_bench.jobs.values import Heads
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
@@ -29,6 +32,8 @@ CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
 GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
 SHORTEST_LIMIT, PATIENCE = 600.0, 20.0
 """Time limit of a step: these seconds, or this multiple of its estimate."""
+LEAST_REQUESTS, RATED_REQUESTS = 8, 32
+"""Requests of a round at a server: the least with a concurrency, and those with a rate."""
 INPUTS_SHARE = 0.4
 """Share of the memory above which workers do not keep their inputs."""
 
@@ -94,8 +99,10 @@ class Plan:
         return replace(self, machine=machine)
 
     @property
-    def seconds(self) -> Range:
-        """How long the whole run may take on one device."""
+    def seconds(self) -> Range | None:
+        """How long the whole run may take on one device; None where a server does the work."""
+        if self.request.servers:
+            return None
         model = self.request.model is not None
         cells = (
             cell_seconds(
@@ -119,7 +126,7 @@ class Plan:
     def notes(self) -> list[str]:
         """Return notes that a reader should know about the numbers, one line each."""
         notes = []
-        if self.machine.gpu is None:
+        if self.machine.gpu is None and not self.request.servers:
             shape = self.groups[0].shape
             notes.append(
                 f"No GPU here: the torch backend on the CPU, {self.request.dtype}, {shape.q_heads} query and "
@@ -149,22 +156,23 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: f
     """
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
-    check_engine(request.engine, request.dtype)
+    if not request.servers:
+        check_engine(request.engine, request.dtype)
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
-    candidates = {c.fields()["label"]: c for c in (Candidate.of(spec, request.backend) for spec in specs)}
-    per_flop = _seconds_per_flop(machine, subject.heads, dtype)
+    methods = candidates(specs, request.backend, request.servers)
+    per_flop = 0.0 if request.servers else _seconds_per_flop(machine, subject.heads, dtype)
     torch.cuda.empty_cache()  # workers measure, in processes of their own
     groups = []
-    for shape in subject.shapes:
-        for layer in subject.layers:
-            cells = [Cell(c, _asked(request, subject, c, shape, layer)) for c in candidates.values()]
-            seconds = per_flop * subject.flop(shape)
-            keep = len(cells) * _input_bytes(shape, dtype) <= INPUTS_SHARE * machine.memory_bytes
-            groups.append(Group(shape, layer, cells, subject.effort(seconds), seconds, keep))
+    for shape, layer, load in product(subject.shapes, subject.layers, subject.loads):
+        cells = [Cell(c, _asked(request, subject, c, shape, layer, load)) for c in methods]
+        seconds = per_flop * subject.flop(shape)
+        held = 0 if request.servers else len(cells) * _input_bytes(shape, dtype)
+        keep = held <= INPUTS_SHARE * machine.memory_bytes
+        groups.append(Group(shape, layer, cells, subject.effort(seconds, load), seconds, keep))
     plan = Plan(request, machine, subject.name, groups)
-    if request.launches is None and budget is not None and plan.seconds.most > budget:
+    if request.launches is None and budget is not None and plan.seconds is not None and plan.seconds.most > budget:
         plan = replace(plan, groups=[replace(group, effort=replace(group.effort, launches=1)) for group in groups])
     return plan
 
@@ -179,6 +187,8 @@ def _default_methods(request: LatencyRequest, machine: Machine, model: str | Non
 
 class _Calls:
     """Plan of single attention calls."""
+
+    loads: Sequence[Load | None] = (None,)
 
     def __init__(self, request: LatencyRequest, machine: Machine) -> None:
         self._request = request
@@ -195,8 +205,9 @@ class _Calls:
         """Return the FLOP of a dense call."""
         return dense_flop(shape)
 
-    def effort(self, dense_seconds: float) -> Effort:
+    def effort(self, dense_seconds: float, load: Load | None) -> Effort:
         """Return rounds and samples for a call of this length."""
+        del load
         return _effort(self._request, dense_seconds, self._machine)
 
 
@@ -209,8 +220,9 @@ class _Prefills:
         assert request.model is not None
         self._request = request
         self.model = request.model
+        self.loads: Sequence[Load | None] = request.loads if request.servers else (None,)
         config = model_config(request.model)
-        self.name = f"prompt:{model_label(request.model, request.engine)}"
+        self.name = f"prompt:{model_label(request.model, engine_name(request.engine))}"
         heads = getattr(config, "num_attention_heads", None)
         if heads is None:
             raise UsageError(f"model {request.model} has no attention heads, so no method can run")
@@ -228,8 +240,11 @@ class _Prefills:
         """Return the FLOP of a dense prefill; of weights that cannot be counted, of its attention alone."""
         return prefill_flop(self._config, self._weights or 0.0, shape.seq_len)
 
-    def effort(self, dense_seconds: float) -> Effort:
-        """Return rounds and samples for a prefill of this length."""
+    def effort(self, dense_seconds: float, load: Load | None) -> Effort:
+        """Return rounds and samples for a prefill of this length, or for a load."""
+        if load is not None:
+            requests = max(LEAST_REQUESTS, 4 * load.concurrency) if load.concurrency else RATED_REQUESTS
+            return _heeding(self._request, Effort(rounds=3, samples=requests, load=load))
         affordable = 3 if dense_seconds < 1 else 1
         return _heeding(self._request, Effort(rounds=3, samples=affordable, warm_up_seconds=0.0))
 
@@ -293,11 +308,19 @@ def _heeding(request: LatencyRequest, affordable: Effort) -> Effort:
 
 
 def _asked(
-    request: LatencyRequest, subject: _Calls | _Prefills, candidate: Candidate, shape: Shape, layer: int
+    request: LatencyRequest,
+    subject: _Calls | _Prefills,
+    candidate: Candidate,
+    shape: Shape,
+    layer: int,
+    load: Load | None,
 ) -> dict[str, Any]:
     """Return the record fields of a cell that are known before it is measured."""
     method = candidate.fields()
-    one = request.pinned(lens=[shape.seq_len], methods=[Spec.parse(method["label"])])
+    concurrency, rate = load or Load()
+    one = request.pinned(lens=[shape.seq_len], **candidate.choice)
+    if load is not None:
+        one = one.pinned(concurrency=concurrency and [concurrency], rate=rate and [rate])
     if request.model is None:
         one = one.pinned(heads=Heads(shape.q_heads, shape.kv_heads, shape.head_dim), layers=[layer])
     return {
@@ -310,10 +333,12 @@ def _asked(
         "q_heads": shape.q_heads,
         "kv_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
-        "dtype": request.dtype,
+        "dtype": request.dtype if load is None else AS_SERVED,
         "input": subject.name,
-        "engine": request.engine if request.model else "operator",
+        "engine": engine_name(request.engine) if request.model else "operator",
         "layer": layer,
+        "concurrency": concurrency,
+        "rate": rate,
         "seed": request.seed,
         "command": one.command,
     }

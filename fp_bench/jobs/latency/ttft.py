@@ -66,10 +66,17 @@ class PrefillFindings:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """What a server lets see of a method's attention: nothing."""
+
+    backend: str = "server"
+
+
+@dataclass(frozen=True)
 class PrefillFound:
     """Result of the first prefill of a prompt."""
 
-    findings: PrefillFindings
+    findings: PrefillFindings | Unseen
     peak_bytes: int | None
     maps: list[KeptMap]
     """Always empty, because a model has too many heads."""

@@ -1,6 +1,7 @@
 """The workers of a latency run at one place: one per method, of which one works at a time."""
 
 import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,11 +13,15 @@ from fp_bench.jobs.latency.noise import Watch
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
 from fp_bench.jobs.latency.ttft import PrefillFound, PrefillTiming, PrefillWorker
 from fp_bench.jobs.latency.ttft_engine import EngineWorker
+from fp_bench.jobs.latency.ttft_openai import ServedTiming, ServedWorker
 from fp_bench.jobs.latency.worker import Found, MethodWorker, Setup
+from fp_bench.jobs.openai.servers import OPENAI, engine_name
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
 
 RELEASE_SECONDS = 60.0
+WORKERS: Mapping[str, Callable[[Setup], object]] = {"hf": PrefillWorker, "vllm": EngineWorker, OPENAI: ServedWorker}
+"""Of a model's prefill, by the name of the engine."""
 
 
 class MethodWorkers(Workers):
@@ -38,17 +43,16 @@ class MethodWorkers(Workers):
         self._threads = threads
         self._candidates = {cell.label: cell.candidate for group in plan.groups for cell in group.cells}
 
-    def made(self, name: str) -> tuple[type[MethodWorker | PrefillWorker | EngineWorker], Setup]:
+    def made(self, name: str) -> tuple[Callable[[Setup], object], Setup]:
         """Return the worker of a method's label, and its facts."""
         asked, candidate = self._plan.request, self._candidates[name]
-        worker = (EngineWorker if asked.engine == "vllm" else PrefillWorker) if asked.model else MethodWorker
-        return worker, Setup(
+        return WORKERS[engine_name(asked.engine)] if asked.model else MethodWorker, Setup(
             candidate.spec,
             asked.backend,
             asked.inputs,
             asked.dtype,
             asked.seed,
-            str(self._plan.machine.device),
+            "cpu" if asked.servers else str(self._plan.machine.device),
             candidate.code_version,
             threads=self._threads,
             model=asked.model or "",
@@ -73,14 +77,17 @@ class MethodWorkers(Workers):
             self.release()
         return found
 
-    def measure(self, cell: Cell, group: Group) -> tuple[Timing | PrefillTiming, dict[str, Any]] | Failure:
+    def measure(
+        self, cell: Cell, group: Group
+    ) -> tuple[Timing | PrefillTiming | ServedTiming, dict[str, Any]] | Failure:
         """Time one round of a cell; return it with the machine's state meanwhile."""
         label = cell.label
         if self.post(label).holds != cell.key:
             again = self._check(cell, group)
             if isinstance(again, Failure):
                 return again
-        watch = Watch(self._plan.machine.gpu, self._our_processes())
+        # A GPU here may not be the server's.
+        watch = Watch(None if self._plan.request.servers else self._plan.machine.gpu, self._our_processes())
         limit = self._timeout or group.step_limit
         timing = self.step(label, "timing", "measure", group.effort, limit=limit, tick=watch.tick)
         if isinstance(timing, Failure):
@@ -104,7 +111,8 @@ class MethodWorkers(Workers):
     def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
         label = cell.label
         # Imports and loading are not a step of a cell and may take longer than one.
-        if failed := self.load(label, LOAD_SECONDS if self._plan.request.model else START_SECONDS):
+        here = self._plan.request.model and not self._plan.request.servers
+        if failed := self.load(label, LOAD_SECONDS if here else START_SECONDS):
             return failed
         self.post(label).holds = cell.key
         limit = self._timeout or group.step_limit

@@ -85,7 +85,8 @@ def _title(rows: pd.DataFrame, letters: int) -> str:
     """Return a method's name, broken between its parameters, its mean score and its density."""
     name = "\n".join(wrap(str(rows["label"].iloc[0]).replace(":", ": "), letters)).replace(": ", ":")
     mean = points(float(np.average(rows["score"], weights=rows["n"])))
-    kept = "" if (rows["method"] == "dense").all() else f", keeps {rows['density'].mean():.0%}"
+    sparse = (rows["method"] != "dense").any() and rows["density"].notna().any()
+    kept = "" if not sparse else f", keeps {rows['density'].mean():.0%}"
     return f"{name}\nmean {mean}{kept}"
 
 

@@ -51,11 +51,12 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
             measure = AGREEMENT if rows["kl"].isna().all() else DIVERGENCE
             if len(of_depths):
                 plots.append(heatmap(of_depths, f"depth{suffix}", caption))
-            if rows["seq_len"].nunique() > 1:
+            several, seen = rows["seq_len"].nunique() > 1, rows.loc[rows["method"] != "dense", "density"].notna().any()
+            if several:
                 plots.append(_against_length(rows, measure, f"{measure.column}{suffix}", caption))
-            if (rows["method"] != "dense").any():
+            if seen:
                 plots.append(_pareto(rows, measure, f"pareto{suffix}", caption))
-            if of_tasks["task"].nunique() > 1:
+            if of_tasks["task"].nunique() > 1 and (several or rows["density"].notna().any()):
                 plots.append(_tasks(of_tasks, f"tasks{suffix}", caption))
     return plots
 

@@ -63,9 +63,15 @@ def _headlines(totals: pd.DataFrame) -> Iterator[str]:
         yield (
             f"At {format_length(int(row['seq_len']))}, `{row['label']}` scores {points(row['score'])} on "
             f"{setting_title(row)}: {signed(row['difference'])} points to dense attention (95 %: "
-            f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples), "
-            f"keeping {row['density']:.1%} of the {row['density_of'] or 'block pairs'}."
+            f"{signed(row['difference_low'])} to {signed(row['difference_high'])}, {row['paired']:.0f} samples)"
+            f"{_kept(row)}."
         )
+
+
+def _kept(row: pd.Series) -> str:
+    """Return what a method kept; nothing of a server, where it is not seen."""
+    of = row["density_of"] or "block pairs"
+    return "" if pd.isna(row["density"]) else f", keeping {row['density']:.1%} of the {of}"
 
 
 def _means_of_ruler(rows: pd.DataFrame) -> Iterator[str]:

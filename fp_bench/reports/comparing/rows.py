@@ -88,12 +88,12 @@ def latency_rows(cells: Matched, rule: Rule, paired: bool) -> pd.DataFrame:
 
 LATENCY_COLUMNS = (
     "verdict", "label", "seq_len", "q_len", "layer", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "input",
-    "seed", "asked_backend", "base_ms", "new_ms", "ratio", "low", "high", "p", "base_rounds", "new_rounds",
+    "seed", "load", "asked_backend", "base_ms", "new_ms", "ratio", "low", "high", "p", "base_rounds", "new_rounds",
     "base_launches", "new_launches", "by", "more", "note", "method", "cell_key",
 )  # fmt: skip
 
 
-ASKED_SHOWN = frozenset({"label", "cell_key", *LatencyRecord.asked})
+ASKED_SHOWN = frozenset({"label", "load", "cell_key", *LatencyRecord.asked})
 
 
 def _latency_row(base: Side | None, new: Side | None) -> dict[str, Any]:

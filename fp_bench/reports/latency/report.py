@@ -7,6 +7,8 @@ import pandas as pd
 
 from fp_bench.records.record import LatencyRecord
 from fp_bench.reports.chapter import Chapter
+from fp_bench.reports.drawing import Plot
+from fp_bench.reports.latency.load import load_plots, load_tables, served
 from fp_bench.reports.latency.plots import latency_plots
 from fp_bench.reports.latency.selection_plots import selection_plots
 from fp_bench.reports.latency.tables import (
@@ -40,6 +42,14 @@ pairs and sparse layers only). Recall is the share of the dense attention mass t
 include rounding.\
 """
 
+LOAD_NOTE = """\
+Servers, asked by streaming. Time to first token (TTFT) is from sending a request to its first piece of text, with the
+network and the server's queue in it; inter-token latency (ITL) is between pieces of text; time per output token (TPOT)
+is an answer's time after its first token over the number of those tokens: as vLLM's bench defines them. Percentiles are
+over the requests of all rounds; rounds of the servers take turns in a shuffled order. What a server's attention
+computes is not seen, so there is no density and no check of outputs. The machine named here is the one that asked.\
+"""
+
 
 def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path) -> Chapter:
     """Return the chapter of latency records.
@@ -50,17 +60,23 @@ def latency_chapter(records: Sequence[LatencyRecord], machine: str, folder: Path
         folder: the run folder, which holds maps of kept blocks.
     """
     table, by_cell = comparison(records), cells(records)
+    loaded = served(records)
+    calls = [record for record in records if not record.load] if len(loaded) else records
     return Chapter(
-        title="Latency of sparse-prefill attention",
+        title="Time to first token of servers" if len(loaded) else "Latency of sparse-prefill attention",
         name="latency",
         headlines=headlines(table) or ["No sparse method was measured together with dense attention."],
-        tables=latency_tables(records),
-        draw=lambda: [*latency_plots(records, machine), *selection_plots(records, machine, folder)],
+        tables=[*(latency_tables(calls) if calls else ()), *load_tables(loaded)],
+        draw=lambda: [*_plots_of_calls(calls, machine, folder), *load_plots(loaded, machine)],
         failures=failures(records),
-        note=PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
+        note=LOAD_NOTE if len(loaded) else PREFILL_NOTE if is_prefill(table) else METHOD_NOTE,
         circumstances=[*_circumstances(records), *_launches(by_cell), *_unexplained(table)],
-        data={"latency": table, "cells": by_cell},
+        data={"latency": table, "cells": by_cell} | ({"load": loaded} if len(loaded) else {}),
     )
+
+
+def _plots_of_calls(calls: Sequence[LatencyRecord], machine: str, folder: Path) -> list[Plot]:
+    return [*latency_plots(calls, machine), *selection_plots(calls, machine, folder)] if calls else []
 
 
 def headlines(table: pd.DataFrame) -> list[str]:
@@ -88,6 +104,11 @@ def headlines(table: pd.DataFrame) -> list[str]:
 
 
 def _prefill_headline(best: pd.Series) -> str:
+    if best["load"]:
+        return (
+            f"At {format_length(int(best['seq_len']))} and {best['load']}, a first token of `{best['label']}` takes "
+            f"{best['ms']:.4g} ms: {best['speedup_dense']:.2f}x the speed of `dense` ({best['dense_ms']:.4g} ms)."
+        )
     return (
         f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {best['ms']:.4g} ms: "
         f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {best['dense_ms']:.4g} ms), "

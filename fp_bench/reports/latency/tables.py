@@ -13,8 +13,10 @@ from fp_bench.records.store import newest, remembered
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
-SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed")
+SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed", "load")
 """Rows are compared only if these agree."""
+PROMPT = "prompt:"
+"""Prefix of a model's prefill as input; the model's name follows, and ``@vllm`` or ``@openai`` with these engines."""
 COMPARABLE = (*SETTING, "seq_len")
 BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
@@ -108,7 +110,7 @@ def comparison(records: Sequence[LatencyRecord]) -> pd.DataFrame:
     honest = table["ms"].where(~table["fallback"].astype(bool))
     table["speedup_fa2"] = table["fa2_ms"] / honest
     table["speedup_dense"] = table["dense_ms"] / honest
-    whole_call = (table["method"] != "dense") & table["attention_ms"].isna()
+    whole_call = (table["method"] != "dense") & ~table["input"].str.startswith(PROMPT)
     table["ideal_share"] = (table["speedup_dense"] * table["density"]).where(whole_call)
     table["speedup_attention"] = table["dense_attention_ms"] / table["attention_ms"].where(honest.notna())
     table["attention_share"] = table["attention_ms"] / table["ms"]
@@ -222,12 +224,13 @@ def setting_title(row: pd.Series) -> str:
     """Return a description of one setting."""
     batch = f"batch {row['batch']}, " if row["batch"] != 1 else ""
     heads = f"{row['q_heads']} query / {row['kv_heads']} KV heads of {row['head_dim']}"
-    return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs, seed {row['seed']}"
+    load = f", {row['load']}" if row.get("load") else ""
+    return f"{batch}{heads}, {row['dtype']}, {row['input']} inputs, seed {row['seed']}{load}"
 
 
 def is_prefill(rows: pd.DataFrame) -> bool:
     """Return whether rows are whole prefills of a model instead of single attention calls."""
-    return bool(rows["attention_ms"].notna().any())
+    return bool(rows["input"].str.startswith(PROMPT).any())
 
 
 def _table(group: pd.DataFrame) -> Table:
