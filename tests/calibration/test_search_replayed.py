@@ -1,4 +1,4 @@
-"""The search of `tune` on published losses of a pretrained model: what it finds keeps to the limit on pieces it did not see."""
+"""The search of `tune` on published losses of a pretrained model: its settings keep to the limit on unseen pieces."""
 
 from collections import defaultdict
 from pathlib import Path
