@@ -192,8 +192,7 @@ class SparsePrefill:
         if index is not None:
             calls.sparse += 1
             if self._measure_selection:
-                calls.add_density(index)
-                calls.add_recall(selection_recall(attention, index))
+                self._measure(calls, attention, index)
         elif method is self.method:
             calls.went_dense(f"{method.name} ran dense", call.q_len, call.kv_len)
         else:
@@ -202,6 +201,10 @@ class SparsePrefill:
 
     def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:
         return method.run(call)
+
+    def _measure(self, calls: LayerCalls, call: AttentionCall, index: Selection) -> None:
+        calls.add_density(index)
+        calls.add_recall(selection_recall(call, index))
 
     def _plain(self, mask: Tensor, kv_len: int) -> bool:
         """Whether an additive mask is only plain causal attention."""

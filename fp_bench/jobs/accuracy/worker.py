@@ -1,5 +1,6 @@
 """The worker process of the accuracy job: it holds the model and answers samples with several methods."""
 
+import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from fp_bench.jobs.accuracy.answer import (
     stop_tokens,
 )
 from fp_bench.jobs.failures import Answer, attempt
+from fp_bench.jobs.held import HeldPrefill
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
 from fp_bench.methods.dense import Dense
@@ -301,8 +303,9 @@ class ModelWorker:
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> "Reply":
         """Return the model's new tokens or, for a sample without answers, its distributions against dense."""
         ids = torch.tensor([prompt], device=self._model.device)
-        with SparsePrefill(
-            self._model, method, dense_layers=self._setup.dense_layers, measure_selection=True
+        held = secrets.randbelow(self._model.config.get_text_config().num_hidden_layers)
+        with HeldPrefill(
+            self._model, method, held, dense_layers=self._setup.dense_layers, measure_selection=True
         ) as prefill:
             if sample.answers:
                 least = 1 if sample.stop else 0

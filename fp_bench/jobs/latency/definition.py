@@ -145,6 +145,14 @@ def seen(index: Selection | None, call: AttentionCall, truth: Truth, *, copied: 
     return KeysRead(deepcopy(index) if copied else index, call, truth.positions)
 
 
+def read_only(index: Selection, call: AttentionCall) -> Selection:
+    """Return the same of a call that there is no truth of."""
+    if (ours := _ours(index, False)) is not None:
+        return ours
+    rows = sample_rows(call.q_len, call.layer, HIDDEN_ROWS).to(call.q.device)
+    return KeysRead(index, call, rows + call.kv_len - call.q_len)
+
+
 def _ours(index: object, copied: bool) -> Selection | None:
     """Return a selection of our types, or one inside another type, rebuilt from its fields."""
     if (carried := getattr(index, "index", None)) is not None:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_free
-from fp_bench.jobs.latency.changing import fingerprint
-from fp_bench.jobs.latency.definition import Truth, allowed, check_error, defined, seen
+from fp_bench.jobs.held import HeldPrefill
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import Event, WallClock, synchronize
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype, use_device
-from fp_bench.kernels.selection import Selection
-from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
@@ -167,7 +165,7 @@ class PrefillWorker:
             self._prefill()
         prefill.counts.check_reached()
         self._change()  # so that a selection that is kept from an earlier call has the recall of one
-        with SparsePrefill(self._model, self._method, measure_selection=True) as prefill:
+        with HeldPrefill(self._model, self._method, None, measure_selection=True) as prefill:
             logits = self._prefill()
         self._layers = [number for number, calls in prefill.counts.layers.items() if calls.kernels]
         if not bool(torch.isfinite(logits).all()):
@@ -204,7 +202,6 @@ class PrefillWorker:
         with Watched(self._model, self._method, self._device, layer) as watched:
             self._first_token()
         samples += timed(count - drawn)
-        watched.check()
         return PrefillTiming.of(clock, samples, watched.milliseconds())
 
     def _change(self, _number: int = 0) -> None:
@@ -233,22 +230,13 @@ def turned(ids: Tensor) -> Tensor:
     return torch.cat([ids[..., :1], rest.roll(secrets.randbelow(max(1, rest.shape[-1])), -1)], -1)
 
 
-class Watched(SparsePrefill):
-    """Takes the time of every attention call of a model, by the method or dense, and holds one to the definition.
-
-    Args:
-        model: as for `SparsePrefill`.
-        method: the same.
-        device: of the model.
-        layer: whose call is held to the definition; None is no one's.
-    """
+class Watched(HeldPrefill):
+    """Takes the time of every attention call of a model, by the method or dense."""
 
     def __init__(self, model: Any, method: Method, device: torch.device, layer: int | None) -> None:
-        super().__init__(model, method)
+        super().__init__(model, method, layer)
         self._device = device
-        self._layer = layer
         self._marks: list[Any] = []
-        self._held: tuple[AttentionCall, Truth, Tensor, Selection | None] | None = None
 
     def _attention(self, *call: Any, **options: Any) -> tuple[Tensor, None]:
         """Compute one attention call between two marks of the clock."""
@@ -256,34 +244,6 @@ class Watched(SparsePrefill):
         found = super()._attention(*call, **options)
         self._mark()
         return found
-
-    def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:
-        """Compute the call; of the layer that is looked at, keep what it is held to, outside the marks."""
-        if call.layer != self._layer:
-            return super()._run(method, call)
-        self._mark()
-        own = replace(call)
-        truth, before = Truth(call, torch.tensor([call.q_len - 1])), fingerprint(call.q, call.k, call.v)
-        self._mark()
-        out, index = super()._run(method, call)
-        self._mark()
-        self._held = own, truth, out[:, truth.hidden.rows].float(), seen(index, own, truth, copied=True)
-        if fingerprint(own.q, own.k, own.v) != before:
-            raise IncorrectError("it writes into its inputs: Q, K or V changed during the call")
-        self._mark()
-        return out, index
-
-    def check(self) -> None:
-        """Raise IncorrectError where the output is no attention over the method's selection."""
-        if self._held is None:
-            return
-        call, truth, found, over = self._held
-        of_method = defined(self.method, call, over, truth.hidden.rows)
-        right = truth.over(truth.hidden, over).out if of_method is None else of_method
-        try:
-            check_error(found, right, allowed(self.method, call.q.dtype)[0])
-        except IncorrectError as error:
-            raise IncorrectError(f"in layer {call.layer}, {error}") from None
 
     def milliseconds(self) -> float:
         """Return the time of all calls together."""
