@@ -16,6 +16,10 @@ from fp_bench.reports.papers.quantities import ACCURACY, LATENCY, TIMES, Made
 from fp_bench.reports.scores import NORMAL_QUANTILE
 from fp_bench.reports.verdict import Rule
 
+ONE_ROUND = 0.04
+"""Standard deviation of the log of one round's time where there is one alone: the largest of the cells that were
+measured twice on one H200 (docs/noise.md)."""
+
 
 class MissingError(LookupError):
     """A missing value; the message says why."""
@@ -69,7 +73,7 @@ class Measured:
         """Return the 95 % interval of a measured value.
 
         For times and their ratios it follows from the spread of rounds and of launches. The range of
-        n rounds is about the root of n of their standard deviations, for 3 to 12 of them.
+        n rounds is about the root of n of their standard deviations, for 3 to 12 of them; one round has no range.
 
         Raises:
             MissingError: as `value`.
@@ -79,7 +83,8 @@ class Measured:
             return 100 * float(row["difference_low"]), 100 * float(row["difference_high"])
         if quantity == "density":
             return value, value
-        of_rounds = sqrt(pi / 2) * log(row["high_ms"] / row["low_ms"]) / int(row["rounds"])
+        rounds = int(row["rounds"])
+        of_rounds = sqrt(pi / 2) * log(row["high_ms"] / row["low_ms"]) / rounds if rounds > 1 else ONE_ROUND
         sides = 1 if quantity in TIMES else 2
         factor = exp(NORMAL_QUANTILE * sqrt(sides) * hypot(of_rounds, Rule().restart))
         return value / factor, value * factor
