@@ -33,7 +33,7 @@ def test_our_methods_conform(name):
     assert any("keeps everything" in line for line in unchecked) is (EVERYTHING[name] is None)
 
 
-@pytest.mark.parametrize("name", ["needle", "needle@gkamradt", "needle@minference", "probe"])
+@pytest.mark.parametrize("name", ["mrcr", "needle", "needle@gkamradt", "needle@minference", "probe"])
 def test_our_suites_conform(name):
     assert check_suite(suites.load(name), length=3000) == []
 

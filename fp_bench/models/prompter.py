@@ -10,6 +10,9 @@ from typing import Any
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models.thoughts import Marks, marks_of
+from fp_bench.suites.sample import Sample
+
+Turns = Sequence[tuple[str, str]]
 
 NOTHING = "\x00"
 """Placeholder of the user's text, to count the tokens that a template adds."""
@@ -68,7 +71,11 @@ class Prompter:
         """Number of tokens that `prompt_ids` adds to those of the text."""
         return len(self.prompt_ids(NOTHING, "")) - len(self.encode(NOTHING))
 
-    def prompt_ids(self, text: str, answer_prefix: str) -> list[int]:
+    def ids_of(self, sample: Sample) -> list[int]:
+        """Return the ids of a sample's prompt; see `prompt_ids`."""
+        return self.prompt_ids(sample.context + sample.question, sample.answer_prefix, sample.turns)
+
+    def prompt_ids(self, text: str, answer_prefix: str, turns: Turns = ()) -> list[int]:
         """Return the ids of a whole prompt.
 
         A chat template writes its own special tokens, so the tokenizer adds none to it.
@@ -76,17 +83,19 @@ class Prompter:
         Args:
             text: context and question.
             answer_prefix: start of the answer.
+            turns: earlier turns, as in `Sample`.
         """
         if self.chat:
-            return self.encode(self.prompt_text(text, answer_prefix))
+            return self.encode(self.prompt_text(text, answer_prefix, turns))
+        text = "".join(user + assistant for user, assistant in turns) + text
         ids: list[int] = self.tokenizer(text + answer_prefix, verbose=False).input_ids
         eos = self.tokenizer.eos_token_id
         # Some tokenizers end every text with a special token, but a prompt must be continued.
         return ids[:-1] if len(ids) > 1 and ids[-1] == eos and self.encode(text)[-1:] != [eos] else ids
 
-    def prompt_text(self, text: str, answer_prefix: str) -> str:
+    def prompt_text(self, text: str, answer_prefix: str, turns: Turns = ()) -> str:
         """Return a whole prompt as a chat template writes it; see `prompt_ids`."""
-        return self._user_turn(text) + ("" if self.reasons else self.closing + answer_prefix)
+        return self._conversation(text, turns) + ("" if self.reasons else self.closing + answer_prefix)
 
     @cached_property
     def closing(self) -> str:
@@ -111,13 +120,18 @@ class Prompter:
     @cached_property
     def _around(self) -> tuple[str, str]:
         """What the template writes before the user's text, and after it."""
-        before, _, after = self._user_turn(NOTHING).partition(NOTHING)
+        before, _, after = self._conversation(NOTHING).partition(NOTHING)
         return before, after
 
-    def _user_turn(self, text: str) -> str:
+    def _conversation(self, text: str, turns: Turns = ()) -> str:
+        messages = [
+            {"role": role, "content": content}
+            for turn in turns
+            for role, content in zip(("user", "assistant"), turn, strict=True)
+        ]
         try:
-            turn: str = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
+            found: str = self.tokenizer.apply_chat_template(
+                [*messages, {"role": "user", "content": text}],
                 tokenize=False,
                 add_generation_prompt=True,
                 # Variables of some templates; others ignore them.
@@ -127,7 +141,7 @@ class Prompter:
             )
         except Exception as error:  # templates are programs, and may raise anything
             raise UnavailableError(f"the chat template fails: {' '.join(str(error).split())}") from None
-        return turn
+        return found
 
 
 def prompter(tokenizer: Any, chat: str, reasoning: str = "off", thought_end: str | None = None) -> Prompter:

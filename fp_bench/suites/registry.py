@@ -13,6 +13,7 @@ BUILTIN_SUITES = {
     "longbench": "fp_bench.suites.longbench.suite:LongBench",
     "longbench@e": "fp_bench.suites.longbench.suite:LongBenchE",
     "longbench@v2": "fp_bench.suites.longbench.v2:LongBenchV2",
+    "mrcr": "fp_bench.suites.mrcr:Mrcr",
     "needle": "fp_bench.suites.needle.suite:Needle",
     "needle@gkamradt": "fp_bench.suites.needle.suite:Gkamradt",
     "needle@minference": "fp_bench.suites.needle.suite:MInferenceNeedle",

@@ -32,8 +32,11 @@ class Sample:
     """Kinds of question with their own mean: a category, a length, a difficulty."""
     cut_tokens: int = 0
     """Tokens removed from the middle of the prompt to make it fit."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Earlier turns of the conversation: the user's text and the assistant's answer."""
 
     @property
     def text(self) -> str:
         """The prompt without a chat template."""
-        return self.context + self.question + self.answer_prefix
+        earlier = "".join(user + assistant for user, assistant in self.turns)
+        return earlier + self.context + self.question + self.answer_prefix

@@ -85,6 +85,14 @@ def test_a_template_that_asks_for_a_thought_reasons_or_has_an_empty_one():
     assert off.prompt_text(ASKED, PREFIX).endswith(f"<|assistant|><think>\n</think>\n\n{PREFIX}")
 
 
+def test_earlier_turns_are_turns_of_the_template_and_plain_text_without_one():
+    turns = [("Which one?", "It is 1."), ("And then?", "It is 2.")]
+    both = "<s><|user|>Which one?<|assistant|>It is 1.<|user|>And then?<|assistant|>It is 2."
+    assert reads_of(OPEN).prompt_text(ASKED, PREFIX, turns) == f"{both}<|user|>{ASKED}<|assistant|><think>\n"
+    raw = Prompter(tokenizer(chat=False), chat=False)
+    assert raw.decode(raw.prompt_ids(ASKED, PREFIX, turns)) == f"Which one?It is 1.And then?It is 2.{ASKED}{PREFIX}"
+
+
 def test_what_is_added_to_a_prompt_is_reserved():
     for reasoning in ("on", "off"):
         reads = reads_of(OPEN, reasoning)

@@ -148,3 +148,22 @@ def test_too_short_a_length_says_what_it_takes(suite):
 def test_parameters_out_of_their_limits_are_refused(options):
     with pytest.raises(UsageError, match=next(iter(options))):
         Needle.from_options(options)
+
+
+@settings(max_examples=20)
+@given(turns=st.integers(2, 6), index=st.integers(0, 30), tokenizer=st.sampled_from([BYTES, WORDS]))
+def test_earlier_turns_ask_for_other_needles_and_have_their_answers(turns, index, tokenizer):
+    (sample,) = write(Needle, 4000, [index], tokenizer, turns=str(turns), reserved=9)
+    assert 0.85 * 4000 < len(tokenizer.encode(sample.text)) + 9 * turns + 32 <= 4000
+    assert len(sample.turns) == turns - 1
+    haystack, rest = sample.text.split("\n\nQuestion: ", 1)
+    numbers = re.findall(r"The magic number for (.*?) is (\d{7})\.", haystack)
+    assert len(numbers) == turns
+    asked = re.findall(r"What is the magic number for (.*?) in the text above\?", "Question: " + rest)
+    assert sorted(asked) == sorted(key for key, _ in numbers)
+    for (_, answer), key in zip(sample.turns, asked, strict=False):
+        assert answer.endswith(f"The magic number for {key} is {dict(numbers)[key]}.")
+    assert sample.answers == (dict(numbers)[asked[-1]],)
+    assert sample.answers[0] not in rest
+    place = haystack.index(sample.answers[0]) / len(haystack)
+    assert place == pytest.approx(sample.depth, abs=0.12)

@@ -40,7 +40,7 @@ class Prompts:
         sample = next(written, None)
         if sample is None or sample.id != record.sample_id:
             raise UnavailableError(f"{spec} gives no sample {record.sample_id}")
-        tokens = len(prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix))
+        tokens = len(prompts.ids_of(sample))
         if record.prompt_tokens not in (None, tokens):
             raise UsageError(f"generated again it has {tokens} tokens; in the run it had {record.prompt_tokens}")
         return sample

@@ -254,7 +254,7 @@ class ModelWorker:
     def _prompt(self, sample: Sample, suite: str) -> list[int]:
         """Return the tokens of a prompt."""
         prompts = self._prompter_of(suite, sample.task)
-        prompt = prompts.prompt_ids(sample.context + sample.question, sample.answer_prefix)
+        prompt = prompts.ids_of(sample)
         check_length(len(prompt), sample.max_new_tokens, sample.length, self._positions)
         return prompt
 

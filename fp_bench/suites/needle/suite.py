@@ -40,6 +40,10 @@ class Hidden(NamedTuple):
     question: str
     answer_prefix: str
     answers: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    """Needles that earlier turns ask for; they lie at even depths."""
+    turns: tuple[tuple[str, str], ...] = ()
+    """Those turns, without the haystack before the first one."""
 
 
 class GridParams(SuiteParams):
@@ -77,7 +81,6 @@ class Grid(Suite):
         """
         self.check_tasks([task])
         grid = depths(self.params.depths, self.params.spacing)
-        limit = length - reserved - self.max_new_tokens
         run = f"{self.full_name()} {self.version} {seed}"
 
         def count(text: str) -> int:
@@ -87,19 +90,24 @@ class Grid(Suite):
             turn, place = divmod(index, len(grid))
             text = random.Random(f"{run} haystack {turn}")
             filling = Stream(haystack.sentences(self._given, text, from_start=turn == 0))
-            draft = _draft(self.hide(random.Random(f"{run} {length} {index}")), grid[place], filling)
+            hidden = self.hide(random.Random(f"{run} {length} {index}"))
+            draft = _draft(hidden, grid[place], filling)
+            # A turn takes no more than a whole template does.
+            limit = length - reserved * (1 + len(hidden.turns)) - self.max_new_tokens
             prompt = fitted(draft, count, limit)
             if prompt is None:
                 least = count(draft.write(draft.least).text) + length - limit
                 raise UsageError(
                     f"{self.full_name()}: length {length} is too short; its shortest prompt and answer take {least}"
                 )
+            turns = [(prompt.context + hidden.turns[0][0], hidden.turns[0][1])] if hidden.turns else []
             yield Sample(
                 id=self.sample_id(task, length, index),
                 task=task,
                 length=length,
-                context=prompt.context,
-                question=prompt.question,
+                context="" if turns else prompt.context,
+                question=hidden.question,
+                turns=(*turns, *hidden.turns[1:]),
                 answer_prefix=prompt.answer_prefix,
                 answers=draft.answers,
                 max_new_tokens=self.max_new_tokens,
@@ -129,9 +137,16 @@ def _draft(hidden: Hidden, depth: float, filling: Stream) -> Draft:
 
     def write(units: int) -> Prompt:
         around = filling.first(units)
-        place = int(depth * (len(around) + 1))
-        text = " ".join(around[:place]) + hidden.needle + " ".join(around[place:])
-        return Prompt(hidden.opening + text.strip(" "), hidden.question, hidden.answer_prefix)
+        placed = [(depth, hidden.needle)]
+        placed += [((number + 0.5) / len(hidden.others), needle) for number, needle in enumerate(hidden.others)]
+        text, start = "", 0
+        for share, needle in sorted(placed):
+            place = int(share * (len(around) + 1))
+            text += " ".join(around[start:place]) + needle
+            start = place
+        text += " ".join(around[start:])
+        earlier = "".join(question + answer for question, answer in hidden.turns)
+        return Prompt(hidden.opening + text.strip(" "), earlier + hidden.question, hidden.answer_prefix)
 
     return Draft(write, hidden.answers)
 
@@ -141,6 +156,8 @@ class NeedleParams(GridParams):
 
     match: Literal["substring", "exact"] = "substring"
     """substring: the number anywhere in the prediction; exact: the first line is only the number."""
+    turns: int = Field(1, ge=1, le=32)
+    """Number of questions, each in its own turn for its own needle; the prompt answers all but the last."""
 
 
 class Needle(Grid):
@@ -151,14 +168,29 @@ class Needle(Grid):
     params: NeedleParams
 
     def hide(self, draw: random.Random) -> Hidden:
-        """Draw a key and a number of seven digits."""
-        key, value = next(probe.keys(draw)), probe.number(draw)
+        """Draw a key and a number of seven digits for each turn."""
+        keys = probe.keys(draw)
+        (key, value), *others = [(next(keys), probe.number(draw)) for _ in range(self.params.turns)]
         question, answer_prefix = probe.ask(key)
-        return Hidden(f"{probe.needle(key, value)} ", probe.OPENING, question, answer_prefix, (value,))
+        return Hidden(
+            f"{probe.needle(key, value)} ",
+            probe.OPENING,
+            question,
+            answer_prefix,
+            (value,),
+            others=tuple(f"{probe.needle(*each)} " for each in others),
+            turns=tuple(_answered(*each) for each in others),
+        )
 
     def score(self, sample: Sample, prediction: str) -> float:
         """Return 1 if the prediction contains, or is, the number."""
         return exact(prediction, sample.answers) if self.params.match == "exact" else super().score(sample, prediction)
+
+
+def _answered(key: str, value: str) -> tuple[str, str]:
+    """Return a turn that asks for a number, and gets it."""
+    question, answer_prefix = probe.ask(key)
+    return question, f"{answer_prefix} {value}."
 
 
 class GkamradtParams(GridParams):

@@ -1,0 +1,119 @@
+"""``mrcr``: equal requests in a long conversation, of whose answers one is to be repeated.
+
+The task is that of openai/mrcr on the Hugging Face hub, which follows Gemini's (arXiv 2409.12640). Texts are ours.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from difflib import SequenceMatcher
+from itertools import islice
+from typing import ClassVar
+
+from fp_bench.errors import UsageError
+from fp_bench.suites.fit import Draft, Prompt, Stream, fitted
+from fp_bench.suites.ruler.hermetic import prose
+from fp_bench.suites.ruler.hermetic.words import NOUNS, letters
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite, Tokenizer
+
+NEEDLES = {"needles_2": 2, "needles_4": 4, "needles_8": 8}
+"""Equal requests of each task."""
+FORMS = ("advert", "diary entry", "eulogy", "fable", "letter", "news report", "poem", "review", "riddle", "speech")
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+OPENING = "Below is a conversation. Read it, then do what the last user asks.\n"
+ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
+GOLDEN = 0.618034
+"""Steps by which needles move from sample to sample, so that their depths are even."""
+SENTENCES = 3
+"""Of an answer in the conversation."""
+
+
+class Mrcr(Suite):
+    """Two, four or eight equal requests among others like them: the n-th answer is to be repeated, after a code."""
+
+    name: ClassVar[str] = "mrcr"
+    tasks: ClassVar[tuple[str, ...]] = tuple(NEEDLES)
+    max_new_tokens: ClassVar[int] = 320
+
+    def samples(
+        self, task: str, length: int, indices: Sequence[int], tokenizer: Tokenizer, *, seed: int, reserved: int
+    ) -> Iterator[Sample]:
+        """Write samples; see `Suite.samples`.
+
+        Raises:
+            UsageError: a length too short.
+        """
+        self.check_tasks([task])
+        limit = length - reserved - self.max_new_tokens
+
+        def count(text: str) -> int:
+            return len(tokenizer.encode(text))
+
+        for index in indices:
+            draw = random.Random(f"{self.name} {self.version} {task} {length} {seed} {index}")
+            draft, depth = _draft(draw, NEEDLES[task], index)
+            prompt = fitted(draft, count, limit)
+            if prompt is None:
+                least = count(draft.write(draft.least).text) + length - limit
+                raise UsageError(
+                    f"{self.name}: length {length} is too short for {task}; its shortest prompt and answer take {least}"
+                )
+            yield Sample(
+                id=self.sample_id(task, length, index),
+                task=task,
+                length=length,
+                context=prompt.context,
+                question=prompt.question,
+                answer_prefix=prompt.answer_prefix,
+                answers=draft.answers,
+                max_new_tokens=self.max_new_tokens,
+                depth=depth,
+            )
+
+    def score(self, sample: Sample, prediction: str) -> float:
+        """Return how like the answer a prediction is that begins with the code, by ``difflib``; 0 without the code."""
+        (answer,) = sample.answers
+        code, found = answer.split(" ", 1)[0], prediction.strip()
+        if not found.startswith(code):
+            return 0.0
+        ratio = SequenceMatcher(None, found.removeprefix(code).strip(), answer.removeprefix(code).strip()).ratio()
+        return float(ratio)
+
+
+def _draft(draw: random.Random, needles: int, index: int) -> tuple[Draft, float]:
+    """Draft a conversation; return it, and the depth of what is asked for."""
+    form, topic = draw.choice(FORMS), draw.choice(NOUNS)
+    code = next(letters(draw, 10, ALPHABET))
+    texts = prose.sentences(random.Random(draw.random()))
+    wanted = [" ".join(islice(texts, SENTENCES)) for _ in range(needles)]
+    asked = index % needles
+    shift = index * GOLDEN % 1
+    depths = [(number + shift) / needles for number in range(needles)]
+    others = Stream(_others(random.Random(draw.random()), form, topic))
+
+    def write(units: int) -> Prompt:
+        around = others.first(units)
+        # From the last one on, so that places before it stay what they are.
+        for depth, text in reversed(list(zip(depths, wanted, strict=True))):
+            around.insert(int(depth * (units + 1)), _turn(form, topic, text))
+        question = (
+            f"\nUser: Write {code} and after it, word for word, the {ORDINALS[asked]} {form} about the {topic} that is "
+            "in this conversation. Write nothing else.\n\nAssistant:"
+        )
+        return Prompt(OPENING + "".join(around), question, "")
+
+    return Draft(write, (f"{code} {wanted[asked]}",)), depths[asked]
+
+
+def _turn(form: str, topic: str, text: str) -> str:
+    return f"\nUser: Write a {form} about the {topic}.\n\nAssistant: {text}\n"
+
+
+def _others(draw: random.Random, form: str, topic: str) -> Iterator[str]:
+    """Yield turns without end that ask for something else: half of them for the same form, or about the same topic."""
+    texts = prose.sentences(draw)
+    while True:
+        kind = draw.randrange(4)
+        found = form if kind == 0 else draw.choice(FORMS), topic if kind == 1 else draw.choice(NOUNS)
+        if found != (form, topic):
+            yield _turn(*found, " ".join(islice(texts, SENTENCES)))
