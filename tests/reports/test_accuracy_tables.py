@@ -164,6 +164,6 @@ def test_plots_show_every_setting():
         for length in (4096, 8192)
     ]
     plots = {plot.name: plot for plot in accuracy_chapter(records, "a machine").draw()}
-    assert set(plots) == {"score", "pareto", "tasks"}
+    assert set(plots) == {"score", "pareto", "task-grid", "tasks"}
     assert isinstance(plots["pareto"].data, pd.DataFrame)
     assert set(plots["pareto"].data["label"]) == {"dense", "flashprefill:alpha=0.5"}

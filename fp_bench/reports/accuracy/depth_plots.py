@@ -44,9 +44,9 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     panel = float(np.clip(0.42 * len(lengths), 2.3, 4.0))
     down = -(-len(labels) // (MOST_WIDE if panel > WIDE else MOST_ACROSS))
     across = -(-len(labels) // down)
-    size = (1.7 + across * panel, 1.3 + down * float(np.clip(0.3 * len(depths), 2.3, 3.6)))
+    size = (1.7 + across * panel, 1.5 + down * float(np.clip(0.3 * len(depths), 2.3, 3.6)))
     title = "Score by length and depth"
-    figure = titled_figure(title, caption, size, below=0.32, above=0.46)
+    figure = titled_figure(title, caption, size, below=0.32, above=0.68, note=samples_a_cell(rows))
     panels = panel_grid(figure, len(labels), across)
     for number, (axes, label) in enumerate(zip(panels, labels, strict=True)):
         _cells(axes, rows[rows["label"] == label], lengths, depths)
@@ -83,11 +83,22 @@ def _cells(axes: Axes, rows: pd.DataFrame, lengths: list[int], depths: list[floa
 
 def _title(rows: pd.DataFrame, letters: int) -> str:
     """Return a method's name, broken between its parameters, its mean score and its density."""
-    name = "\n".join(wrap(str(rows["label"].iloc[0]).replace(":", ": "), letters)).replace(": ", ":")
+    name = broken(str(rows["label"].iloc[0]), letters)
     mean = points(float(np.average(rows["score"], weights=rows["n"])))
     sparse = (rows["method"] != "dense").any() and rows["density"].notna().any()
     kept = "" if not sparse else f", keeps {rows['density'].mean():.0%}"
     return f"{name}\nmean {mean}{kept}"
+
+
+def broken(label: str, letters: int) -> str:
+    """Return a method's label, broken between its parameters."""
+    return "\n".join(wrap(label.replace(":", ": "), letters)).replace(": ", ":")
+
+
+def samples_a_cell(rows: pd.DataFrame) -> str:
+    """Return the number of samples behind each cell of a heatmap."""
+    fewest, most = int(rows["n"].min()), int(rows["n"].max())
+    return f"samples per cell: {fewest if fewest == most else f'{fewest} to {most}'}"
 
 
 def _ticks(axis: Axis, names: list[str], most: int) -> None:

@@ -11,6 +11,7 @@ from matplotlib.ticker import PercentFormatter
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.reports.accuracy.depth_plots import heatmap
 from fp_bench.reports.accuracy.tables import SETTING, by_depth, by_task, of_setting, samples, setting_title, summary
+from fp_bench.reports.accuracy.task_grid import task_grid
 from fp_bench.reports.drawing import (
     COLOURS,
     PANEL_TITLE,
@@ -56,6 +57,8 @@ def accuracy_plots(records: Sequence[AccuracyRecord], machine: str) -> list[Plot
                 plots.append(_against_length(rows, measure, f"{measure.column}{suffix}", caption))
             if seen:
                 plots.append(_pareto(rows, measure, f"pareto{suffix}", caption))
+            if of_tasks["task"].nunique() > 1:
+                plots.append(task_grid(of_tasks, f"task-grid{suffix}", caption))
             if of_tasks["task"].nunique() > 1 and (several or rows["density"].notna().any()):
                 plots.append(_tasks(of_tasks, f"tasks{suffix}", caption))
     return plots
