@@ -96,7 +96,7 @@ def run(paths: Sequence[Path]) -> None:
         releases.append((found["triton"], lambda *asked, made=made: made[wanted(*asked)]))
     out = csv.writer(sys.stdout)
     out.writerow(["head_dim", "triton", "error", "ms", "to_installed"])
-    timer = CudaEvents()
+    timer = CudaEvents(torch.device("cuda"))
     for head_dim, q_heads, kv_heads in CASES:
         shape = Shape(1, LENGTH, q_heads, kv_heads, head_dim)
         q, k, v = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
