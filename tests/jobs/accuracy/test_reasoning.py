@@ -133,7 +133,7 @@ def test_prompts_as_they_are_have_no_thought(model):
         ({"thinking_tokens": 8000}, "length 700 with thoughts of 8000 tokens exceeds the 8192 positions"),
         ({"reasoning": "off", "thinking_tokens": 9}, "--thinking-tokens 9: model .* does not reason here"),
         ({"thinking_tokens": 0}, "--thinking-tokens 0 is out of limits: 1 to 1000000"),
-        ({"thought_end": "("}, "is no regular expression"),
+        ({"thought_end": "("}, "is not a regular expression"),
     ],
 )
 def test_bad_options_are_one_line(model, more, message):
