@@ -167,7 +167,7 @@ def test_a_spent_budget_is_said_and_counted_and_no_failure(tmp_path, monkeypatch
     done = fpbench(*words, "--budget", "6")
     assert done.exit_code == 0
     left = 8 - len(read_records(tmp_path).records)
-    assert f"the budget of 6 s is spent: {left} records left; the same command goes on" in done.stderr
+    assert f"the budget of 6 s is spent: {left} records left; the same command continues" in done.stderr
     assert fpbench(*words, "--budget", "0.5").exit_code == 0
     assert fpbench(*TINY, "--out", tmp_path / "new", "--budget", "0.5").exit_code == 4
 
