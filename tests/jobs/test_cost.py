@@ -73,12 +73,14 @@ def test_of_models_that_the_arithmetic_is_not_about_there_is_no_estimate(config,
     assert "at the rate of" not in said
 
 
-def test_seconds_grow_with_the_prompts():
+def test_seconds_grow_with_the_prompts(monkeypatch):
+    monkeypatch.setattr(cost, "_seconds_per_flop", lambda *_: 1e-11)
     few, many = (seconds("embedded", prompts) for prompts in ({512: 1}, {512: 500, 2048: 500}))
     assert all(0 < 2 * one < other for one, other in zip(few, many, strict=True))
 
 
-def test_what_is_compared_writes_nothing():
+def test_what_is_compared_writes_nothing(monkeypatch):
+    monkeypatch.setattr(cost, "_seconds_per_flop", lambda *_: 1e-11)
     assert seconds("embedded", {512: 9}, written=False).most < seconds("embedded", {512: 9}).most
 
 
