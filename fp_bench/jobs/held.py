@@ -53,6 +53,8 @@ class HeldPrefill(SparsePrefill):
         found, over = out[:, rows].float(), seen(index, own, truth)
         if fingerprint(own.q, own.k, own.v) != before:
             raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+        if not bool(found.isfinite().all()):
+            raise IncorrectError(f"in layer {own.layer}, the output is not all finite")
         of_method = defined(method, own, over, rows)
         try:
             right = truth.over(truth.hidden, over).out if of_method is None else of_method

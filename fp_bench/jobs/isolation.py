@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -121,9 +121,7 @@ class WorkerProcess:
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         self._ready = False
         self._calling = threading.RLock()
-        self._pipe, theirs = get_context("forkserver").Pipe()
-        with theirs:
-            self._process = _started((make.__module__, *getattr(make, "IMPORTS", ())), (theirs, make, args))
+        self._pipe, self._process = _started(make, args)
 
     @property
     def pid(self) -> int:
@@ -182,23 +180,27 @@ class WorkerProcess:
             self._process.join(10)
 
 
-def _started(imports: Sequence[str], args: tuple[Any, ...]) -> BaseProcess:
-    """Start a process of `_serve`; restart a server that has ended, once."""
-    last = False
+def _started(make: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Connection, BaseProcess]:
+    """Start a process of `_serve`, and return the pipe to it; restart a server that has ended, once."""
+    context, last = get_context("forkserver"), False
     while True:
-        start_server(imports)
-        process = get_context("forkserver").Process(target=_serve, args=args, daemon=True)
-        try:
-            process.start()
-            return process
-        except (OSError, EOFError) as error:
-            if last:
-                raise UnavailableError(
-                    f"no worker process can be started: their server ended ({type(error).__name__}); its last "
-                    "message is above"
-                ) from None
-            last = True
-            time.sleep(TICK_SECONDS)  # until the one that ends has ended
+        start_server((make.__module__, *getattr(make, "IMPORTS", ())))
+        # A server may have forked a process just before its end; that one has a pipe of its own, and ends with it.
+        ours, theirs = context.Pipe()
+        with theirs:
+            process = context.Process(target=_serve, args=(theirs, make, args), daemon=True)
+            try:
+                process.start()
+                return ours, process
+            except (OSError, EOFError) as error:
+                ours.close()
+                if last:
+                    raise UnavailableError(
+                        f"no worker process can be started: their server ended ({type(error).__name__}); its last "
+                        "message is above"
+                    ) from None
+                last = True
+        time.sleep(TICK_SECONDS)  # until the one that ends has ended
 
 
 def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) -> None:

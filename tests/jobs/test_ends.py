@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -259,6 +259,23 @@ def test_a_server_that_a_method_kills_is_started_again(tmp_path):
         "kills_server": "error",
         "dense": "ok",
     }
+
+
+def test_a_worker_whose_start_seemed_to_fail_answers_in_no_other_s_place(monkeypatch):
+    kind, started = get_context("forkserver").Process, []
+    start = kind.start
+
+    def seems_to_fail(process):
+        start(process)
+        started.append(process.pid)
+        if len(started) == 1:
+            raise EOFError
+
+    monkeypatch.setattr(kind, "start", seems_to_fail)
+    worker = WorkerProcess(Trivial)
+    assert [worker.call("pid") for _ in range(4)] == [started[1]] * 4
+    assert not gone(started[:1])
+    worker.close()
 
 
 class Loads:

@@ -199,7 +199,8 @@ def test_a_model_that_does_not_load_is_loaded_once(tmp_path, monkeypatch):
 
 def test_an_answer_that_is_no_number_is_incorrect(tmp_path, odd_methods):
     (record,) = records_of(tmp_path, request(methods=[Spec("nan")], samples=1, tasks=["fact"]))
-    assert (record.status, record.reason) == ("incorrect", "the logits are not all finite")
+    assert record.status == "incorrect"
+    assert "not all finite" in record.reason
 
 
 def test_a_spent_budget_leaves_whole_samples(tmp_path):
