@@ -44,7 +44,7 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("tune --methods dense", "no knob"),
+        ("tune --methods dense", "no parameter to tune"),
         ("tune --max-kl 0.1 --min-recall 0.9", "two limits"),
         ("tune --max-kl 0", "greater than 0"),
         ("tune --methods nope", "unknown method 'nope'"),
