@@ -19,7 +19,7 @@ RULES = {
     r"(is|are|and) said": "name who reports it, or write 'reported'",
     r"(is|are) told": "name who tells whom",
     r"what is odd|odd (ones|heads)": "name the property, e.g. 'if head_dim is not 64, 128 or 256'",
-    r"but for|all but": "write 'except'",
+    r"but for": "write 'except'",
     r"left it at that": "say what happens",
     r"foret(ell|old)s?": "write 'predict'",
     r"go(es)? on": "write 'continue'",

@@ -70,7 +70,7 @@ USAGE = {
     "latency --out=": "--out is empty",
     "accuracy --suite=": "--suite is empty",
     "latency --resume": "no latency run",
-    "latency --resume --out x": "give one",
+    "latency --resume --out x": "give only one",
     "latency --model embedded --shape 6/2/128 --layers 0": "--shape, --layers: not with --ttft",
     'latency --methods minference:config="/a': "a quote is left open",
     "latency --engine vlm --ttft": "unknown engine 'vlm'",
@@ -134,7 +134,7 @@ USAGE = {
     "latency --batch 99999": "1 to 10000",
     "latency --rounds 10001": "1 to 10000",
     "latency --layers 99999999999": "'99999999999'",
-    "latency --devices 0 --ray auto": "give one",
+    "latency --devices 0 --ray auto": "give only one",
     "latency --model embedded?x=1 --lens 256": "no key 'x'",
     "latency --model embedded?num_hidden_layers=two --lens 256": "num_hidden_layers",
     # accuracy
@@ -204,7 +204,7 @@ MODELS = {
 }
 UNAVAILABLE = {
     RUN + "--inputs captured:{tmp}/cut": "len256_layer0.safetensors",
-    RUN + "--inputs captured:{tmp}/other_shape": "capture's manifest",
+    RUN + "--inputs captured:{tmp}/other_shape": "manifest says",
     RUN + "--inputs captured:{tmp}/not_safetensors": "cannot be read",
     RUN + "--inputs captured:{tmp}/missing": "lacks len256_layer0.safetensors",
     RUN + "--methods dense:impl=fa3": "dense:impl=fa3",
