@@ -26,8 +26,8 @@ from fp_bench.models.masks import (
     both,
     dense_prefill_mask,
     hides_a_key,
-    is_plain_causal,
     packed_positions,
+    plain_causal_keys,
     prefill_mask,
     sequences,
     visible,
@@ -88,7 +88,7 @@ class SparsePrefill:
         self._dense = Dense()
         self._measure_selection = measure_selection
         self._restarts: tuple[Tensor | None, bool] = (None, False)
-        self._plain_mask: tuple[Tensor | None, bool] = (None, False)
+        self._plain_mask: tuple[Tensor | None, int] = (None, 0)
         self._spans: tuple[Tensor | None, Tensor | None, list[Span] | None] = (None, None, None)
         self._former: str | None = None
 
@@ -147,9 +147,9 @@ class SparsePrefill:
         """
         if attention_mask is not None and attention_mask.dim() == 2:
             key, value, attention_mask = _written(key, value, attention_mask)
-        elif attention_mask is not None and self._plain(attention_mask, key.shape[2]):
+        elif attention_mask is not None and (seen := self._plain_keys(attention_mask, key.shape[2])):
             # Only the mask shows it in models whose layers declare themselves not causal.
-            attention_mask, options["is_causal"] = None, True
+            key, value, attention_mask, options["is_causal"] = key[:, :, :seen], value[:, :, :seen], None, True
         attention_mask, selects = with_own_selection(module, query, key, attention_mask, options)
         call = Call(module, query, key, value, attention_mask, options)
         calls = self.counts.layer(module.layer_idx)
@@ -206,13 +206,13 @@ class SparsePrefill:
         calls.add_density(index)
         calls.add_recall(selection_recall(call, index))
 
-    def _plain(self, mask: Tensor, kv_len: int) -> bool:
-        """Whether an additive mask is only plain causal attention."""
+    def _plain_keys(self, mask: Tensor, kv_len: int) -> int:
+        """Return how many keys an additive mask attends to causally, and in no other way; 0 if it says more."""
         if mask.dtype == torch.bool or mask.shape[-2] == 1 or mask.shape[-1] != kv_len:
-            return False
+            return 0
         # Reading the mask waits for the GPU: once for all layers that get the same tensor.
         if self._plain_mask[0] is not mask:
-            self._plain_mask = (mask, is_plain_causal(mask))
+            self._plain_mask = (mask, plain_causal_keys(mask))
         return self._plain_mask[1]
 
     def _sequences(self, call: "Call") -> list[Span] | None:

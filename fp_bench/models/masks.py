@@ -79,17 +79,23 @@ def dense_prefill_mask(**asked: Any) -> Tensor:
     return mask
 
 
-def is_plain_causal(mask: Tensor) -> bool:
-    """Whether an additive mask ``[batch, 1, q_len, kv_len]`` is exactly bottom-right causal."""
-    q_len, kv_len = mask.shape[-2:]
+def plain_causal_keys(mask: Tensor) -> int:
+    """Return how many keys an additive mask ``[batch, 1, q_len, kv_len]`` attends to, if bottom-right causal; else 0.
+
+    Keys after them are hidden from every query: the places of a static cache that are not written yet.
+    """
     hidden = torch.finfo(mask.dtype).min
-    keys = torch.arange(kv_len, device=mask.device)
+    keys = torch.arange(mask.shape[-1], device=mask.device)
+    kv_len = int((keys + 1).where(mask[0, 0, -1] > hidden, 0).max())
+    q_len = mask.shape[-2]
+    if kv_len < q_len:
+        return 0
     for start in range(0, q_len, ROWS):
         rows = mask[:, :, start : start + ROWS]
         seen = keys <= torch.arange(start, start + rows.shape[2], device=mask.device)[:, None] + kv_len - q_len
         if not bool(torch.where(seen, rows == 0, rows <= hidden).all()):
-            return False
-    return True
+            return 0
+    return kv_len
 
 
 def kept_by_model(indices: Tensor, kv_len: int, *, block_size: int = 1) -> Tensor:
@@ -214,7 +220,8 @@ def sequences(mask: Tensor | None, positions: Tensor | None, rows: int, q_len: i
 def _first_keys(mask: Tensor, kv_len: int) -> Tensor | None:
     """Return the first key that each query of a mask sees, ``[rows, q_len]``; -1 of padding, which none sees.
 
-    None where a query sees more or less than all keys from its first one to itself.
+    None where a query sees more or less than all keys from its first one to itself, or a whole row looks like padding:
+    its queries then lie elsewhere, as in a static cache.
     """
     if mask.shape[1] != 1 or mask.shape[-1] != kv_len:
         return None
@@ -229,6 +236,8 @@ def _first_keys(mask: Tensor, kv_len: int) -> Tensor | None:
         firsts.append(first)
         seen_by_any |= seen.any(1)
     padding = ~seen_by_any[:, before:]
+    if bool(padding.all(-1).any()):
+        return None
     return torch.cat(firsts, 1).where(~padding, -1) if bool((torch.cat(whole, 1) | padding).all()) else None
 
 

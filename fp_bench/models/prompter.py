@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -17,7 +18,9 @@ Turns = Sequence[tuple[str, str]]
 NOTHING = "\x00"
 """Placeholder of the user's text, to count the tokens that a template adds."""
 TODAY = date(2024, 7, 26)
-"""What templates that write the date are given, so that a prompt is the same on every day."""
+"""What templates that write the date write, so that a prompt is the same on every day."""
+DATE = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+"""Where a template asks for it. transformers 5.24 passes no functions to templates."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ class Prompter:
                 # Variables of some templates; others ignore them.
                 enable_thinking=self.reasons,
                 thinking=self.reasons,
-                strftime_now=TODAY.strftime,
+                chat_template=DATE.sub(
+                    lambda asked: repr(TODAY.strftime(asked[2])), self.tokenizer.get_chat_template()
+                ),
             )
         except Exception as error:  # templates are programs, and may raise anything
             raise UnavailableError(f"the chat template fails: {' '.join(str(error).split())}") from None

@@ -333,11 +333,13 @@ def test_chunks_at_block_bounds_select_what_the_whole_prompt_does() -> None:
     assert prefill.counts.density() == pytest.approx(whole)
 
 
+@pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("architecture", WINDOWED)
-def test_chunks_with_a_window_equal_the_whole_prompt(architecture: str, static: bool) -> None:
+def test_chunks_with_a_window_equal_the_whole_prompt(architecture: str, static: bool, additive: bool) -> None:
     model, ids = build(WINDOWED[architecture], "eager"), tokens(500)
     expected = logits(model, ids)
+    model._supports_sdpa = not additive  # a model without SDPA is given additive masks
     cache = StaticCache(config=model.config, max_cache_len=600) if static else None
     outputs = []
     with SparsePrefill(model, keeps_all()) as prefill, torch.no_grad():
