@@ -67,7 +67,7 @@ def test_the_verb_writes_a_file_that_the_method_reads(tmp_path):
         (["--method", "dense"], "'dense' has no thresholds"),
         (["--method", "xattention", "--coverage", "2"], "coverage 2 is outside (0, 1]"),
         (["--method", "xattention:stride=7"], "stride"),
-        (["--method", "xattention:tau=0.5"], "taus are found for a stride alone"),
+        (["--method", "xattention:tau=0.5"], "taus are found only for a stride"),
     ],
 )
 def test_bad_words_are_one_line(words, message):

@@ -35,7 +35,7 @@ def test_a_package_that_fails_to_import_is_one_line_and_no_more(tmp_path, monkey
     (tmp_path / "flash_attn" / "__init__.py").write_text("raise ImportError('undefined symbol: x\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
     said = unavailable("fa4", torch.device("cuda"))
-    assert said == "dense:impl=fa4 needs the package flash_attn.cute, which fails: undefined symbol: x"
+    assert said == "dense:impl=fa4 needs the package flash_attn.cute, which fails to import: undefined symbol: x"
 
 
 def test_unknown_implementation_is_a_usage_error_that_lists_them():

@@ -52,7 +52,7 @@ def test_changes_are_part_of_the_name_in_one_order() -> None:
         ("rope=yarn", "write e.g. yarn:4"),
         ("rope=yarn:half", "write e.g. yarn:4"),
         ("rope", "not one new key=value"),
-        ("no_such_key=1", "has no 'no_such_key'"),
+        ("no_such_key=1", "has no key 'no_such_key'"),
     ],
 )
 def test_changes_that_no_model_takes_are_one_line(query: str, message: str) -> None:

@@ -229,7 +229,9 @@ def check(
 
 
 def _rows_of(out: Tensor, call: AttentionCall, rows: Tensor) -> Tensor:
-    """Return a copy of some rows of an output; raise `IncorrectError` if its shape or dtype differs from q's."""
+    """Return a copy of some rows of an output; raise `IncorrectError` if it is no tensor of q's shape and dtype."""
+    if type(out) is not Tensor:  # a subclass may compute when it is read, after the clock has stopped
+        raise IncorrectError(f"output is a {type(out).__name__}; it must be a plain torch.Tensor")
     if out.shape != call.q.shape or out.dtype != call.q.dtype:
         raise IncorrectError(
             f"output is {out.dtype} {list(out.shape)}; it must equal q's: {call.q.dtype} {list(call.q.shape)}"

@@ -57,6 +57,7 @@ def measured(method, rounds=1):
         (cheats.SelectsNowAndThen, "where it is timed its selection misses"),
         (cheats.Overwrites, "a later call overwrote its output"),
         (cheats.GuessesRows, "of a timed call, a head's relative error"),
+        (cheats.ComputesWhenRead, "output is a Later; it must be a plain torch.Tensor"),
         (cheats.Coarse, "relative error to the float32 definition"),
         (cheats.ShortensLists, "writes into the given selection|where it is timed its selection misses"),
         (cheats.SelectsLessWhenTimed, "where it is timed its selection misses"),
