@@ -180,17 +180,19 @@ def rate(speed: float | None) -> str:
 def _progress_lines(records: Iterable[Record], total: int) -> Iterator[Record]:
     """Print the position and the time left: at most one line per cell, and one per failed cell.
 
-    Lines are at least `QUIET_SECONDS` apart; a cell that takes minutes is reported again every `LONG_SECONDS`.
+    Lines are at least `QUIET_SECONDS` apart; a cell that takes minutes is reported again every `LONG_SECONDS`. The
+    time left follows from the records after the first, because that one waits for models and compilers.
     """
-    started = said = monotonic()
+    said = first = monotonic()
     told: set[object] = set()
     for done, record in enumerate(records, 1):
         now = monotonic()
+        first = now if done == 1 else first
         failed = record.status != "ok" and _first(told, _cell(record), record.reason)
         news = now - said > QUIET_SECONDS and _first(told, _cell(record))
         if failed or news or done == total or now - said > LONG_SECONDS:
-            left = (now - started) / done * (total - done)
-            say(f"{done}/{total} {record_line(record)}{f'; about {duration(left)} left' if done < total else ''}")
+            left = (now - first) / max(1, done - 1) * (total - done)
+            say(f"{done}/{total} {record_line(record)}{f'; about {duration(left)} left' if left else ''}")
             said = now
         yield record
 
@@ -221,7 +223,8 @@ def record_line(record: Record) -> str:
         return f"{where}: {record.status}: {record.reason}"
     kept = "" if record.density is None else f", density {record.density:.1%}"
     if isinstance(record, AccuracyRecord):
-        return f"{where}: {100 * (record.score or 0):.0f}{kept}"
+        score = f"{100 * (record.score or 0):.0f}" if record.kl is None else f"KL {record.kl:.4f}"
+        return f"{where}: {score}{kept}"
     assert isinstance(record, LatencyRecord)
     return f"{where} round {record.round}: {record.median_ms:.4g} ms{kept}"
 
