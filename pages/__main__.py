@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
     "speed": SPEED.markdown,
     "rivals": RIVALS.markdown,
-    "real model": REAL.markdown,
+    "real model": partial(REAL.markdown, (0.01, 0.02, 0.05)),
     "real settings": REAL.all_settings,
     "real settings 128k": LONG.all_settings,
     "real settings prose": PROSE.all_settings,

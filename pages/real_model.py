@@ -3,7 +3,7 @@
 ``python -m pages.real_model`` draws the picture again, with a CSV of what it shows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,23 @@ from pages.tables import RESULTS, measured, number, share, speed_up
 
 FOLDER = Path(__file__).parents[1] / "docs" / "img"
 DIGITS = "%.4g"
+METHODS = {
+    "flashprefill": "FlashPrefill",
+    "rbs": "RBS-Attention",
+    "stem": "Stem",
+    "xattention": "XAttention",
+    "prism": "Prism",
+    "flexprefill": "FlexPrefill",
+    "flashprefill_v2": "FlashPrefill V2",
+    "streaming": "StreamingLLM",
+    "delta": "Delta Attention",
+    "minference": "MInference",
+    "spargeattn": "SpargeAttn",
+}
+"""Name of a method -> name of its row."""
+MAIN = ("alpha", "tau", "gamma", "mass", "budget", "n_local")
+"""The parameters along a method's line; other settings are single points."""
+MIXED = "real/qwen2.5-coder-1.5b-mixed"
 
 
 @dataclass(frozen=True)
@@ -33,17 +50,11 @@ class RealModel:
         run: folder of the records, below ``results``: fidelity of a model, and attention on its own Q, K and V.
         length: as on the command line.
         text: what the model reads.
-        limits: KL divergences at which methods are compared, nats.
-        methods: name of a method -> name of its row.
-        main: the parameters along a method's line; other settings are single points.
     """
 
     run: str
     length: str
     text: str
-    limits: tuple[float, ...]
-    methods: Mapping[str, str]
-    main: tuple[str, ...]
 
     def settings(self) -> pd.DataFrame:
         """Return one row per setting: KL with its 95 % interval, nll, agreement, density, recall, milliseconds."""
@@ -52,7 +63,7 @@ class RealModel:
             record
             for record in read_run(RESULTS / self.run).records
             if isinstance(record, AccuracyRecord) and record.seq_len == length and record.status == "ok"
-            if record.method in ("dense", *self.methods)
+            if record.method in ("dense", *METHODS)
         ]
         times = measured(self.run)
         rows = []
@@ -78,22 +89,26 @@ class RealModel:
             )
         return pd.DataFrame(rows)
 
-    def markdown(self) -> str:
-        """Return the table of attention times at equal loss."""
+    def markdown(self, limits: Sequence[float]) -> str:
+        """Return the table of attention times at equal loss.
+
+        Args:
+            limits: KL divergences at which methods are compared, nats.
+        """
         found = self.settings()
         dense_ms = float(found["dense_ms"].iloc[0])
-        head = ["", *(text for limit in self.limits for text in (f"KL {limit:g}: kept", "attention", "vs cuDNN"))]
+        head = ["", *(text for limit in limits for text in (f"KL {limit:g}: kept", "attention", "vs cuDNN"))]
         lines = []
-        for method, name in self.methods.items():
+        for method, name in METHODS.items():
             line = self._line(found, method)
             cells = []
-            for limit in self.limits:
+            for limit in limits:
                 density, ms = (at_loss(line, column, limit) for column in ("density", "ms"))
                 known = density is not None and ms is not None
                 cells += [share(density), f"{number(ms)} ms", speed_up(dense_ms / ms)] if known else ["", "", ""]
             if any(cells):
                 lines.append([name, *cells])
-        dense = ["dense (cuDNN)", *(["100 %", f"{number(dense_ms)} ms", "1.00x"] * len(self.limits))]
+        dense = ["dense (cuDNN)", *(["100 %", f"{number(dense_ms)} ms", "1.00x"] * len(limits))]
         return table(head, [dense, *lines], left=1)
 
     def all_settings(self) -> str:
@@ -146,7 +161,7 @@ class RealModel:
         """Draw KL against attention time, a line a method and a point a setting; return what is drawn."""
         found = self.settings()
         found = found[found["method"] != "dense"]
-        self._draw(axes, found, "ms")
+        self._draw(axes, found)
         dense_ms = float(found["dense_ms"].iloc[0])
         axes.axvline(dense_ms, color=COLOURS["dense"], linewidth=1.3)
         axes.set_title(f"{format_length(parse_length(self.length))}: {self.text}", **PANEL_TITLE)
@@ -154,14 +169,14 @@ class RealModel:
         axes.set_ylabel("KL, nats")
         return found.assign(seq_len=parse_length(self.length))
 
-    def _draw(self, axes: Axes, found: pd.DataFrame, column: str) -> None:
-        for method, name in self.methods.items():
+    def _draw(self, axes: Axes, found: pd.DataFrame) -> None:
+        for method, name in METHODS.items():
             mine, colour = found[found["method"] == method], method_colour(method)
-            axes.vlines(mine[column], mine["low"], mine["high"], color=colour, linewidth=1)
+            axes.vlines(mine["ms"], mine["low"], mine["high"], color=colour, linewidth=1)
             line = self._line(found, method)
-            axes.plot(line[column], line["kl"], color=colour, marker="o", markeredgecolor="white", label=name)
+            axes.plot(line["ms"], line["kl"], color=colour, marker="o", markeredgecolor="white", label=name)
             beside = mine[~mine["label"].isin(line["label"])]
-            axes.plot(beside[column], beside["kl"], color=colour, marker="D", markeredgecolor="white", linestyle="")
+            axes.plot(beside["ms"], beside["kl"], color=colour, marker="D", markeredgecolor="white", linestyle="")
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis in (axes.xaxis, axes.yaxis):
@@ -173,7 +188,7 @@ class RealModel:
         """Return a method's settings along its main parameter."""
         mine = found[found["method"] == method]
         others = mine["label"].map(
-            lambda label: any(part.partition("=")[0] not in self.main for part in label.split(":")[1:])
+            lambda label: any(part.partition("=")[0] not in MAIN for part in label.split(":")[1:])
         )
         return mine[~others.astype(bool)].sort_values("kl")
 
@@ -188,24 +203,9 @@ def at_loss(line: pd.DataFrame, column: str, limit: float) -> float | None:
     return float(np.exp(np.interp(np.log(limit), kl, np.log(line[column].to_numpy()))))
 
 
-METHODS = {
-    "flashprefill": "FlashPrefill",
-    "rbs": "RBS-Attention",
-    "stem": "Stem",
-    "xattention": "XAttention",
-    "prism": "Prism",
-    "flexprefill": "FlexPrefill",
-    "flashprefill_v2": "FlashPrefill V2",
-    "streaming": "StreamingLLM",
-    "delta": "Delta Attention",
-    "minference": "MInference",
-    "spargeattn": "SpargeAttn",
-}
-MAIN = ("alpha", "tau", "gamma", "mass", "budget", "n_local")
-MIXED = "real/qwen2.5-coder-1.5b-mixed"
-REAL = RealModel(MIXED, "32k", "novels and Python source", (0.01, 0.02, 0.05), METHODS, MAIN)
-LONG = RealModel(MIXED, "128k", "the same, YaRN factor 4", (0.033,), METHODS, MAIN)
-PROSE = RealModel("real/qwen2.5-coder-1.5b", "32k", "novels", (0.02, 0.05), METHODS, MAIN)
+REAL = RealModel(MIXED, "32k", "novels and Python source")
+LONG = RealModel(MIXED, "128k", "the same, YaRN factor 4")
+PROSE = RealModel("real/qwen2.5-coder-1.5b", "32k", "novels")
 
 BESIDE = {
     "flashprefill": "FlashPrefill, alpha 0.12",

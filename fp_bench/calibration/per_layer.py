@@ -36,10 +36,12 @@ PRICES = 1e-9, 1e6
 STEPS = 60
 
 Floats = NDArray[np.float64]
+Profile = Mapping[tuple[int, float], Asked]
+"""Trials by the layer that alone is sparse, and its alpha."""
 
 
-def layer_trials(request: TuneRequest, folder: Path) -> dict[tuple[int, float], Asked]:
-    """Return the trials of a profile, by layer and alpha, at the shortest length asked for.
+def layer_trials(request: TuneRequest, folder: Path) -> Profile:
+    """Return the trials of a profile at the shortest length asked for.
 
     Args:
         request: what is tuned.
@@ -55,14 +57,12 @@ def layer_trials(request: TuneRequest, folder: Path) -> dict[tuple[int, float], 
     return found
 
 
-def missing(asked: Mapping[tuple[int, float], Asked], losses: Losses) -> list[Asked]:
+def missing(asked: Profile, losses: Losses) -> list[Asked]:
     """Return the trials that are not measured yet."""
     return [each for each in asked.values() if not losses[each.length, str(each.setting)].keys() >= set(each.numbers)]
 
 
-def factor_file(
-    request: TuneRequest, asked: Mapping[tuple[int, float], Asked], records: Sequence[Record], folder: Path
-) -> Spec:
+def factor_file(request: TuneRequest, asked: Profile, records: Sequence[Record], folder: Path) -> Spec:
     """Write a profile's factors and return FlashPrefill with them.
 
     Raises:

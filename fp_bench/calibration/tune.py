@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil, log2
 from pathlib import Path
 
-from fp_bench.calibration.per_layer import factor_file, layer_trials, missing
+from fp_bench.calibration.per_layer import Profile, factor_file, missing
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, settings
 from fp_bench.calibration.trials import Asked, Losses, answer, losses_of
@@ -61,21 +61,20 @@ class Search:
 
 
 def profile(
-    request: TuneRequest, folder: Path, store: RecordStore, conduct: Conduct, places: Sequence[Place]
+    request: TuneRequest, asked: Profile, store: RecordStore, conduct: Conduct, places: Sequence[Place]
 ) -> Iterator[Record]:
     """Measure each layer alone, unless the run folder has it; yield each record after it is on disk."""
-    wanted = missing(layer_trials(request, folder), losses_of(request, store.records))
-    if wanted:
+    if wanted := missing(asked, losses_of(request, store.records)):
         yield from answer(request, wanted, store, conduct, places)
 
 
-def with_layers(request: TuneRequest, folder: Path, records: Sequence[Record]) -> TuneRequest:
+def with_layers(request: TuneRequest, asked: Profile, folder: Path, records: Sequence[Record]) -> TuneRequest:
     """Return the request with FlashPrefill at a profile's factors, next to its other methods.
 
     Raises:
         UsageError: the profile is unfinished, or no layer may be sparse.
     """
-    setting = factor_file(request, layer_trials(request, folder), records, folder)
+    setting = factor_file(request, asked, records, folder)
     return request.model_copy(update={"methods": [*request.methods, setting]})
 
 

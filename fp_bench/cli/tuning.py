@@ -38,13 +38,13 @@ def tune(request: TuneRequest, how: Conducting) -> None:
             asked = layer_trials(request, folder)
             record(
                 folder,
-                lambda store: profile(request, folder, store, conduct, places),
+                lambda store: profile(request, asked, store, conduct, places),
                 lambda store: sum(len(each.numbers) for each in missing(asked, losses_of(request, store.records))),
                 set(),
                 how.budget,
                 how.quiet,
             )
-            request = with_layers(request, folder, read_records(folder).records)
+            request = with_layers(request, asked, folder, read_records(folder).records)
             todo = searches(request)
         record(
             folder,

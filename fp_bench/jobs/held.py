@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fp_bench.jobs.failures import IncorrectError
-from fp_bench.jobs.latency.changing import fingerprint
+from fp_bench.jobs.latency.changing import WRITES_INPUTS, fingerprint
 from fp_bench.jobs.latency.definition import Truth, allowed, check_error, defined, read_only, seen
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
@@ -52,7 +52,7 @@ class HeldPrefill(SparsePrefill):
         rows = truth.hidden.rows
         found, over = out[:, rows].float(), seen(index, own, truth)
         if fingerprint(own.q, own.k, own.v) != before:
-            raise IncorrectError("it writes into its inputs: Q, K or V is not what it was before the call")
+            raise IncorrectError(WRITES_INPUTS)
         if not bool(found.isfinite().all()):
             raise IncorrectError(f"in layer {own.layer}, the output is not all finite")
         of_method = defined(method, own, over, rows)

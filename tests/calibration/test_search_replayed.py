@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fp_bench.calibration.search import Trial, next_step
+from fp_bench.calibration.trials import sample_number
 from fp_bench.methods.registry import Spec
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import read_run
@@ -21,7 +22,7 @@ def losses():
     found = defaultdict(dict)
     for record in read_run(RUN).records:
         if isinstance(record, AccuracyRecord) and record.seq_len == 32768:
-            found[record.label][int(record.sample_id.rpartition("/")[2])] = record.kl
+            found[record.label][sample_number(record)] = record.kl
     return found
 
 

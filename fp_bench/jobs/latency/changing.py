@@ -13,6 +13,8 @@ WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integers by their size in bytes."""
 STAYS = 128
 """First tokens that stay in place in other content, because every query reads them."""
+WRITES_INPUTS = "it writes into its inputs: Q, K or V changed during the call"
+"""Why a method is incorrect."""
 CHUNK = 2**22
 """Elements hashed at a time."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.jobs.failures import IncorrectError
-from fp_bench.jobs.latency.changing import ChangingCall, fingerprint
+from fp_bench.jobs.latency.changing import WRITES_INPUTS, ChangingCall, fingerprint
 from fp_bench.jobs.latency.definition import (
     Truth,
     allowed,
@@ -241,7 +241,7 @@ def _rows_of(out: Tensor, call: AttentionCall, rows: Tensor) -> Tensor:
 
 def _check_inputs(inputs: ChangingCall) -> None:
     if not inputs.restore():
-        raise IncorrectError("it writes into its inputs: Q, K or V changed during the call")
+        raise IncorrectError(WRITES_INPUTS)
 
 
 def _findings(

@@ -1,6 +1,7 @@
 """Time to first token: the worker process that times a model's prefill with one method."""
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,42 @@ class PrefillTiming:
         )
 
 
-class PrefillWorker:
+class FirstTokenWorker(ABC):
+    """The steps of a worker process that times first tokens, each as an answer that may be a failure."""
+
+    _device: torch.device
+
+    def load(self) -> Answer[None]:
+        """Bring up what answers prompts, unless it is there."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
+        """Make the prompt and have it read; ``layer`` is ignored."""
+        del layer
+        return self._attempt(partial(self._check, shape.seq_len))
+
+    def measure(self, effort: Effort) -> Answer[Any]:
+        """Time one round on the prompt of the last `check`."""
+        return self._attempt(partial(self._measure, effort))
+
+    @abstractmethod
+    def _load(self) -> None: ...
+
+    @abstractmethod
+    def _check(self, length: int) -> PrefillFound: ...
+
+    @abstractmethod
+    def _measure(self, effort: Effort) -> Any: ...
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop what a failed step may have broken."""
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+
+class PrefillWorker(FirstTokenWorker):
     """A model with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token runs from token ids on the device to the first new token on the host, without tokenization
@@ -122,20 +158,6 @@ class PrefillWorker:
         self._ids: Tensor | None = None
         self._layers: list[int] = []
         """Those that the method computes."""
-
-    def load(self) -> Answer[None]:
-        """Build the method and load the model, unless both are there."""
-        return self._attempt(self._load)
-
-    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and run the prefill once; ``layer`` is ignored."""
-        del layer
-        self._ids = None
-        return self._attempt(partial(self._check, shape.seq_len))
-
-    def measure(self, effort: Effort) -> Answer[PrefillTiming]:
-        """Time one round on the prompt of the last `check`."""
-        return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
         """Free the memory of the prompt, or also of the model, which must then be loaded again."""
@@ -156,6 +178,7 @@ class PrefillWorker:
             self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
 
     def _check(self, length: int) -> PrefillFound:
+        self._ids = None
         if self._method is None or self._model is None:
             raise RuntimeError("check comes after load")
         vocabulary = self._model.config.get_text_config().vocab_size
@@ -217,9 +240,6 @@ class PrefillWorker:
         logits: Tensor = self._model(input_ids=self._ids, use_cache=True, logits_to_keep=1).logits
         return logits[0, -1]
 
-    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        return attempt(step, self._device, self._forget)
-
     def _forget(self) -> None:
         self._ids = self._model = None
 
@@ -227,7 +247,8 @@ class PrefillWorker:
 def turned(ids: Tensor) -> Tensor:
     """Return a prompt that begins elsewhere after its first token: as much work, and an answer from memory is wrong."""
     rest = ids[..., 1:]
-    return torch.cat([ids[..., :1], rest.roll(secrets.randbelow(max(1, rest.shape[-1])), -1)], -1)
+    by = 1 + secrets.randbelow(max(1, rest.shape[-1] - 1))  # less than once around
+    return torch.cat([ids[..., :1], rest.roll(by, -1)], -1)
 
 
 class Watched(HeldPrefill):

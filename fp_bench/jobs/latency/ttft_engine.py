@@ -1,16 +1,11 @@
 """Time to first token in vLLM: the worker process that times one method in its own engine."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
-
 import torch
 
-from fp_bench.inputs.source import Shape
-from fp_bench.jobs.failures import Answer, attempt, collect_and_free
+from fp_bench.jobs.failures import collect_and_free
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import WallClock
-from fp_bench.jobs.latency.ttft import PrefillFindings, PrefillFound, PrefillTiming, turned
+from fp_bench.jobs.latency.ttft import FirstTokenWorker, PrefillFindings, PrefillFound, PrefillTiming, turned
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
@@ -21,10 +16,8 @@ from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 
-T = TypeVar("T")
 
-
-class EngineWorker:
+class EngineWorker(FirstTokenWorker):
     """A vLLM engine with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token runs from token ids on the host to the first new token there, with scheduling, chunks, sampling
@@ -37,19 +30,6 @@ class EngineWorker:
         self._method: Method | None = None
         self._engine: VllmEngine | None = None
         self._ids: list[int] = []
-
-    def load(self) -> Answer[None]:
-        """Build the method and start the engine, unless both are there."""
-        return self._attempt(self._load)
-
-    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and run the prefill once; ``layer`` is ignored."""
-        del layer
-        return self._attempt(partial(self._check, shape.seq_len))
-
-    def measure(self, effort: Effort) -> Answer[PrefillTiming]:
-        """Time one round on the prompt of the last `check`."""
-        return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
         """Shut the engine down, which must then be loaded again. Its memory is reserved, so prompts hold none."""
@@ -100,9 +80,6 @@ class EngineWorker:
     def _first_token(self) -> int:
         assert self._engine is not None
         return self._engine.generate(self._ids, 1)[0]
-
-    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        return attempt(step, self._device, self._forget)
 
     def _forget(self) -> None:
         if self._engine is not None:

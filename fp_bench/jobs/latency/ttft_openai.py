@@ -1,18 +1,14 @@
 """Time to first token of a served model: what a worker process does that sends one server its requests."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from statistics import median
-from typing import TypeVar
 from uuid import uuid4
 
 import torch
 
-from fp_bench.inputs.source import Shape
-from fp_bench.jobs.failures import Answer, IncorrectError, attempt
+from fp_bench.jobs.failures import IncorrectError
 from fp_bench.jobs.latency.measure import Effort
-from fp_bench.jobs.latency.ttft import PrefillFound, Unseen
+from fp_bench.jobs.latency.ttft import FirstTokenWorker, PrefillFound, Unseen
 from fp_bench.jobs.latency.worker import Setup
 from fp_bench.jobs.openai.client import Client, Completion
 from fp_bench.jobs.openai.servers import Load, servers
@@ -21,7 +17,6 @@ from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
 from fp_bench.records.record import Cache, Clock
 
-T = TypeVar("T")
 NEW_TOKENS = 64
 """Of each answer, where the server does not end it earlier."""
 FRESH_TOKENS = 8
@@ -60,7 +55,7 @@ class ServedTiming:
         )
 
 
-class ServedWorker:
+class ServedWorker(FirstTokenWorker):
     """The client of one server.
 
     Time to first token is from sending a request to the first piece of text: the network, a queue there, and making
@@ -70,24 +65,15 @@ class ServedWorker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
+        self._device = torch.device("cpu")
         self._client: Client | None = None
         self._ids: list[int] = []
 
-    def load(self) -> Answer[None]:
-        """Ask the server for a token, unless it was asked."""
-        return self._attempt(self._load)
-
-    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
-        """Make the prompt and have it read once; ``layer`` says nothing here."""
-        del layer
-        return self._attempt(partial(self._check, shape.seq_len))
-
-    def measure(self, effort: Effort) -> Answer[ServedTiming]:
-        """Time one round of requests."""
-        return self._attempt(partial(self._measure, effort))
-
     def release(self, everything: bool = True) -> None:
         """Give nothing back: the memory is the server's."""
+
+    def _forget(self) -> None:
+        """Keep the client: a request that failed breaks nothing here."""
 
     def _load(self) -> None:
         setup = self._setup
@@ -126,9 +112,6 @@ class ServedWorker:
     def _fresh(self) -> list[int]:
         first: list[int] = self._tokenizer(uuid4().hex).input_ids[:FRESH_TOKENS]
         return first + self._ids[len(first) :]
-
-    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        return attempt(step, torch.device("cpu"))
 
 
 def _milliseconds(seconds: list[float]) -> list[float]:

@@ -204,7 +204,16 @@ def test_a_cheat_has_no_time_to_first_token(cheat, says, monkeypatch):
     assert says in found.reason
 
 
+def test_a_prompt_that_is_turned_begins_elsewhere(monkeypatch):
+    for drawn in (0, 1):
+        monkeypatch.setattr(ttft.secrets, "randbelow", lambda below, drawn=drawn: drawn % below)
+        assert ttft.turned(torch.tensor([[5, 1, 2, 3]])).tolist() in ([[5, 3, 1, 2]], [[5, 2, 3, 1]])
+    assert ttft.turned(torch.tensor([[5]])).tolist() == [[5]]
+
+
 def test_the_honest_one_has_a_time_to_first_token_of_prompts_that_differ(monkeypatch):
+    # Of eight random places in 300 two are the same in one run of eleven.
+    monkeypatch.setattr(ttft.secrets, "randbelow", lambda below: 37 % below)
     prompts, first_token = [], ttft.PrefillWorker._first_token
     monkeypatch.setattr(
         ttft.PrefillWorker,
