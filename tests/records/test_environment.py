@@ -1,6 +1,7 @@
 import getpass
 import json
 import platform
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,3 +52,12 @@ def test_versions_come_without_importing():
 
 def test_the_code_version_is_stable():
     assert code_version() == code_version()
+
+
+def test_the_commit_of_a_repository_that_the_caller_points_to_is_not_ours(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    ours = environment(None, cuda=None)["git"]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert environment(None, cuda=None)["git"] == ours
