@@ -8,7 +8,7 @@ suites. The command ``fpbench`` is the benchmark.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AttentionCall",
     "BlockIndex",
