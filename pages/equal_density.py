@@ -1,0 +1,82 @@
+"""Two methods at equal density on a pretrained model: who loses less, as a table with p-values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from fp_bench.calibration.trials import sample_number
+from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.store import read_run
+from fp_bench.sizes import parse_length
+from pages.markdown import table
+from pages.real_model import METHODS
+from pages.tables import RESULTS, share
+
+
+@dataclass(frozen=True)
+class EqualDensity:
+    """KL of two methods where both keep the same share of the blocks.
+
+    Each piece of text gives one pair of losses: the KL of its settings of either method, on a straight line between
+    them in logarithms. The pairs are compared with Student's t on logarithms.
+
+    Args:
+        runs: folders of records of the `fidelity` suite, below ``results``.
+        length: as on the command line.
+        methods: two names; of their settings those of ``knob`` alone count.
+        knob: their parameter.
+    """
+
+    runs: Sequence[str]
+    length: str
+    methods: tuple[str, str]
+    knob: str
+
+    def markdown(self, shares: Sequence[float]) -> str:
+        """Return a row per density.
+
+        Args:
+            shares: densities at which to compare.
+        """
+        ours, theirs = (METHODS[name] for name in self.methods)
+        head = ["kept", f"{ours}: KL", f"{theirs}: KL", f"{theirs} / {ours}", "95 %", "p", "pieces"]
+        return table(head, [self._row(at) for at in shares], left=0)
+
+    def _row(self, at: float) -> list[str]:
+        ours, theirs = (self._losses(name, at) for name in self.methods)
+        pieces = sorted(ours.keys() & theirs.keys())
+        first, second = (np.array([losses[piece] for piece in pieces]) for losses in (ours, theirs))
+        change = second - first
+        middle = float(change.mean())
+        half = float(stats.t.ppf(0.975, len(pieces) - 1) * stats.sem(change))
+        p = float(stats.ttest_1samp(change, 0.0).pvalue)
+        return [
+            share(at),
+            f"{np.exp(first.mean()):.4f}",
+            f"{np.exp(second.mean()):.4f}",
+            f"{np.exp(middle):.3f}",
+            f"{np.exp(middle - half):.3f} to {np.exp(middle + half):.3f}",
+            f"{p:.2g}",
+            str(len(pieces)),
+        ]
+
+    def _losses(self, method: str, at: float) -> dict[int, float]:
+        """Return log KL at a density by piece, where settings lie on both sides of it."""
+        points: dict[int, list[tuple[float, float]]] = {}
+        for run in self.runs:
+            for record in read_run(RESULTS / run).records:
+                if not isinstance(record, AccuracyRecord) or record.method != method or record.status != "ok":
+                    continue
+                options = {part.partition("=")[0] for part in record.label.split(":")[1:]}
+                if record.seq_len == parse_length(self.length) and options <= {self.knob} and record.kl:
+                    points.setdefault(sample_number(record), []).append(
+                        (np.log(record.density or 1.0), np.log(record.kl))
+                    )
+        found = {}
+        for piece, pairs in points.items():
+            density, kl = np.array(sorted(pairs)).T
+            if density[0] <= np.log(at) <= density[-1]:
+                found[piece] = float(np.interp(np.log(at), density, kl))
+        return found
