@@ -44,9 +44,17 @@ class Calibration:
 
 
 def calibrate_model(
-    model: str, lengths: Sequence[int], wanted: float, *, text: str | None, seed: int, device: torch.device, dtype: str
+    model: str,
+    lengths: Sequence[int],
+    wanted: float,
+    *,
+    layers: Sequence[int] | None = None,
+    text: str | None,
+    seed: int,
+    device: torch.device,
+    dtype: str,
 ) -> Calibration:
-    """Capture Q, K, V of all layers of a model and find the alpha that keeps ``wanted`` of them.
+    """Capture Q, K, V of a model's layers, all by default, and find the alpha that keeps ``wanted`` of them.
 
     Raises:
         UsageError: a density that no alpha gives, a text that is too short, a length beyond the model's.
@@ -54,8 +62,9 @@ def calibrate_model(
         UnavailableError: the model cannot be loaded.
     """
     check_density(wanted)
-    with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
-        return calibrate(source, wanted, device=device, dtype=parse_dtype(dtype))
+    kind = parse_dtype(dtype)
+    with captured_model(model, lengths, layers=layers, text=text, seed=seed, device=device, dtype=kind) as source:
+        return calibrate(source, wanted, device=device, dtype=kind)
 
 
 def check_density(wanted: float) -> None:

@@ -16,12 +16,19 @@ from fp_bench.models.capture import capture
 
 @contextmanager
 def captured_model(
-    model: str, lengths: Sequence[int], *, text: str | None, seed: int, device: torch.device, dtype: torch.dtype
+    model: str,
+    lengths: Sequence[int],
+    *,
+    layers: Sequence[int] | None = None,
+    text: str | None,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Iterator[Captured]:
-    """Capture Q, K, V of all layers of a model; they are gone afterwards. Arguments and errors: `capture`."""
+    """Capture Q, K, V of a model's layers; they are gone afterwards. Arguments and errors: `capture`."""
     with TemporaryDirectory(prefix="fpbench-calibrate-") as folder:
         out = Path(folder) / "capture"
-        capture(model, lengths, out, text=text, seed=seed, device=device, dtype=dtype)
+        capture(model, lengths, out, layers=layers, text=text, seed=seed, device=device, dtype=dtype)
         yield Captured(out)
 
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import CHANGES, ROPE, Request, with_model_changes
+from fp_bench.jobs.request import ARGUMENTS, CHANGES, ROPE, Request, with_model_changes
 from fp_bench.jobs.values import Lengths, Specs
 from fp_bench.records.record import AccuracyRecord
 
@@ -23,6 +23,7 @@ class TuneRequest(Request):
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
+    model_arg: str | None = Field(None, description=ARGUMENTS)
     lens: Lengths = Field(
         "4k",  # type: ignore[arg-type]
         description="Lengths in tokens: 32k, 4k-64k (doubling), separated by commas.",

@@ -100,10 +100,11 @@ def searches(request: TuneRequest) -> list[Search]:
 
 def _samples(request: TuneRequest) -> Mapping[int, tuple[int, range]]:
     """Return for each length the most samples per setting, and the held-out ones."""
+    tokenizer = model_facts(request.model).tokenizer  # a model that does not load is refused before there is a run
     if request.text is None:
         return {length: (request.samples, _after(request.samples, HELD_OUT)) for length in request.lens}
     text = Fidelity(Fidelity.Params(text=request.text)).text()
-    tokens = len(model_facts(request.model).tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+    tokens = len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
     found = {}
     for length in request.lens:
         pieces = tokens // length

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import Wide, known, within
+from fp_bench.cli.options import Arguments, Changes, Rope, Wide, known, model_name, within
 from fp_bench.cli.recording import exit_code
 from fp_bench.methods.registry import Spec
 from fp_bench.methods.registry import methods as registered
@@ -45,19 +45,23 @@ def doctor(
         str | None,
         typer.Option("--model", "-M", help="Show which layers of this model would run sparse, and if not, why."),
     ] = None,
+    rope: Rope = None,
+    model_changes: Changes = None,
+    model_arg: Arguments = None,
     chosen: Annotated[
         str | None, typer.Option("--methods", "-m", help="For --model: these methods; default: all available ones.")
     ] = None,
     wide: Wide = False,
 ) -> None:
     """Describe this machine and what runs on it, or which layers of a model would run sparse, and if not, why."""
-    if model is not None:
+    if model or rope or model_changes or model_arg:
+        name = model_name(model, rope, model_changes, model_arg)
         specs = Spec.parse_all(chosen) if chosen else None
         known(specs, registered)
         from fp_bench.cli.listings.layers import layer_tables
         from fp_bench.cli.terminal import show_tables
 
-        show_tables(layer_tables(model, specs), wide)
+        show_tables(layer_tables(name, specs), wide)
         return
     if aa:
         _measure_noise(rounds)

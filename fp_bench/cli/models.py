@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from fp_bench.cli.front import app
-from fp_bench.cli.options import numbers, read_text, within
+from fp_bench.cli.options import LAYERS, Arguments, Changes, Rope, model_name, numbers, read_text, within
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import CHANGES, ROPE, with_model_changes
 from fp_bench.methods.registry import Spec
 from fp_bench.sizes import parse_lengths
 
@@ -16,8 +15,6 @@ Lens = Annotated[str, typer.Option("--lens", "-l", help="Lengths in tokens, as f
 Model = Annotated[
     str, typer.Option("--model", "-M", help="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
 ]
-Rope = Annotated[str | None, typer.Option(help=ROPE)]
-Changes = Annotated[str | None, typer.Option("--model-config", help=CHANGES)]
 Text = Annotated[Path | None, typer.Option(help="Text file to read; default: a generated prompt.")]
 Device = Annotated[str | None, typer.Option(help="Device of the model; default: the GPU if there is one.")]
 Dtype = Annotated[str, typer.Option(help="Data type of the model: bf16, fp16 or fp32.")]
@@ -30,8 +27,9 @@ def capture(
     model: Model = "embedded",
     rope: Rope = None,
     model_changes: Changes = None,
+    model_arg: Arguments = None,
     text: Text = None,
-    layers: Annotated[str | None, typer.Option(help="Layers to save, e.g. 0,3; default: all.")] = None,
+    layers: Annotated[str | None, typer.Option(help=LAYERS.format("save"))] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, for --inputs captured:FOLDER.")] = Path(
         "runs/captured"
     ),
@@ -41,7 +39,7 @@ def capture(
 ) -> None:
     """Save the Q, K, V of a model's attention on a text, as inputs for latency."""
     lengths, chosen = parse_lengths(lens), numbers(layers, "layers")
-    name = _name(model, rope, model_changes)
+    name = model_name(model, rope, model_changes, model_arg)
     content = read_text(text) if text else None
     from fp_bench.cli.terminal import say
     from fp_bench.jobs.machine import parse_device, parse_dtype
@@ -76,7 +74,9 @@ def calibrate(
     model: Model = "embedded",
     rope: Rope = None,
     model_changes: Changes = None,
+    model_arg: Arguments = None,
     text: Text = None,
+    layers: Annotated[str | None, typer.Option(help="For flashprefill: " + LAYERS.format("read"))] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="For xattention: the file to write.")] = Path(
         "runs/taus.json"
     ),
@@ -85,8 +85,8 @@ def calibrate(
     seed: Seed = 0,
 ) -> None:
     """Find a method's thresholds on a model: FlashPrefill's alpha for a density, or XAttention's tau per head."""
-    lengths, spec = parse_lengths(lens), Spec.parse(method)
-    name = _name(model, rope, model_changes)
+    lengths, spec, chosen = parse_lengths(lens), Spec.parse(method), numbers(layers, "layers")
+    name = model_name(model, rope, model_changes, model_arg)
     content = read_text(text) if text else None
     if spec.name not in ("flashprefill", "xattention"):
         raise UsageError(f"--method {method!r} has no thresholds to calibrate; write flashprefill or xattention")
@@ -94,6 +94,8 @@ def calibrate(
         raise UsageError(f"--method {method!r}: alpha is found only for the default rule; write flashprefill")
     if spec.name == "xattention" and spec.options.keys() - {"stride"}:
         raise UsageError(f"--method {method!r}: taus are found only for a stride; write xattention:stride=16")
+    if spec.name == "xattention" and chosen is not None:
+        raise UsageError("--layers: a file of taus needs every layer; remove it, or calibrate flashprefill")
     from fp_bench.cli.terminal import say, show_tables
     from fp_bench.jobs.machine import parse_device
 
@@ -101,7 +103,7 @@ def calibrate(
     if spec.name == "flashprefill":
         from fp_bench.calibration.alpha import calibrate_model
 
-        found = calibrate_model(name, lengths, density, text=content, seed=seed, device=on, dtype=dtype)
+        found = calibrate_model(name, lengths, density, layers=chosen, text=content, seed=seed, device=on, dtype=dtype)
         show_tables([found.table()])
         say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal query-key pairs at {lens}; use it with:")
         print(f"flashprefill:alpha={found.alpha:.4g}")
@@ -123,6 +125,7 @@ def search_heads(
     model: Model = "embedded",
     rope: Rope = None,
     model_changes: Changes = None,
+    model_arg: Arguments = None,
     text: Text = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("runs/patterns.json"),
     device: Device = None,
@@ -130,7 +133,7 @@ def search_heads(
     seed: Seed = 0,
 ) -> None:
     """Find MInference's pattern for every head of a model: the candidate that covers most of its attention."""
-    lengths, name = parse_lengths(lens), _name(model, rope, model_changes)
+    lengths, name = parse_lengths(lens), model_name(model, rope, model_changes, model_arg)
     content = read_text(text) if text else None
     from fp_bench.calibration.heads import search_model
     from fp_bench.cli.terminal import say, show_tables
@@ -141,9 +144,3 @@ def search_heads(
     show_tables([found.table()])
     say(f"patterns that cover {found.mean:.1%} of the attention, in {out}; use them with:")
     print(f"minference:config={out}")
-
-
-def _name(model: str, rope: str | None, changes: str | None) -> str:
-    """Return a model's name with the changes to its configuration."""
-    name: str = with_model_changes({"model": model, "rope": rope, "model_changes": changes})["model"]
-    return name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fp_bench.errors import UsageError
+from fp_bench.jobs.request import ARGUMENTS, CHANGES, ROPE, with_model_changes
 from fp_bench.jobs.values import parse_numbers
 from fp_bench.methods.registry import Registry, Spec
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from fp_bench.records.store import Run
 
 
+Rope = Annotated[str | None, typer.Option(help=ROPE)]
+Changes = Annotated[str | None, typer.Option("--model-config", help=CHANGES)]
+Arguments = Annotated[str | None, typer.Option(help=ARGUMENTS)]
+LAYERS = "Layers to {}, e.g. 0,3; default: all."
 Wide = Annotated[bool, typer.Option("--wide", "-w", help="Print one line per row, however wide the table.")]
 
 
@@ -53,6 +58,17 @@ def known(specs: Iterable[Spec] | None, registry: Registry) -> None:
     registry.warn_of_hidden()
     for spec in specs or ():
         registry.check(spec.name)
+
+
+def model_name(model: str | None, rope: str | None, changes: str | None, arguments: str | None) -> str:
+    """Return a model's name with the changes to it.
+
+    Raises:
+        UsageError: changes without a model.
+    """
+    given = {"model": model, "rope": rope, "model_changes": changes, "model_arg": arguments}
+    name: str = with_model_changes(given)["model"]
+    return name
 
 
 def numbers(text: str | None, what: str) -> list[int] | None:

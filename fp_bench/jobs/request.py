@@ -171,6 +171,11 @@ def _text(value: Any) -> str:
 ROPE = "Extend rotary positions, e.g. yarn:4 or yarn:4,beta_fast=16; short for --model MODEL?rope=yarn:4."
 CHANGES = "Change the model's configuration: key=value, separated by commas; short for --model MODEL?key=value."
 
+ARGUMENTS = (
+    "Arguments of loading the model: key=value, separated by commas, e.g. revision=main; short for --model "
+    "MODEL?revision=main."
+)
+
 
 def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options with changes to a model moved into the model's name, their only form in records and keys.
@@ -180,11 +185,12 @@ def with_model_changes(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(given)
     rope, config = found.pop("rope", None), found.pop("model_changes", found.pop("model_config", None))
-    changes = ([f"rope={rope}"] if rope else []) + (parse_words(config) if config else [])
+    words = ",".join(filter(None, (config, found.pop("model_arg", None))))
+    changes = ([f"rope={rope}"] if rope else []) + (parse_words(words) if words else [])
     if not changes:
         return found
     if (name := found.get("model")) is None:
-        raise UsageError("--rope and --model-config change a model; give --model")
+        raise UsageError("--rope, --model-config and --model-arg change a model; give --model")
     return found | {"model": name + ("&" if "?" in name else "?") + "&".join(changes)}
 
 
@@ -217,6 +223,7 @@ class LatencyRequest(Request):
     )
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
+    model_arg: str | None = Field(None, description=ARGUMENTS)
     engine: str = Field("hf", description=ENGINE.format(" of --ttft"))
     concurrency: Concurrencies | None = Field(
         None, description="Requests at once to a server, e.g. 1,4,16; default: 1."
@@ -292,6 +299,7 @@ class AccuracyRequest(Request):
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
+    model_arg: str | None = Field(None, description=ARGUMENTS)
     samples: int | None = Field(
         None, ge=1, le=100_000, description="Samples per task and length; default: 50, 3 on a CPU."
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from fp_bench.errors import UnsupportedError, UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_name
 from fp_bench.models.load import load_model, model_label
+from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.spec import positions
 from fp_bench.models.written_prompt import needle_prompt
 
@@ -57,6 +59,8 @@ def capture(
     from transformers import AttentionInterface
 
     _check_folder(out)
+    if not sys.stderr.isatty():
+        no_progress_bars()
     recorder = _Recorder(out)
     AttentionInterface.register(ATTENTION, recorder)
     network, tokenizer = load_model(model, device=device, dtype=dtype, attention=ATTENTION)

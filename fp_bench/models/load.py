@@ -46,14 +46,19 @@ def _found(spec: ModelSpec) -> dict[str, Any]:
     """Return where transformers finds a model.
 
     Raises:
+        UsageError: a revision of files that have none.
         UnavailableError: a missing folder, or an unreadable GGUF file.
     """
+    where = {key: value for key, value in spec.loading if key == "revision"}
+    local = spec.source == EMBEDDED or spec.gguf is not None or Path(spec.source).is_dir()
+    if local and where:
+        raise UsageError(f"model {spec.source!r} has no revisions; only repositories of the hub have")
     if (file := spec.gguf) is None:
-        if spec.names_a_folder and not Path(spec.source).is_dir():
+        if spec.names_a_folder and not local:
             raise UnavailableError(f"model folder {spec.source} does not exist")
-        return {"pretrained_model_name_or_path": embedded.path() if spec.source == EMBEDDED else spec.source}
+        return where | {"pretrained_model_name_or_path": embedded.path() if spec.source == EMBEDDED else spec.source}
     check_gguf(file)
-    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    return where | {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
 
 
 class ModelFacts(NamedTuple):
@@ -89,17 +94,18 @@ def load_model(
 
     Args:
         name: ``embedded``, a folder, a repository of the Hugging Face hub, a GGUF file, or ``random:`` and one of
-            these; changes to its configuration after it, as `ModelSpec` takes them.
+            these; changes to its configuration and arguments of loading after it, as `ModelSpec` takes them.
         device: device of the weights.
         dtype: of weights and activations.
         attention: a registered attention function of transformers; eager for a model
             without SDPA support.
-        spread: distribute layers over all visible GPUs (``device_map``), for models larger than one.
+        spread: distribute layers over all visible GPUs, for models larger than one; ``device_map=auto``.
 
     Returns:
         The model in evaluation mode, and its tokenizer; None with random weights.
 
     Raises:
+        UsageError: a change to its configuration, or an argument of loading, that it does not take.
         UnavailableError: it cannot be found, downloaded or read, or its weights do not fit its configuration.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -107,8 +113,12 @@ def load_model(
     config = _whole_config(name)
     attention = _taken_attention(config, attention)
     spec = ModelSpec.parse(name)
+    given = ({"device_map": "auto"} if spread else {}) | dict(spec.loading)
     if spec.random:
-        return _random_model(config, device, dtype, attention), None
+        if alien := [key for key in given if key not in ("revision", "experts_implementation")]:
+            raise UsageError(f"model {name!r}: {alien[0]} needs stored weights, but these are random")
+        experts = {key: value for key, value in given.items() if key != "revision"}
+        return _random_model(config, device, dtype, attention, **experts), None
     with _or_unavailable(name):
         tokenizer = AutoTokenizer.from_pretrained(trust_remote_code=False, **_found(spec))
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -116,15 +126,14 @@ def load_model(
             dtype=dtype,
             attn_implementation=attention,
             trust_remote_code=False,
-            device_map="auto" if spread else None,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, with their names
-            **_found(spec),
+            **(given | _found(spec)),
         )
     check_weights(name, model, report)
     if spec.gguf is not None:
         _forget_quantisation(model)
-    return (model if spread else model.to(device)).eval(), tokenizer
+    return (model if "device_map" in given else model.to(device)).eval(), tokenizer
 
 
 def model_without_weights(name: str) -> Any:
@@ -194,12 +203,12 @@ def _forget_quantisation(model: Any) -> None:
             delattr(owner, name)
 
 
-def _random_model(config: Any, device: torch.device, dtype: torch.dtype, attention: str) -> Any:
+def _random_model(config: Any, device: torch.device, dtype: torch.dtype, attention: str, **experts: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
     with device:
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention, **experts)
     return model.to(device).eval()
 
 
@@ -222,7 +231,7 @@ def model_source(name: str) -> str | Path:
 def _or_unavailable(name: str) -> Iterator[None]:
     try:
         yield
-    except UnavailableError:
+    except (UsageError, UnavailableError):
         raise
     except Exception as error:
         # Broken files raise any exception in their reader; a device without memory is a different failure.

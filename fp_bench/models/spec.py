@@ -1,6 +1,8 @@
 """Names of models: a folder, repository or GGUF file, optionally with random weights or a changed configuration."""
 
 import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,6 +12,22 @@ from fp_bench.errors import UsageError, first_line
 RANDOM = "random:"
 """Prefix for a folder or repository: its configuration with random weights, for timing only."""
 FORM = "write MODEL?rope=TYPE:FACTOR and MODEL?KEY=VALUE, joined by &"
+
+NAME = re.compile(r"[\w./-]+")
+LOADING: Mapping[str, Sequence[str] | re.Pattern[str]] = {
+    "revision": NAME,
+    "variant": NAME,
+    "device_map": ("auto", "balanced", "balanced_low_0", "sequential"),
+    "experts_implementation": ("eager", "batched_mm", "grouped_mm"),
+}
+"""Arguments of transformers' ``from_pretrained`` -> their values."""
+ELSEWHERE = {
+    "dtype": "give --dtype",
+    "torch_dtype": "give --dtype",
+    "attn_implementation": "methods compute the attention; give e.g. --methods dense:impl=sdpa",
+    "trust_remote_code": "code of a repository is never run",
+}
+"""Arguments that are not taken -> what to do instead."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +40,15 @@ class ModelSpec:
     """Whether its weights are random."""
     changes: tuple[tuple[str, str], ...] = ()
     """Changes to its configuration, sorted by key."""
+    loading: tuple[tuple[str, str], ...] = ()
+    """Arguments of ``from_pretrained``, sorted by key."""
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Parse a name, e.g. ``FOLDER?rope=yarn:4``.
+        """Parse a name, e.g. ``FOLDER?rope=yarn:4`` or ``OWNER/NAME?revision=main``.
 
         Raises:
-            UsageError: changes that are not ``key=value``, or repeated ones.
+            UsageError: changes that are not ``key=value``, or repeated ones; an argument of loading that is not taken.
         """
         source, _, query = name.removeprefix(RANDOM).partition("?")
         changes: dict[str, str] = {}
@@ -36,8 +56,10 @@ class ModelSpec:
             key, equals, value = change.partition("=")
             if not (key and equals and value) or key in changes:
                 raise UsageError(f"model {name!r}: change {change!r} is not one new key=value; {FORM}")
+            _check_loading(name, key, value)
             changes[key] = value
-        return cls(source, name.startswith(RANDOM), tuple(sorted(changes.items())))
+        loading = {key: changes.pop(key) for key in sorted(changes.keys() & LOADING.keys())}
+        return cls(source, name.startswith(RANDOM), tuple(sorted(changes.items())), tuple(loading.items()))
 
     @property
     def gguf(self) -> Path | None:
@@ -51,8 +73,9 @@ class ModelSpec:
 
     @property
     def query(self) -> str:
-        """The changes in the form of names and records, after ``?``; empty without any."""
-        return "?" + "&".join(f"{key}={value}" for key, value in self.changes) if self.changes else ""
+        """Changes and arguments in the form of names and records, after ``?``; empty without any."""
+        given = sorted(self.changes + self.loading)
+        return f"?{_joined(given)}" if given else ""
 
     def change(self, config: Any) -> None:
         """Change the configuration of a model's text part.
@@ -65,13 +88,32 @@ class ModelSpec:
                 if key == "rope":
                     _stretch(config, value)
                 elif not hasattr(config, key):
-                    raise UsageError(f"{type(config).__name__} has no key {key!r}; name one of its keys")
+                    raise UsageError(
+                        f"{type(config).__name__} has no key {key!r}, and loading takes only {', '.join(LOADING)}"
+                    )
                 else:
                     setattr(config, key, _value(value))
             if self.changes:
                 config.validate_rope()
         except Exception as error:  # a configuration checks itself, each kind with exceptions of its own
-            raise UsageError(f"model {self.source!r}: {self.query[1:]} is refused: {first_line(error)}") from None
+            why = first_line(error)
+            raise UsageError(f"model {self.source!r}: {_joined(self.changes)} is refused: {why}") from None
+
+
+def _check_loading(name: str, key: str, value: str) -> None:
+    """Refuse an argument of loading that is not taken, or a value that it does not have."""
+    if key in ELSEWHERE:
+        raise UsageError(f"model {name!r}: {key} is not taken; {ELSEWHERE[key]}")
+    values = LOADING.get(key)
+    if isinstance(values, re.Pattern):
+        if not values.fullmatch(value):
+            raise UsageError(f"model {name!r}: {key} may have only letters, digits and the characters . _ - /")
+    elif values and value not in values:
+        raise UsageError(f"model {name!r}: {key} is one of {', '.join(values)}, not {value}")
+
+
+def _joined(given: Iterable[tuple[str, str]]) -> str:
+    return "&".join(f"{key}={value}" for key, value in given)
 
 
 def positions(config: Any) -> int | None:

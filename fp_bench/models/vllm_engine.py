@@ -68,7 +68,7 @@ class VllmEngine:
         if (device.index or 0) != 0:
             raise UsageError(f"--engine vllm runs on the first visible GPU, not on {device}; set CUDA_VISIBLE_DEVICES")
         spec = ModelSpec.parse(model)
-        if spec.changes or spec.gguf is not None:
+        if spec.query or spec.gguf is not None:
             raise UsageError(f"--engine vllm reads no GGUF files and no changed keys, as {model!r}; use --engine hf")
         # In this process, so that attention can be swapped and counted; vLLM reads it when it is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"

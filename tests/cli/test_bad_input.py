@@ -178,6 +178,15 @@ USAGE = {
     "calibrate --method flashprefill:alpha": "'alpha'",
     "calibrate --method xattention --coverage 2": "coverage 2",
     "calibrate --seed -1": "--seed -1",
+    "calibrate --layers 99 --density 0.9": "layer 99",
+    "calibrate --layers 0 --method xattention": "every layer",
+    "calibrate --model-arg revision=main": "no revisions",
+    "capture --model-arg dtype=fp32": "give --dtype",
+    "doctor --model-arg device_map=auto": "give --model",
+    "doctor --model embedded --model-arg device_map=none": "device_map",
+    "accuracy --model-arg device_map=none": "balanced",
+    "tune --model-arg revision=main": "no revisions",
+    "latency --model embedded --model-arg revision": "key=value",
 }
 MODEL = {
     "model_type": "qwen3", "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.rewrite_commands import mend_file
+from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli import app
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import MANIFEST, CaptureManifest
@@ -145,6 +146,14 @@ def test_changes_to_a_model_are_in_its_name_and_in_the_command(verb: type[Reques
     asked = verb.parse(options)
     assert asked.model == "m.gguf?rope=yarn:4&rms_norm_eps=1e-5&x=2"
     assert asked == verb.parse({"model": asked.model}) == read_command(asked.command)
+
+
+@pytest.mark.parametrize("verb", [AccuracyRequest, LatencyRequest, TuneRequest])
+def test_arguments_of_loading_are_in_the_name_too(verb: type[Request]) -> None:
+    asked = verb.parse({"model": "someone/model", "rope": "yarn:4", "model_arg": "revision=v2,device_map=auto"})
+    assert asked.model == "someone/model?rope=yarn:4&revision=v2&device_map=auto"
+    with pytest.raises(UsageError, match="give --model"):
+        LatencyRequest.parse({"model_arg": "revision=v2"})
 
 
 def test_changes_need_a_model() -> None:

@@ -10,7 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, GptOssConfig, LlamaConfig, Qwen2Config, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GptOssConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    set_seed,
+)
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.models import embedded
@@ -19,6 +28,7 @@ from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.spec import ModelSpec, positions
 
 CPU = torch.device("cpu")
+Given = dict[str, str]
 
 
 def test_rope_is_stretched_in_the_configuration_and_in_the_label() -> None:
@@ -53,12 +63,57 @@ def test_changes_are_part_of_the_name_in_one_order() -> None:
         ("rope=yarn:half", "write e.g. yarn:4"),
         ("rope", "not one new key=value"),
         ("no_such_key=1", "has no key 'no_such_key'"),
+        ("device_map=anywhere", "device_map is one of auto, balanced, balanced_low_0, sequential, not anywhere"),
+        ("revision=a b", "revision may have only letters"),
+        ("revision=main", "'embedded' has no revisions"),
+        ("dtype=float32", "give --dtype"),
+        ("attn_implementation=eager", "dense:impl=sdpa"),
+        ("trust_remote_code=true", "never run"),
     ],
 )
 def test_changes_that_no_model_takes_are_one_line(query: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         model_config(f"embedded?{query}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "tokenizer", "model"),
+    [
+        ("someone/model", {}, {}, {}),
+        ("someone/model?revision=v2&variant=fp16", {"revision": "v2"}, {"revision": "v2"}, {"variant": "fp16"}),
+        ("embedded?device_map=auto", {}, {}, {"device_map": "auto"}),
+        ("embedded?experts_implementation=batched_mm", {}, {}, {"experts_implementation": "batched_mm"}),
+    ],
+)
+def test_arguments_of_loading_reach_transformers(
+    monkeypatch: pytest.MonkeyPatch, name: str, config: Given, tokenizer: Given, model: Given
+) -> None:
+    known = model_config("embedded")
+    asked: dict[Any, Given] = {}
+
+    def ask(reader: Any, answer: Any) -> None:
+        def read(**given: Any) -> Any:
+            asked[reader] = given
+            return answer
+
+        monkeypatch.setattr(reader, "from_pretrained", read)
+
+    loaded = LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, hidden_size=32, intermediate_size=8, vocab_size=8))
+    ask(AutoConfig, known)
+    ask(AutoTokenizer, None)
+    ask(AutoModelForCausalLM, (loaded, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}))
+    load_model(name, device=CPU, dtype=torch.float32)
+    taken = {"revision", "variant", "device_map", "experts_implementation"}
+    found = [{key: asked[reader][key] for key in taken & asked[reader].keys()} for reader in asked]
+    assert found == [config, tokenizer, tokenizer | model]
+    assert model_label(name).partition("?")[2] == name.partition("?")[2]
+
+
+@pytest.mark.parametrize("query", ["device_map=auto", "variant=fp16"])
+def test_random_weights_take_no_arguments_of_stored_ones(query: str) -> None:
+    with pytest.raises(UsageError, match="needs stored weights"):
+        load_model(f"random:embedded?{query}", device=CPU, dtype=torch.float32)
 
 
 def test_models_that_sdpa_does_not_take_run_eager() -> None:
