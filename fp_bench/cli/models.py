@@ -84,7 +84,10 @@ def calibrate(
     dtype: Dtype = "bf16",
     seed: Seed = 0,
 ) -> None:
-    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, or XAttention's tau per head."""
+    """Find a method's thresholds on a model: FlashPrefill's alpha for a density, or XAttention's tau per head.
+
+    For a limit on the loss of quality instead of a density, use fpbench tune --max-kl.
+    """
     lengths, spec, chosen = parse_lengths(lens), Spec.parse(method), numbers(layers, "layers")
     name = model_name(model, rope, model_changes, model_arg)
     content = read_text(text) if text else None
