@@ -11,7 +11,6 @@ from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from fp_bench.errors import UnavailableError, UsageError
@@ -166,9 +165,7 @@ class RecordStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
                 self._check_place()
@@ -230,7 +227,8 @@ class RecordStore:
         except OSError:
             pass
         held = [*self.records, *in_hand]
-        beside = next(place for n in range(1, 10_000) if not (place := _beside(self.folder, n)).exists())
+        names = (f"{self.folder.name}-saved-{number}" for number in range(1, 10_000))
+        beside = next(place for name in names if not (place := self.folder.with_name(name)).exists())
         try:
             beside.mkdir(parents=True)
             replace_file(beside / RECORDS, b"".join(map(_line, held)))
@@ -320,10 +318,6 @@ class RecordStore:
 
 def _line(record: Record) -> bytes:
     return record.model_dump_json(exclude_none=True).encode() + b"\n"
-
-
-def _beside(folder: Path, number: int) -> Path:
-    return folder.with_name(f"{folder.name}-saved-{number}")
 
 
 def _masked(value: Any) -> Any:

@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from fp_bench.errors import UsageError, did_you_mean
-from fp_bench.jobs.accuracy.worker import Answered, Stripe
+from fp_bench.jobs.accuracy.worker import Stripe
 from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate, candidates
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
@@ -18,7 +18,7 @@ from fp_bench.models.load import EMBEDDED, model_facts, model_label
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
-from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.record import AccuracyRecord, Fields
 from fp_bench.sizes import format_length
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.suite import Suite
@@ -49,9 +49,9 @@ class Item(Asked):
     compared: bool
     """Whether the sample has no answers, so that distributions are compared with dense attention's."""
 
-    def answered(self, found: Answered) -> AccuracyRecord:
+    def answered(self, found: Fields) -> AccuracyRecord:
         """Return the record of an answer."""
-        return AccuracyRecord.measured(self.asked, asdict(found))
+        return AccuracyRecord.measured(self.asked, found)
 
     def failed(self, why: Failure) -> AccuracyRecord:
         """Return the record of a failed sample."""
@@ -132,7 +132,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     methods = candidates(specs, request.backend, request.servers)
     samples = request.samples or (GPU_SAMPLES if machine.gpu or request.servers else CPU_SAMPLES)
-    counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
+    available = {(name, task): suites[name].available(task) for name in suites for task in tasks[name]}
     # Once, because they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
     reasoning = _reasoning(request, reads)
@@ -152,7 +152,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         for number in range(samples)
         for name in suites
         for task in tasks[name]
-        if number < counts[name, task]
+        if (most := available[name, task]) is None or number < most
         for candidate in methods
     ]
     return Plan(request, machine, methods, items, samples, any(chat.values()), reasoning, code_version())
@@ -202,13 +202,7 @@ def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
             raise UsageError(f"no suite has task {task!r}{did_you_mean(task, known)}")
 
 
-def _count(suite: Suite, task: str, samples: int) -> int:
-    """Return the number of samples of a task, at most as many as it has."""
-    available = suite.available(task)
-    return samples if available is None else min(samples, available)
-
-
-def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
+def _asked_of_all(request: AccuracyRequest) -> Fields:
     """Return the record fields that all items have in common."""
     return {
         "kind": "accuracy",
@@ -220,7 +214,7 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
     }
 
 
-def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str, Any]:
+def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> Fields:
     """Return the record fields that all items of a suite have in common."""
     return {
         "suite": suite.name,
@@ -234,7 +228,7 @@ def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str
 
 def _asked(
     request: AccuracyRequest, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
-) -> dict[str, Any]:
+) -> Fields:
     """Return the record fields of an item that are known before it is answered."""
     method = candidate.fields()
     one = request.pinned(

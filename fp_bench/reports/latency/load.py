@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fp_bench.records.record import LatencyRecord
 from fp_bench.records.store import newest
@@ -16,11 +16,12 @@ from fp_bench.reports.drawing import (
     Plot,
     label_ends,
     left_out,
+    log_axis,
     method_lines,
     new_figure,
 )
 from fp_bench.reports.latency.tables import SETTING, setting_title
-from fp_bench.reports.table import Table
+from fp_bench.reports.table import Table, or_blank
 from fp_bench.sizes import format_length
 
 ALIKE = SETTING[:-1]
@@ -71,7 +72,7 @@ def load_tables(table: pd.DataFrame) -> list[Table]:
     Args:
         table: what `served` returns.
     """
-    columns = [*MEASURES, "request_throughput", "vs_dense"]
+    columns = [*MEASURES, "request_throughput"]
     headings = [f"{name.removesuffix('_ms').upper()} p{percent}" for name in TIMES for percent in PERCENTILES]
     headings = ["length", "load", "server", "requests", *headings, "requests/s", "vs dense"]
     tables = []
@@ -80,14 +81,11 @@ def load_tables(table: pd.DataFrame) -> list[Table]:
         for _, row in rows.iterrows():
             first = [format_length(int(row["seq_len"])), str(row["load"]), str(row["label"])]
             count = str(row["status"]) if row["status"] != "ok" else f"{row['requests']:.0f}"
-            lines.append([*first, count, *(_short(row[name], "x" * (name == "vs_dense")) for name in columns)])
+            ratio = or_blank(row["vs_dense"], ".4g")
+            lines.append([*first, count, *(or_blank(row[name], ".4g") for name in columns), ratio and f"{ratio}x"])
         title = f"{setting_title(rows.iloc[0].drop('load'))}; milliseconds"
         tables.append(Table(title, headings, lines, numbers=3))
     return tables
-
-
-def _short(value: float, unit: str) -> str:
-    return "" if pd.isna(value) else f"{value:.4g}{unit}"
 
 
 def load_plots(table: pd.DataFrame, machine: str) -> Iterator[Plot]:
@@ -125,10 +123,7 @@ def _plot(rows: pd.DataFrame, column: str, what: str, name: str, caption: str) -
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel(what)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        log_axis(axes, lambda ms: f"{ms:g}")
         axes.set_title(f"{format_length(length)}: milliseconds, median; bars up to the 99th percentile", **PANEL_TITLE)
     for axes, found in zip(panels, ends, strict=True):  # once the shared limits are known
         label_ends(axes, found)
