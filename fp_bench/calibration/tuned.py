@@ -117,6 +117,39 @@ def table(found: Sequence[Tuned], limit: str) -> Table:
     return Table(f"Fastest setting of each method with {limit}", columns, rows, numbers=3)
 
 
+def answer(found: Sequence[Tuned], limit: str) -> list[str]:
+    """Return two sentences per length: the method to run, and those that are as fast or meet no limit."""
+    return [
+        sentence
+        for length in sorted({each.length for each in found})
+        for sentence in _of_length([each for each in found if each.length == length], format_length(length), limit)
+    ]
+
+
+def _of_length(found: Sequence[Tuned], length: str, limit: str) -> list[str]:
+    judged = list(zip(found, verdicts(found), strict=True))
+    dense = next((each for each in found if each.method == "dense" and each.ttft_ms), None)
+    best = next((each for each, verdict in judged if verdict == "fastest"), None)
+    if best is None or best.ttft_ms is None:
+        return [f"At {length}, nothing was timed with {limit}."]
+    if best.method == "dense":
+        first = f"At {length}, with {limit}, no sparse method is faster than dense attention."
+    else:
+        gain = (
+            f", {dense.ttft_ms / best.ttft_ms:.2f}x the speed with dense attention" if dense and dense.ttft_ms else ""
+        )
+        first = (
+            f"At {length}, with {limit}, run `{best.label}`: the first token takes {best.ttft_ms:.4g} ms{gain}; "
+            f"it computes {best.density or 0:.0%} of attention, with a KL of {best.kl or 0:.3f} nats on held-out text."
+        )
+    ties = [f"`{each.label}`" for each, verdict in judged if verdict == "tie with the fastest"]
+    failed = [each.method for each, _ in judged if each.label is None]
+    second = [f"As fast: {', '.join(ties)}." if ties else "No other method is as fast."]
+    if failed:
+        second.append(f"Without a setting: {', '.join(failed)}.")
+    return [first, " ".join(second)]
+
+
 def _cells(each: Tuned, verdict: str) -> list[str]:
     interval = "" if each.kl_low is None else f"{each.kl_low:.4f} to {each.kl_high:.4f}"
     return [

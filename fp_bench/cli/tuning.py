@@ -23,6 +23,9 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     from fp_bench.jobs.schedule import Conduct
     from fp_bench.records.files import replace_file
     from fp_bench.records.reading import read_records
+    from fp_bench.records.store import read_run
+    from fp_bench.reports.html import Lead, write_html
+    from fp_bench.reports.report import Part
 
     conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)
@@ -64,8 +67,13 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     if request.per == "layer":
         say(tuned.gain_of_layers(found))
     replace_file(folder / "tuned.yaml", tuned.methods_file(found, request.model).encode())
-    drawn = tuned.plot(records, request.limit if request.measure == "kl" else None) if how.report else None
-    if drawn is not None:
-        drawn.save(folder)
     say(f"methods for --methods, FPBENCH_METHOD and SparsePrefill: {folder / 'tuned.yaml'}")
+    if how.report:
+        drawn = tuned.plot(records, request.limit if request.measure == "kl" else None)
+        plots = [] if drawn is None else [drawn]
+        for plot in plots:
+            plot.save(folder)
+        title = f"Which prefill method for {request.model}, with {request.limit_text}"
+        lead = Lead(title, tuned.answer(found, request.limit_text), [table], plots)
+        say(f"report: {write_html([Part(read_run(folder))], folder / 'report.html', lead)}")
     raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else 3)

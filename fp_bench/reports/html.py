@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,47 +17,64 @@ from fp_bench.reports.joint import headline_tables, pareto_plots
 from fp_bench.reports.latency.selection_plots import head_maps
 from fp_bench.reports.output import write, writing
 from fp_bench.reports.report import Part, environment_table
+from fp_bench.reports.table import Table
 
 MARK = "Made by fpbench from "
 """In every page."""
 
 
-def write_html(parts: Sequence[Part], path: Path) -> Path:
+@dataclass(frozen=True)
+class Lead:
+    """The first thing on a page."""
+
+    title: str
+    answer: Sequence[str]
+    """Sentences."""
+    tables: Sequence[Table]
+    plots: Sequence[Plot]
+
+
+def write_html(parts: Sequence[Part], path: Path, lead: Lead | None = None) -> Path:
     """Write the page and return its path.
 
     Args:
         parts: the runs; latency and accuracy of the same configuration are joined across them.
         path: of the page.
+        lead: what it starts with; None: which method is fastest, at what quality.
 
     Raises:
         UsageError: it cannot be written, or something else is there.
         UnavailableError: the disk is full.
     """
     with writing(path, MARK):
-        write(path, render(parts))
+        write(path, render(parts, lead))
     return path
 
 
-def render(parts: Sequence[Part]) -> str:
+def render(parts: Sequence[Part], lead: Lead | None = None) -> str:
     """Return the page; the same records give the same page."""
     templates = files("fp_bench.reports") / "templates"
     script = (templates / "report.js").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"prose": _prose, "image": _image}
     runs = [part.run for part in parts]
-    kinds = dict.fromkeys(chapter.name for part in parts for chapter in part.chapters)
     return environment.from_string((templates / "report.html.jinja").read_text()).render(
-        title=f"Sparse-prefill attention: {' and '.join(kinds)}",
+        lead=lead or _joined(parts),
         machines=list(dict.fromkeys(run.machine for run in runs)),
-        answer=answer(runs),
         findings=[line for part in parts for chapter in part.chapters for line in chapter.headlines],
-        headline=headline_tables(runs),
-        pareto=pareto_plots(runs),
         runs=[_section(part) for part in parts],
         style=Markup((templates / "report.css").read_text()),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _joined(parts: Sequence[Part]) -> Lead:
+    """Return speed and quality of all runs together."""
+    runs = [part.run for part in parts]
+    kinds = dict.fromkeys(chapter.name for part in parts for chapter in part.chapters)
+    title = f"Sparse-prefill attention: {' and '.join(kinds)}"
+    return Lead(title, answer(runs), headline_tables(runs), pareto_plots(runs))
 
 
 def _section(part: Part) -> dict[str, object]:

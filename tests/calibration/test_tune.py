@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from fp_bench.calibration import tune as tuning
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import settings
-from fp_bench.calibration.tuned import Tuned, verdicts
+from fp_bench.calibration.tuned import Tuned, answer, verdicts
 from fp_bench.cli.front import app
 from fp_bench.records.reading import read_records
 
@@ -36,9 +36,40 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
     assert "dense" in written["methods"]["384"]
     assert any(label.startswith("streaming") for label in written["methods"]["384"])
     assert (tmp_path / "tuned.png").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "Which prefill method for embedded, with KL at most" in page
+    assert page.index("At 384, with KL at most") < page.index('id="plots"')
     before = len(read_records(tmp_path).records)
     assert invoke([*SHORT.split(), str(tmp_path)]).exit_code == 0
     assert len(read_records(tmp_path).records) == before
+
+
+def tuned(method, length, label, ttft, **costs):
+    return Tuned(method, length, label, None if label else "no setting meets the limit", rounds_ms=ttft, **costs)
+
+
+def test_the_answer_names_the_fastest_its_ties_and_who_has_no_setting():
+    found = [
+        tuned("dense", 4096, "dense", (200.0, 202.0, 201.0), density=1.0, kl=0.0),
+        tuned("flashprefill", 4096, "flashprefill:alpha=0.2", (100.0, 101.0, 102.0), density=0.3, kl=0.015),
+        tuned("rbs", 4096, "rbs:alpha=0.2", (101.0, 102.0, 100.5), density=0.3, kl=0.015),
+        tuned("stem", 4096, None, ()),
+    ]
+    first, second = answer(found, "KL at most 0.02 nats")
+    assert first.startswith(
+        "At 4K, with KL at most 0.02 nats, run `flashprefill:alpha=0.2`: the first token takes 101 ms"
+    )
+    assert "1.99x the speed with dense attention" in first
+    assert second == "As fast: `rbs:alpha=0.2`. Without a setting: stem."
+
+
+def test_the_answer_says_so_where_dense_attention_is_fastest_or_nothing_was_timed():
+    dense = tuned("dense", 4096, "dense", (100.0, 101.0, 102.0), density=1.0, kl=0.0)
+    slow = tuned("flashprefill", 4096, "flashprefill", (200.0, 202.0, 201.0), density=0.3, kl=0.01)
+    assert answer([dense, slow], "a limit")[0] == (
+        "At 4K, with a limit, no sparse method is faster than dense attention."
+    )
+    assert answer([tuned("stem", 4096, None, ())], "a limit") == ["At 4K, nothing was timed with a limit."]
 
 
 @pytest.mark.parametrize(
