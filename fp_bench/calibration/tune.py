@@ -9,6 +9,7 @@
 Everything is a record in one run folder, so an interrupted call resumes, and another limit reuses records.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log2
@@ -166,6 +167,17 @@ def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
     held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
     timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
     return found + held_out + len(set(request.lens) - timed)
+
+
+def answers(todo: Sequence[Search]) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    """Return the fewest and the most samples that the searches answer, by length."""
+    fewest: Counter[int] = Counter()
+    most: Counter[int] = Counter()
+    for search in todo:
+        steps = ceil(log2(len(search.candidates) + 1))
+        fewest[search.length] += steps * FIRST_LOOK
+        most[search.length] += steps * search.most + len(search.held_out)
+    return fewest, most
 
 
 def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Record]) -> list[Tuned]:

@@ -1,6 +1,8 @@
 """``fpbench tune``."""
 
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -9,6 +11,11 @@ from fp_bench.cli.asking import Conducting, measuring
 from fp_bench.cli.options import known
 from fp_bench.cli.recording import open_places, record, run_folder
 from fp_bench.methods.registry import methods as known_methods
+
+if TYPE_CHECKING:
+    from fp_bench.calibration.tune import Search
+    from fp_bench.jobs.cost import Range
+    from fp_bench.jobs.machine import Machine
 
 
 @measuring(TuneRequest)
@@ -19,7 +26,7 @@ def tune(request: TuneRequest, how: Conducting) -> None:
     from fp_bench.calibration.per_layer import layer_trials, missing
     from fp_bench.calibration.trials import losses_of
     from fp_bench.calibration.tune import pending, profile, results, searches, tune, with_layers
-    from fp_bench.cli.terminal import say, show_tables
+    from fp_bench.cli.terminal import between, say, show_tables
     from fp_bench.jobs.schedule import Conduct
     from fp_bench.records.files import replace_file
     from fp_bench.records.reading import read_records
@@ -35,6 +42,9 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         samples = max(search.most for search in todo)
         if how.dry_run or not how.quiet:
             say(f"{len(todo)} searches over at most {settings} settings, {samples} samples each; into {folder}")
+            seconds = places[0].run(_seconds, request, todo, places[0].machine)
+            if seconds is not None:
+                say(f"cost: {between(seconds)} for answers, and the time to first token of each setting found")
         if how.dry_run:
             return
         if request.per == "layer":
@@ -77,3 +87,17 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         lead = Lead(title, tuned.answer(found, request.limit_text), [table], plots)
         say(f"report: {write_html([Part(read_run(folder))], folder / 'report.html', lead)}")
     raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else 3)
+
+
+def _seconds(request: TuneRequest, todo: "Sequence[Search]", machine: "Machine") -> "Range | None":
+    """Return how long the answers of all searches may take on one device; None if that cannot be estimated."""
+    from fp_bench.calibration.tune import answers
+    from fp_bench.jobs.cost import Range, answer_seconds
+    from fp_bench.jobs.machine import parse_dtype
+
+    dtype, count = parse_dtype(request.dtype), len(request.methods)
+    ends = [
+        answer_seconds(request.model, prompts, machine, dtype, methods=count, written=False)
+        for prompts in answers(todo)
+    ]
+    return Range(ends[0].least, ends[1].most) if ends[0] and ends[1] else None

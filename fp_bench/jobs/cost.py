@@ -108,19 +108,20 @@ def answer_seconds(
     least = most = 0.0
     a_flop = _seconds_per_flop(machine, dtype)
     for length, count in prompts.items():
-        prefill = a_flop * prefill_flop(config, weights, length)
+        layers, attention = (a_flop * part for part in prefill_flop(config, weights, length))
         tokens = [written * config.num_hidden_layers * each for each in ANSWER_TOKENS]
-        least += count * (DENSE[0] * prefill + tokens[0] * TOKEN_LAYER[0])
+        least += count * (DENSE[0] * (layers + attention) + tokens[0] * TOKEN_LAYER[0])
         writing = tokens[1] * (TOKEN_LAYER[1] + TOKEN_LAYER_READ * length)
-        most += count * (UNFUSED * (SLOWEST_GPU if machine.gpu else SLOWEST_CPU) * prefill + writing)
+        slowest = SLOWEST_GPU if machine.gpu else SLOWEST_CPU
+        most += count * (UNFUSED * (layers + slowest * attention) + writing)
     return Range(LOADING[0] + least, LOADING[1] + COMPILING[1] * methods + most)
 
 
-def prefill_flop(config: Any, weights: float, length: int) -> float:
-    """Return the operations of one dense prefill: two per weight and token, four per causal pair and head element."""
+def prefill_flop(config: Any, weights: float, length: int) -> tuple[float, float]:
+    """Return the operations of one dense prefill: two per weight and token; four per causal pair and head element."""
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     elements: int = config.num_hidden_layers * config.num_attention_heads * head_dim
-    return 2 * weights * length + 2 * length * (length + 1) * elements
+    return 2 * weights * length, 2.0 * length * (length + 1) * elements
 
 
 def weights_in_use(config: Any) -> float | None:

@@ -44,6 +44,14 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
     assert len(read_records(tmp_path).records) == before
 
 
+def test_a_dry_run_says_how_long_it_may_take_and_measures_nothing(tmp_path):
+    result = invoke("tune --lens 1k --methods streaming --samples 4 --dry-run --out " + str(tmp_path / "run"))
+    assert result.exit_code == 0, result.output
+    assert "1 searches over at most" in result.output
+    assert "cost: about" in result.output
+    assert not (tmp_path / "run").exists()
+
+
 def tuned(method, length, label, ttft, **costs):
     return Tuned(method, length, label, None if label else "no setting meets the limit", rounds_ms=ttft, **costs)
 

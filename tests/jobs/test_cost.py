@@ -60,7 +60,7 @@ def test_of_experts_only_those_that_a_token_is_sent_to_count():
 def test_a_prefill_multiplies_weights_by_tokens_and_heads_by_causal_pairs():
     config = LlamaConfig(**SIZES)
     pairs = 5 * 6 // 2
-    assert prefill_flop(config, 1000.0, 5) == 2 * 1000 * 5 + 4 * pairs * 2 * 4 * 16
+    assert prefill_flop(config, 1000.0, 5) == (2 * 1000 * 5, 4 * pairs * 2 * 4 * 16)
 
 
 @pytest.mark.parametrize("config", [MambaConfig(), Qwen2_5_VLConfig()])

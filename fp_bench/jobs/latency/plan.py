@@ -238,7 +238,7 @@ class _Prefills:
 
     def flop(self, shape: Shape) -> float:
         """Return the FLOP of a dense prefill; of weights that cannot be counted, of its attention alone."""
-        return prefill_flop(self._config, self._weights or 0.0, shape.seq_len)
+        return sum(prefill_flop(self._config, self._weights or 0.0, shape.seq_len))
 
     def effort(self, dense_seconds: float, load: Load | None) -> Effort:
         """Return rounds and samples for a prefill of this length, or for a load."""
