@@ -380,7 +380,7 @@ def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf1
 def _compile_gluon(
     kernel, dtype: str, head_dim: int, boxes: dict[str, tuple[int, ...]], constants: dict[str, object]
 ) -> dict[str, object]:
-    """Compile an attention kernel for sm_90; ``boxes`` are rows and heads of each TMA descriptor, without batch and head_dim."""
+    """Compile an attention kernel for sm_90; ``boxes`` are each TMA descriptor's sizes but for batch and head_dim."""
     from triton.experimental.gluon import language as gl
 
     from fp_bench.kernels.attention import hopper_parts as parts
@@ -420,6 +420,7 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
         **{f"attend_{head_dim}": compile_hopper("bf16", head_dim) for head_dim in HEAD_DIMS},
         "attend_fp16": compile_hopper("fp16"),
         "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
+        "attend_packed_by_three": compile_hopper("bf16", 128, packed=3),
         "paged": compile_paged_hopper(),
         "fp8": compile_fp8()[1],
     }
@@ -427,9 +428,23 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
 
 def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 8, head_dim: int = 128) -> list[object]:
     """Launch FlashPrefill on a GPU that is not here; return what each kernel finds in its parameters, by its PTX."""
+    from fp_bench.kernels.flashprefill.prefill import flash_prefill
+
+    return _launched((q_heads, kv_heads), length, head_dim, lambda q, k, v: flash_prefill(q, k, v, alpha=0.12))
+
+
+def launch_select_flex(length: int = 4000, tau: float = 0.1) -> list[object]:
+    """Launch FlexPrefill's selection likewise."""
+    from fp_bench.kernels.flexprefill import select_flex
+    from fp_bench.kernels.flexprefill.rule import FlexRule
+
+    rule = FlexRule(0.9, tau, 1024, official=True)
+    return _launched((32, 8), length, 128, lambda q, k, _: select_flex(q, k, rule, scale=0.125))
+
+
+def _launched(heads: tuple[int, int], length: int, head_dim: int, call) -> list[object]:
     import triton
 
-    from fp_bench.kernels.flashprefill.prefill import flash_prefill
     from tests.kernels import fake_cuda
 
     driver = fake_cuda.install()
@@ -442,11 +457,12 @@ def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 
         return made
 
     triton.compile = compile_and_keep
-    q, k, v = fake_cuda.tensors(length, (q_heads, kv_heads), head_dim)
+    tensors = fake_cuda.tensors(length, heads, head_dim)
     for _ in range(2):  # the first call makes the plan
-        flash_prefill(q, k, v, alpha=0.12)
-    assert driver.launched[:3] == driver.launched[3:]
-    assert len(driver.loaded) == 3
+        call(*tensors)
+    count = len(driver.launched) // 2
+    assert driver.launched[:count] == driver.launched[count:]
+    assert len(driver.loaded) == len({launched.name for launched in driver.launched})
     return [
         {
             "kernel": launched.name,
@@ -458,7 +474,7 @@ def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 
             **_read(compiled[launched.name]).summary(),
             "parameters": _decoded(launched, compiled[launched.name].asm["ptx"]),
         }
-        for launched in driver.launched[:3]
+        for launched in driver.launched[:count]
     ]
 
 
@@ -479,11 +495,13 @@ if __name__ == "__main__":
     import json
 
     compilers = {
+        "groups": lambda *groups: {group: compile_hopper(packed=int(group)) for group in groups},
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,
         "launches": lambda *sizes: launch_flash_prefill(*map(int, sizes)),
+        "select_flex": launch_select_flex,
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels import flexprefill as flex
@@ -11,6 +12,7 @@ from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.flexprefill import reference
 from fp_bench.kernels.flexprefill import steps_torch as flex_torch
 from fp_bench.kernels.flexprefill.rule import FlexRule
+from fp_bench.kernels.launch import CachedKernel
 from tests.kernels.calls import Case
 
 needs_interpreter = pytest.mark.skipif(triton_missing() is not None, reason=str(triton_missing()))
@@ -64,8 +66,7 @@ def found(values, budget, backend):
     if backend == "torch":
         crossing = flex_torch.crossing(values, budget)
         return crossing.value, crossing.entries.clamp_max(values.shape[1]) + 1
-    from fp_bench.kernels.flexprefill.search_triton import crossing
-    from tests.kernels.flex_tokens import tokens_to_cover
+    from tests.kernels.flex_steps import crossing, tokens_to_cover
 
     active = torch.ones(len(values), dtype=torch.int8, device=values.device)
     return crossing(values, budget, active), tokens_to_cover(values, budget)
@@ -97,7 +98,8 @@ def test_crossings_exactly(backend, length, levels, share, seed):
 @needs_interpreter
 @pytest.mark.parametrize("length", [20_001, 70_001], ids=["one program", "slabs"])
 def test_crossings_of_long_vectors(length):
-    from fp_bench.kernels.flexprefill.search_triton import ONE_PROGRAM, crossing
+    from fp_bench.kernels.flexprefill.search_triton import ONE_PROGRAM
+    from tests.kernels.flex_steps import crossing
 
     assert (length > ONE_PROGRAM) == (length == 70_001)
     values = torch.randint(0, 1000, (3, length), generator=torch.Generator().manual_seed(0)) / 1024
@@ -120,3 +122,29 @@ def test_what_it_is_not_defined_for_is_refused():
         flex.select_flex(q[:, 128:], k, FlexRule(0.9), scale=1.0)
     with pytest.raises(UnsupportedError, match="kv_len 512 is not above 512"):
         flex.select_flex(q, k, FlexRule(0.9, min_budget=400), scale=1.0)
+
+
+class Operations(TorchDispatchMode):
+    """Records what torch computes; to allocate or view a tensor launches nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, arguments=(), keywords=None):
+        if not operation.is_view and not str(operation).startswith("aten.empty"):
+            self.names.append(str(operation))
+        return operation(*arguments, **(keywords or {}))
+
+
+@needs_interpreter
+@pytest.mark.parametrize(("length", "tau", "most"), [(4096, 0.1, 8), (32768, 0.1, 8), (4096, 0.0, 6), (65536, 0.1, 16)])
+def test_a_selection_is_few_launches_and_reads_nothing_back(length, tau, most, monkeypatch):
+    """Kernels that compute nothing: what is launched cannot depend on what they would have found."""
+    launched = []
+    monkeypatch.setattr(CachedKernel, "__call__", lambda kernel, *_: launched.append(kernel))
+    q, k = (torch.zeros(1, dtype=torch.float16).expand(1, length, heads, 128) for heads in (2, 1))
+    with Operations() as computed:
+        flex.select_flex(q, k, FlexRule(0.9, tau, 1024, official=True), scale=1.0, backend="triton")
+    assert computed.names == []
+    assert len(launched) == most

@@ -23,6 +23,10 @@ buffer of its own row and leaves by TMA, which clips rows past the end; the stor
 row's first product. Only the partial first row of a chunk, whose start TMA cannot clip (no negative coordinates), is
 stored through pointers.
 
+Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads leaves the last 1 to 3 places of each
+position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
+nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
+
 Rows are handed out longest first, 32 neighbouring query blocks KV head by KV head (see attention/triton.py): a
 counter costs one atomic a row, keeps heads of uneven density from starving an SM, and resets itself when the last
 program has drawn its last number.
@@ -371,6 +375,18 @@ def block_sparse_attention_hopper(
     return out, lse
 
 
+def rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
+    """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
+
+    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
+    zeros and writes nothing.
+    """
+    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
+    if heads == grid.packed:
+        return boxed(x, positions, heads)
+    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))
+
+
 def attend_arguments(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, tiles_drawn: Tensor, scale: float,
     means: BlockMeans | None = None,
@@ -387,8 +403,8 @@ def attend_arguments(
     return (
         multiprocessors(q.device),
         (
-            *(_rows_boxed(q, grid), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
-            *(_rows_boxed(out, grid), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
+            *(rows_boxed(q, grid), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
+            *(rows_boxed(out, grid), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
             *(out, lse, index.blocks, index.counts, bits, tiles_drawn),
         ),
         (scale * LOG2E,),
@@ -408,15 +424,3 @@ def attend_arguments(
         },
         {"num_warps": 4},
     )
-
-
-def _rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
-    """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
-
-    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
-    zeros and writes nothing.
-    """
-    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
-    if heads == grid.packed:
-        return boxed(x, positions, heads)
-    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))

@@ -18,6 +18,7 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability, multiprocessors
 from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.plan import Launches
 
 SPAN_TILES = 8
 """Key tiles whose row maxima and sums one program computes."""
@@ -153,26 +154,36 @@ def last_mass_config(rows: int, capability: int) -> dict[str, int]:
 
 def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
     """Return `last_attention.last_attention`."""
-    mass, below = last_masses(last, k, factor, rounded)
-    mass[1, ..., last.shape[1] :] += below[..., : -last.shape[1]]
+    batch, size, q_heads, _ = last.shape
+    launches = Launches(k.device)
+    length = triton.cdiv(k.shape[1], size) * size
+    mass = torch.empty((2, batch, q_heads, length), dtype=torch.float32, device=k.device)
+    below = launches.empty(batch, q_heads, length)
+    launch_last_masses(launches, last, k, factor, rounded, (mass[0], mass[1], below))
+    launches.run()
+    mass[1, ..., size:] += below[..., :-size]
     return mass
 
 
-def last_masses(last: Tensor, k: Tensor, factor: float, rounded: bool) -> tuple[Tensor, Tensor]:
-    """Return ``(mass [2, batch, q_heads, length], below [batch, q_heads, length])`` float32, in three launches.
+def launch_last_masses(
+    launches: Launches, last: Tensor, k: Tensor, factor: float, rounded: bool, out: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Add three launches that fill ``out``: columns, diagonals, and what goes on from the tile before.
 
-    They are `last_attention.last_attention`, except that ``mass[1, ..., rows + i]`` still lacks ``below[..., i]``.
+    Each is ``[batch, q_heads, length]`` float32. The first two are `last_attention.last_attention`, but ``i + rows`` of
+    the second still lacks ``i`` of the third, ``rows`` being the last queries'.
     """
     batch, size, q_heads, head_dim = last.shape
-    kv_len, device = k.shape[1], k.device
+    kv_len, device = k.shape[1], launches.device
     heads = batch * q_heads
     tiles = triton.cdiv(kv_len, size)
     spans = triton.cdiv(tiles, SPAN_TILES)
     constants = {"BLOCK": size, "HEAD_DIM": head_dim}
     strides = (*last.stride()[:3], *k.stride()[:3])
-    peaks, totals = torch.empty((2, heads, spans, size), dtype=torch.float32, device=device).unbind()
+    peaks, totals = launches.empty(heads, spans, size), launches.empty(heads, spans, size)
     tiling, options = split_options(last_rows_config(size, head_dim, capability(device)))
-    _last_rows(
+    launches.add(
+        _last_rows,
         spans * heads,
         (last, k, peaks, totals),
         (factor * LOG2E,),
@@ -180,20 +191,20 @@ def last_masses(last: Tensor, k: Tensor, factor: float, rounded: bool) -> tuple[
         {**constants, "ROUNDED": rounded, **tiling},
         options,
     )
-    lse = torch.empty((heads, size), dtype=torch.float32, device=device)
-    _last_join(heads, (peaks, totals, lse), (), (spans,), {"BLOCK": size, "AT_ONCE": SPANS_AT_ONCE}, {"num_warps": 4})
+    lse = launches.empty(heads, size)
+    joined = {"BLOCK": size, "AT_ONCE": SPANS_AT_ONCE}
+    launches.add(_last_join, heads, (peaks, totals, lse), (), (spans,), joined, {"num_warps": 4})
     # Diagonals that begin in a tile of keys belong to its columns, those that go on to the columns of the next tile.
-    mass = torch.empty((2, batch, q_heads, tiles * size), dtype=torch.float32, device=device)
-    below = torch.empty_like(mass[0])
     tiling, options = split_options(last_mass_config(size, capability(device)))
-    programs = min(tiles * heads, WARPS_PER_SM // options["num_warps"] * multiprocessors(device) if k.is_cuda else 2)
-    scratch = torch.empty((programs, size, size), dtype=torch.float32, device=device)
-    _last_mass(
+    at_once = WARPS_PER_SM // options["num_warps"] * multiprocessors(device) if device.type == "cuda" else 2
+    programs = min(tiles * heads, at_once)
+    scratch = launches.empty(programs, size, size)
+    launches.add(
+        _last_mass,
         programs,
-        (last, k, lse, mass[0], mass[1], below, scratch),
+        (last, k, lse, *out, scratch),
         (factor * LOG2E,),
         (kv_len, tiles, heads, q_heads, q_heads // k.shape[2], *strides),
         {**constants, "ROUNDED": rounded, **tiling},
         options,
     )
-    return mass, below

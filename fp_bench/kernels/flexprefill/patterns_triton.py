@@ -1,13 +1,14 @@
 """What FlexPrefill's selection reads of Q and K, and each head's kind, columns and diagonals, in two Triton kernels.
 
 **Operands.** One program a tile of 128 tokens and head: mean keys, mean queries, or the last queries and their mean. A
-tile is loaded once into registers (64 a thread of 4 warps at head_dim 128) and summed there; bound by reading Q and K.
+tile is loaded once into registers (128 numbers a thread of 4 warps at head_dim 128) and summed there. Bound by reading
+Q and K.
 
-**Patterns.** Two programs a head, one for columns and one for diagonals, of 16 warps: the mass of each block, the head's
-kind (divergence of the mean last query's foresight from that mass), the budget (`search_triton`), and the blocks of most
-mass, found as the budget's order statistic with the same search. Both programs tell the head's kind, which costs less
-than a launch between them. A program keeps 32 x 128 numbers at once in registers and reads everything again from L1 or
-L2: 16 KB of mass at 4K, 1 MB at 256K. Shared memory is the reductions'.
+**Patterns.** Two programs a head, one for columns and one for diagonals, of 16 warps: the mass of each block, the
+head's kind (divergence of the mean last query's foresight from that mass), the budget (`search_triton`), and the blocks
+of most mass, which end at the budget's order statistic, found by the same search. Both programs tell the head's kind,
+which costs less than a launch between them. A program keeps 32 x 128 numbers at once in registers and reads everything
+again from L1 or L2: 16 KB of mass at 4K, 1 MB at 256K. Shared memory is the reductions', 16 KB; 128 registers a thread.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from torch import Tensor
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.flexprefill.search_triton import AT_ONCE, WARPS, crossing_value, entries_above, tokens_to_cover
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E, BlockGrid
+from fp_bench.kernels.layout import LOG2E, BlockGrid
+from fp_bench.kernels.plan import Launches
 
 BUDGET_TOKENS = 128
 """Tokens of a budget that one block pays for, whatever the block size, as in the official code."""
@@ -163,7 +165,8 @@ def _keep_largest(sums_ptr, kept_ptr, budget, blocks, slash, AT_ONCE: tl.constex
 
 @triton.jit(do_not_specialize=SIZES)
 def _patterns_kernel(
-    mass_ptr, below_ptr, mean_ptr, pooled_ptr, sums_ptr, logits_ptr, kept_ptr, active_ptr, factor, gamma, tau,
+    columns_ptr, diagonals_ptr, below_ptr, mean_ptr, pooled_ptr, sums_ptr, logits_ptr, kept_ptr, active_ptr,
+    factor, gamma, tau,
     lists, kv_len, blocks, q_heads, group, low, high,
     BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, ROUNDED: tl.constexpr, FORETOLD: tl.constexpr,
     BUDGET_TOKENS: tl.constexpr, SUMMED: tl.constexpr, BLOCKS_AT_ONCE: tl.constexpr, AT_ONCE: tl.constexpr,
@@ -172,9 +175,11 @@ def _patterns_kernel(
     batch_head = (tl.program_id(0) // 2).to(tl.int64)
     slash = tl.program_id(0) % 2
     length = blocks * BLOCK
-    columns = mass_ptr + batch_head * length
+    columns = columns_ptr + batch_head * length
     below = below_ptr + batch_head * length
-    mass = columns + slash * lists.to(tl.int64) * length
+    mass = columns
+    if slash != 0:
+        mass = diagonals_ptr + batch_head * length
     vector = slash * lists.to(tl.int64) + batch_head
     sums = sums_ptr + vector * blocks
     _sum_blocks(mass, below, sums, blocks, slash, BLOCK, SUMMED)
@@ -219,17 +224,18 @@ class Operands(NamedTuple):
     """On products of queries with keys."""
 
 
-def make_operands(q: Tensor, k: Tensor, rule: FlexRule, scale: float, grid: BlockGrid) -> Operands:
-    """Compute the operands in one launch; arguments as `flexprefill.select_flex`."""
+def launch_operands(
+    launches: Launches, q: Tensor, k: Tensor, rule: FlexRule, scale: float, grid: BlockGrid
+) -> Operands:
+    """Add the launch that fills the operands, and return them; arguments as `flexprefill.select_flex`."""
     batch, kv_len, q_heads, head_dim = q.shape
     kv_heads, blocks, size = k.shape[2], grid.key_blocks, grid.block_size
-    last, queries = (
-        torch.empty((batch, rows, q_heads, head_dim), dtype=q.dtype, device=q.device) for rows in (size, blocks)
-    )
-    pooled = torch.empty((batch, blocks, kv_heads, head_dim), dtype=q.dtype, device=q.device)
-    mean = torch.empty((batch, q_heads, head_dim), dtype=torch.float32, device=q.device)
+    last, queries = (launches.empty(batch, rows, q_heads, head_dim, dtype=q.dtype) for rows in (size, blocks))
+    pooled = launches.empty(batch, blocks, kv_heads, head_dim, dtype=q.dtype)
+    mean = launches.empty(batch, q_heads, head_dim)
     pooled_tiles = blocks * (q_heads + kv_heads) if rule.tau > 0 else 0
-    _operands(
+    launches.add(
+        _operands,
         batch * (q_heads + pooled_tiles),
         (q, k, last, mean, pooled, queries),
         (scale,),
@@ -240,30 +246,31 @@ def make_operands(q: Tensor, k: Tensor, rule: FlexRule, scale: float, grid: Bloc
     return Operands(last, mean, pooled, queries, 1.0 if rule.official else scale)
 
 
-def choose_patterns(
-    operands: Operands, mass: Tensor, below: Tensor, kv_len: int, rule: FlexRule
+def launch_patterns(
+    launches: Launches, operands: Operands, mass: tuple[Tensor, Tensor, Tensor], kv_len: int, rule: FlexRule
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(kept [2, batch, q_heads, blocks], query_aware [batch, q_heads])`` int8, in one launch.
+    """Add the launch that fills ``(kept [2, batch, q_heads, blocks], query_aware [batch, q_heads])`` int8.
 
-    ``kept`` marks columns, then diagonals by how many blocks the key lies before the query; ``query_aware`` is undefined
-    where ``rule.tau`` is 0.
+    ``kept`` marks columns, then diagonals by how many blocks the key lies before the query. ``query_aware`` is
+    undefined where ``rule.tau`` is 0.
 
     Args:
+        launches: to add to.
         operands: of the call.
-        mass: from `attention.last_triton.last_masses`; overwritten.
-        below: likewise.
+        mass: columns, diagonals and what goes on, from `attention.last_triton.launch_last_masses`; overwritten.
         kv_len: keys of the call.
         rule: what to keep.
     """
     batch, block_size, q_heads, head_dim = operands.last.shape
-    kv_heads = operands.pooled.shape[2]
-    blocks, device = mass.shape[-1] // block_size, mass.device
-    kept = torch.empty((2, batch, q_heads, blocks), dtype=torch.int8, device=device)
-    query_aware = torch.empty((batch, q_heads), dtype=torch.int8, device=device)
-    sums, logits = torch.empty((5, batch, q_heads, blocks), dtype=torch.float32, device=device).split((3, 2))
-    _patterns(
+    kv_heads, blocks = operands.pooled.shape[2], mass[0].shape[-1] // block_size
+    kept = launches.empty(2, batch, q_heads, blocks, dtype=torch.int8)
+    query_aware = launches.empty(batch, q_heads, dtype=torch.int8)
+    # Sums of columns, of diagonals, and of columns for the diagonals' program.
+    sums, logits = launches.empty(3, batch, q_heads, blocks), launches.empty(2, batch, q_heads, blocks)
+    launches.add(
+        _patterns,
         2 * batch * q_heads,
-        (mass, below, operands.mean, operands.pooled, sums, logits, kept, query_aware),
+        (*mass, operands.mean, operands.pooled, sums, logits, kept, query_aware),
         (operands.factor, rule.gamma, rule.tau),
         (batch * q_heads, kv_len, blocks, q_heads, q_heads // kv_heads, *rule.budget_blocks(blocks, block_size)),
         {
@@ -272,7 +279,7 @@ def choose_patterns(
             "ROUNDED": rule.official,
             "FORETOLD": rule.tau > 0,
             "BUDGET_TOKENS": BUDGET_TOKENS,
-            "SUMMED": BLOCKS_SUMMED * BLOCK_SIZE // block_size,
+            "SUMMED": BLOCKS_SUMMED,
             "BLOCKS_AT_ONCE": BLOCKS_AT_ONCE,
             "AT_ONCE": AT_ONCE,
             "LOG2E": LOG2E,

@@ -8,7 +8,7 @@ deterministic.
 leaves the program. On sm_90 16 warps keep 4 x 16 sums and 16 values a thread in registers; a vector of 4K tokens stays
 in L1, longer ones come from L2, 8192 values at once to cover its latency.
 
-**Slabs** (`crossing`, vectors of more than `ONE_PROGRAM` values): eight passes of four bits, a launch each. A program
+**Slabs** (vectors of more than `ONE_PROGRAM` values): eight passes of four bits, a launch each. A program
 sums one slab of a vector, and the next pass adds up the slabs, so that few vectors fill the GPU. 4 warps, 32 sums a
 thread. A vector that is not active costs an empty program.
 
@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.plan import Launches
 
 AT_ONCE = 8192
 """Values that a program reads at once where it has the whole vector."""
@@ -143,29 +144,33 @@ _crossing_pass = CachedKernel(_crossing_pass_kernel)
 _crossing_end = CachedKernel(_crossing_end_kernel)
 
 
-def crossing(values: Tensor, budget: float, active: Tensor) -> Tensor:
-    """Return ``[vectors]`` float32: the largest value from which on a vector's values sum to more than ``budget``.
+def launch_crossing(launches: Launches, values: Tensor, budget: float, active: Tensor) -> Tensor:
+    """Add launches that find ``[vectors]`` float32: from which value on a vector's values sum to more than ``budget``.
 
     0 where all are within the budget, undefined for vectors that are not active.
 
     Args:
-        values: ``[vectors, length]`` float32, contiguous, none negative.
+        launches: to add to.
+        values: float32, contiguous, none negative; a vector for each number of ``active``.
         budget: at least 0.
-        active: ``[vectors]`` int8, 0 for a vector that is not.
+        active: int8, 0 for a vector that is not.
     """
-    vectors, length = values.shape
-    found = torch.empty(vectors, dtype=torch.float32, device=values.device)
+    vectors = active.numel()
+    length = values.numel() // vectors
+    found = launches.empty(vectors)
     if length <= ONE_PROGRAM:
-        _crossing(vectors, (values, active, found), (budget,), (length,), {"AT_ONCE": AT_ONCE}, {"num_warps": WARPS})
+        whole = {"AT_ONCE": AT_ONCE}, {"num_warps": WARPS}
+        launches.add(_crossing, vectors, (values, active, found), (budget,), (length,), *whole)
         return found
     slabs = min(MAX_SLABS, triton.next_power_of_2(triton.cdiv(length, SLAB)))
     span = triton.cdiv(triton.cdiv(length, slabs), CHUNK) * CHUNK
-    partials = torch.empty((2, vectors, slabs, CANDIDATES), dtype=torch.float32, device=values.device)
-    bits = torch.empty((2, vectors), dtype=torch.int32, device=values.device)
+    partials = [launches.empty(vectors, slabs, CANDIDATES) for _ in range(2)]
+    bits = [launches.empty(vectors, dtype=torch.int32) for _ in range(2)]
     constants = {"SLABS": slabs, "CANDIDATES": CANDIDATES}
     for step in range(8):
         old, new = (step + 1) % 2, step % 2
-        _crossing_pass(
+        launches.add(
+            _crossing_pass,
             vectors * slabs,
             (values, active, partials[old], bits[old], partials[new], bits[new]),
             (budget,),
@@ -173,5 +178,6 @@ def crossing(values: Tensor, budget: float, active: Tensor) -> Tensor:
             {**constants, "CHUNK": CHUNK, "FIRST": step == 0},
             {"num_warps": 4},
         )
-    _crossing_end(vectors, (active, partials[1], bits[1], found), (budget,), (), constants, {"num_warps": 4})
+    end = (active, partials[1], bits[1], found)
+    launches.add(_crossing_end, vectors, end, (budget,), (), constants, {"num_warps": 4})
     return found

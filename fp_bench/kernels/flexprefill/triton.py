@@ -10,7 +10,8 @@
 | 1 | lists | here |
 
 The first five read Q and K once and two vectors of ``kv_len`` numbers a head; of a rule without query-aware heads the
-two before the last are left out.
+two before the last are left out. The launches of a layout are planned once (`plan`), since they take the host longer
+than the device at 4K.
 
 **Block attention.** Causal softmax of mean queries on mean keys in two passes over the keys (4 MB of them at 256K): one
 program 64 query blocks, tiles of 64 mean keys, a head that is not query-aware costs an empty program. At head_dim 128
@@ -20,19 +21,25 @@ on sm_90 4 warps keep 64 x 64 products in registers (32 a thread); Q and three s
 thread). Bound by reading its marks from L2.
 """
 
+import functools
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fp_bench.kernels.attention.last_triton import last_masses
+from fp_bench.kernels.attention.last_triton import launch_last_masses
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.flexprefill.patterns_triton import Operands, choose_patterns, make_operands
+from fp_bench.kernels.flexprefill.patterns_triton import Operands, launch_operands, launch_patterns
 from fp_bench.kernels.flexprefill.rule import FlexRule
-from fp_bench.kernels.flexprefill.search_triton import crossing
+from fp_bench.kernels.flexprefill.search_triton import launch_crossing
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.layout import LOG2E, BlockGrid
+from fp_bench.kernels.plan import Launches, Plan
 
+PLANS = 128
+"""Plans that are kept, one a layout and rule; the least used go first."""
 BLOCK_ROWS = 64
 """Query blocks and key blocks of a tile of block attention."""
 COMPACT = 512
@@ -131,16 +138,54 @@ _lists = CachedKernel(_lists_kernel)
 
 def select_flex_triton(q: Tensor, k: Tensor, rule: FlexRule, scale: float, index: BlockIndex) -> None:
     """Fill ``index`` with the blocks that FlexPrefill keeps; arguments as `flexprefill.select_flex`."""
-    operands = make_operands(q, k, rule, scale, index.grid)
-    mass, below = last_masses(operands.last, k, operands.factor, rule.official)
-    kept, query_aware = choose_patterns(operands, mass, below, k.shape[1], rule)
+    if not q.is_cuda or torch.version.hip or (q.data_ptr() | k.data_ptr()) % 16:
+        _launches(q, k, rule, scale, index, Launches(q.device)).run()
+        return
+    if q.device.index != torch.cuda.current_device():
+        with torch.cuda.device(q.device):
+            return select_flex_triton(q, k, rule, scale, index)
+    layouts = (Layout(tuple(x.shape), x.stride(), x.dtype) for x in (q, k))
+    _plan(*layouts, rule, scale, index.block_size, q.device)(q, k, index.blocks, index.counts)
+
+
+class Layout(NamedTuple):
+    """Of a tensor, all that launches depend on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        """Return a tensor of this layout without memory."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
+
+
+@functools.lru_cache(maxsize=PLANS)
+def _plan(q: Layout, k: Layout, rule: FlexRule, scale: float, block_size: int, device: torch.device) -> Plan:
+    queries, keys = q.empty(), k.empty()
+    batch, kv_len, q_heads, _ = q.shape
+    index = BlockIndex.empty(batch, q_heads, BlockGrid(kv_len, kv_len, block_size), "meta")
+    launches = _launches(queries, keys, rule, scale, index, Launches(device, planned=True))
+    return Plan(launches, (queries, keys, index.blocks, index.counts))
+
+
+def _launches(q: Tensor, k: Tensor, rule: FlexRule, scale: float, index: BlockIndex, launches: Launches) -> Launches:
+    """Add all launches of a selection."""
+    grid = index.grid
+    batch, kv_len, q_heads, _ = q.shape
+    blocks = grid.key_blocks
+    operands = launch_operands(launches, q, k, rule, scale, grid)
+    columns, diagonals, below = (launches.empty(batch, q_heads, blocks * grid.block_size) for _ in range(3))
+    mass = (columns, diagonals, below)
+    launch_last_masses(launches, operands.last, k, operands.factor, rule.official, mass)
+    kept, query_aware = launch_patterns(launches, operands, mass, kv_len, rule)
     # Without query-aware heads no kernel reads these two.
-    weights, above = mass, mass
+    weights, above = below, below
     if rule.tau > 0:
-        weights = block_attention(operands, query_aware, rule.official)
-        above = crossing(weights.view(query_aware.numel(), -1), rule.gamma * index.grid.key_blocks, query_aware.view(-1))
-    batch, q_heads, blocks = kept.shape[1:]
-    _lists(
+        weights = _launch_block_attention(launches, operands, query_aware, rule.official)
+        above = launch_crossing(launches, weights, rule.gamma * blocks, query_aware)
+    launches.add(
+        _lists,
         batch * q_heads * blocks,
         (kept, weights, above, query_aware, index.blocks, index.counts),
         (),
@@ -148,18 +193,20 @@ def select_flex_triton(q: Tensor, k: Tensor, rule: FlexRule, scale: float, index
         {"SINGLE": rule.tau > 0, "COMPACT": COMPACT},
         {"num_warps": 4},
     )
+    return launches
 
 
-def block_attention(operands: Operands, query_aware: Tensor, rounded: bool) -> Tensor:
-    """Return ``[batch, q_heads, blocks, blocks]`` float32: causal softmax of mean queries on mean keys.
+def _launch_block_attention(launches: Launches, operands: Operands, query_aware: Tensor, rounded: bool) -> Tensor:
+    """Add the launch that fills ``[batch, q_heads, blocks, blocks]`` float32: mean queries' weights on mean keys.
 
     Undefined for heads that are not query-aware; ``rounded`` rounds the products to K's dtype.
     """
     queries, pooled = operands.queries, operands.pooled
     batch, blocks, q_heads, head_dim = queries.shape
-    weights = torch.empty((batch, q_heads, blocks, blocks), dtype=torch.float32, device=queries.device)
+    weights = launches.empty(batch, q_heads, blocks, blocks)
     tiles = triton.cdiv(blocks, BLOCK_ROWS)
-    _block_attention(
+    launches.add(
+        _block_attention,
         tiles * batch * q_heads,
         (queries, pooled, query_aware, weights),
         (operands.factor * LOG2E,),

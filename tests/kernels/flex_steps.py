@@ -1,10 +1,11 @@
-"""FlexPrefill's count of tokens as a kernel of its own, which the selection computes inside of another."""
+"""Steps of FlexPrefill's selection as calls of their own."""
 
 import torch
 import triton
 import triton.language as tl
 
 from fp_bench.kernels.flexprefill import search_triton
+from fp_bench.kernels.plan import Launches
 
 
 @triton.jit
@@ -18,3 +19,11 @@ def tokens_to_cover(values, gamma):
     tokens = torch.empty(len(values), dtype=torch.int32, device=values.device)
     _tokens_kernel[(len(values),)](values, tokens, gamma, values.shape[1], search_triton.AT_ONCE, num_warps=16)
     return tokens
+
+
+def crossing(values, budget, active):
+    """Return ``[vectors]`` float32: from which value on a row's values sum to more than ``budget``."""
+    launches = Launches(values.device)
+    found = search_triton.launch_crossing(launches, values, budget, active)
+    launches.run()
+    return found
