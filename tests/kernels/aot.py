@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fp_bench.kernels.layout import HEAD_DIMS
+from fp_bench.kernels.layout import HEAD_DIMS, BlockGrid
 
 
 @dataclass(frozen=True)
@@ -155,19 +155,24 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     from fp_bench.kernels.attention import last_triton as last_attention_triton
     from fp_bench.kernels.flashprefill import energies_triton
     from fp_bench.kernels.flashprefill import triton as discovery_triton
+    from fp_bench.kernels.flexprefill import patterns_triton, search_triton
     from fp_bench.kernels.flexprefill import triton as flex_triton
-    from fp_bench.kernels.layout import BLOCK_SIZE
+    from fp_bench.kernels.layout import BLOCK_SIZE, LOG2E
     from fp_bench.kernels.xattention import triton as antidiagonal_triton
 
     target = GPUTarget(backend, int(arch), 32) if backend == "cuda" else GPUTarget(backend, arch, 64)
     capability = int(arch) if backend == "cuda" else 0
     block = {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
     rounded = {"ROUNDED": False}
-    search = {"SLABS": flex_triton.MAX_SLABS, "CANDIDATES": flex_triton.CANDIDATES, "CHUNK": flex_triton.CHUNK}
+    slabs = {"SLABS": search_triton.MAX_SLABS, "CANDIDATES": search_triton.CANDIDATES, "num_warps": 4}
+    search = {"AT_ONCE": search_triton.AT_ONCE, "num_warps": search_triton.WARPS}
+    patterns = search | block | {"ROUNDED": True, "FORETOLD": True, "BUDGET_TOKENS": patterns_triton.BUDGET_TOKENS}
+    patterns |= {"SUMMED": patterns_triton.BLOCKS_SUMMED, "BLOCKS_AT_ONCE": patterns_triton.BLOCKS_AT_ONCE}
     antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
     last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
     last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
+    join = {"BLOCK": BLOCK_SIZE, "AT_ONCE": last_attention_triton.SPANS_AT_ONCE, "num_warps": 4}
     energies = discovery_triton.launch_config(head_dim, capability) | block
     reports = []
     for name, kernel, constants in (
@@ -176,8 +181,12 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
         ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
         ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
         ("last_mass", last_attention_triton._last_mass_kernel, last_mass),
-        ("crossing", flex_triton._crossing_pass_kernel, search | {"FIRST": False, "num_warps": 4}),
-        ("crossing_end", flex_triton._crossing_end_kernel, search | {"num_warps": 4}),
+        ("last_join", last_attention_triton._last_join_kernel, join),
+        ("operands", patterns_triton._operands_kernel, block | {"ROUNDED": True, "num_warps": 4}),
+        ("patterns", patterns_triton._patterns_kernel, patterns | {"LOG2E": LOG2E}),
+        ("crossing", search_triton._crossing_kernel, search),
+        ("crossing_pass", search_triton._crossing_pass_kernel, slabs | {"CHUNK": search_triton.CHUNK, "FIRST": False}),
+        ("crossing_end", search_triton._crossing_end_kernel, slabs),
         (
             "block_attention",
             flex_triton._block_attention_kernel,
@@ -185,12 +194,14 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
         ),
         ("lists", flex_triton._lists_kernel, {"SINGLE": True, "COMPACT": flex_triton.COMPACT, "num_warps": 4}),
     ):
+        constants = dict(constants)
         options = {key: constants.pop(key) for key in ("num_warps", "maxnreg") if key in constants}
         types = {name: "*fp32" for name in kernel.arg_names if name.endswith("_ptr")}
-        types |= dict.fromkeys(("q_ptr", "k_ptr", "pooled_ptr"), f"*{dtype}")
-        types |= dict.fromkeys(("bits_ptr", "bits_in_ptr", "amounts_ptr"), "*i32") | {"active_ptr": "*i8"}
-        types |= {"blocks_ptr": "*i16", "counts_ptr": "*i32", "scale_log2": "fp32", "budget": "fp32"}
-        types |= dict.fromkeys(("columns_ptr", "diagonals_ptr"), "*i8") if name == "lists" else {}
+        types |= dict.fromkeys(("q_ptr", "k_ptr", "pooled_ptr", "queries_ptr"), f"*{dtype}")
+        types |= dict.fromkeys(("bits_ptr", "bits_in_ptr", "counts_ptr"), "*i32") | {"blocks_ptr": "*i16"}
+        types |= dict.fromkeys(("active_ptr", "kept_ptr"), "*i8")
+        types |= dict.fromkeys(("scale", "scale_log2", "budget", "factor", "gamma", "tau"), "fp32")
+        types |= {"last_ptr": f"*{dtype}"}
         types = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
         reports.append({"kernel": name, "head_dim": head_dim, **compiled.summary()})
@@ -340,12 +351,14 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, me
     from fp_bench.kernels.attention.hopper import _block_sparse_hopper_kernel as kernel
 
     head_dim, packed, means = int(head_dim), int(packed), int(means)
-    row_size = parts.BLOCK // packed
-    rows, keys = (row_size // 2, packed), (parts.launch_config(head_dim)["TILE"], 1)
+    row_size = BlockGrid(1, 1, packed=packed).row_size
+    heads = parts.BLOCK // row_size
+    rows = (row_size // 2, packed) if heads == packed else (row_size // 2, 1, heads)
+    keys = (parts.launch_config(head_dim)["TILE"], 1)
     boxes = dict.fromkeys(("q_desc", "out_desc"), rows)
     boxes |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), keys)
     constants = {
-        "ROW_GROUP": parts.ROW_GROUP * packed,
+        "ROW_GROUP": parts.ROW_GROUP * heads,
         "ROW_SIZE": row_size,
         "PACKED": packed,
         "MEANS": bool(means),
@@ -365,17 +378,17 @@ def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf1
 
 
 def _compile_gluon(
-    kernel, dtype: str, head_dim: int, boxes: dict[str, tuple[int, int]], constants: dict[str, object]
+    kernel, dtype: str, head_dim: int, boxes: dict[str, tuple[int, ...]], constants: dict[str, object]
 ) -> dict[str, object]:
-    """Compile an attention kernel for sm_90; ``boxes`` are rows and heads of each TMA descriptor."""
+    """Compile an attention kernel for sm_90; ``boxes`` are each TMA descriptor's sizes but for batch and head_dim."""
     from triton.experimental.gluon import language as gl
 
     from fp_bench.kernels.attention import hopper_parts as parts
 
     types = signature(kernel, dtype) | {"counter_ptr": "*i32"}
     types |= {name: "*i32" for name in PAGED_INTEGERS if name in types}
-    for name, (rows, heads) in boxes.items():
-        box = [1, rows, heads, head_dim]
+    for name, sizes in boxes.items():
+        box = [1, *sizes, head_dim]
         layout = gl.NVMMASharedLayout.get_default_for(box, {"bf16": gl.bfloat16, "fp16": gl.float16}[dtype])
         types[name] = f"tensordesc<{dtype}{box},{layout!r}>"
     constants = constants | parts.launch_config(head_dim)
@@ -407,6 +420,7 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
         **{f"attend_{head_dim}": compile_hopper("bf16", head_dim) for head_dim in HEAD_DIMS},
         "attend_fp16": compile_hopper("fp16"),
         "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
+        "attend_packed_by_three": compile_hopper("bf16", 128, packed=3),
         "paged": compile_paged_hopper(),
         "fp8": compile_fp8()[1],
     }
@@ -414,9 +428,23 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
 
 def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 8, head_dim: int = 128) -> list[object]:
     """Launch FlashPrefill on a GPU that is not here; return what each kernel finds in its parameters, by its PTX."""
+    from fp_bench.kernels.flashprefill.prefill import flash_prefill
+
+    return _launched((q_heads, kv_heads), length, head_dim, lambda q, k, v: flash_prefill(q, k, v, alpha=0.12))
+
+
+def launch_select_flex(length: int = 4000, tau: float = 0.1) -> list[object]:
+    """Launch FlexPrefill's selection likewise."""
+    from fp_bench.kernels.flexprefill import select_flex
+    from fp_bench.kernels.flexprefill.rule import FlexRule
+
+    rule = FlexRule(0.9, tau, 1024, official=True)
+    return _launched((32, 8), length, 128, lambda q, k, _: select_flex(q, k, rule, scale=0.125))
+
+
+def _launched(heads: tuple[int, int], length: int, head_dim: int, call) -> list[object]:
     import triton
 
-    from fp_bench.kernels.flashprefill.prefill import flash_prefill
     from tests.kernels import fake_cuda
 
     driver = fake_cuda.install()
@@ -429,11 +457,12 @@ def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 
         return made
 
     triton.compile = compile_and_keep
-    q, k, v = fake_cuda.tensors(length, (q_heads, kv_heads), head_dim)
+    tensors = fake_cuda.tensors(length, heads, head_dim)
     for _ in range(2):  # the first call makes the plan
-        flash_prefill(q, k, v, alpha=0.12)
-    assert driver.launched[:3] == driver.launched[3:]
-    assert len(driver.loaded) == 3
+        call(*tensors)
+    count = len(driver.launched) // 2
+    assert driver.launched[:count] == driver.launched[count:]
+    assert len(driver.loaded) == len({launched.name for launched in driver.launched})
     return [
         {
             "kernel": launched.name,
@@ -445,7 +474,7 @@ def launch_flash_prefill(length: int = 4000, q_heads: int = 32, kv_heads: int = 
             **_read(compiled[launched.name]).summary(),
             "parameters": _decoded(launched, compiled[launched.name].asm["ptx"]),
         }
-        for launched in driver.launched[:3]
+        for launched in driver.launched[:count]
     ]
 
 
@@ -466,11 +495,13 @@ if __name__ == "__main__":
     import json
 
     compilers = {
+        "groups": lambda *groups: {group: compile_hopper(packed=int(group)) for group in groups},
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,
         "launches": lambda *sizes: launch_flash_prefill(*map(int, sizes)),
+        "select_flex": launch_select_flex,
         "rivals": compile_rivals,
         "vertical_slash": compile_vertical_slash,
         "paged": compile_paged,

@@ -176,6 +176,44 @@ def test_a_planned_call_passes_what_its_kernels_declare(launched):
     assert attend["parameters"][61:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4]
 
 
+@pytest.mark.slow
+@needs_gluon
+def test_packed_rows_of_every_group_compile_as_rows_of_one_head_do(tmp_path):
+    groups = compile_elsewhere("groups", *"12345678", cache=tmp_path)["groups"]
+    for group, report in groups.items():
+        assert report["wgmma"] == groups["1"]["wgmma"], group
+        assert report["wgmma_waits"] == [0, 1], group
+        assert report["spill_bytes"] == 0, group
+        assert report["registers"] == 168, group
+        assert report["tma"] == groups["1"]["tma"], group
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, group
+
+
+@pytest.mark.slow
+def test_a_planned_selection_of_flexprefill_passes_what_its_kernels_declare(tmp_path):
+    reports = compile_elsewhere("select_flex", cache=tmp_path)["select_flex"]
+    parameters = {report["kernel"]: report["parameters"][:-2] for report in reports}
+    assert len(reports) == len(parameters) == 8
+    for report in reports:
+        assert report["threads"] == report["threads_in_ptx"]
+        assert report["shared"] == report["shared_bytes"]
+        assert report["spill_bytes"] == 0
+    operands, rows, join, mass, patterns, attention, crossing, lists = parameters.values()
+    q, k = 1 << 36, 2 << 36  # see fake_cuda.tensors
+    assert operands[:2] == [q, k]
+    last, mean, pooled, queries = operands[2:6]
+    assert rows[:2] == mass[:2] == [last, k]
+    assert join[:2] == rows[2:4]
+    assert mass[2] == join[2]
+    assert patterns[:5] == [*mass[3:6], mean, pooled]
+    kept, query_aware = patterns[7:9]
+    assert attention[:3] == [queries, pooled, query_aware]
+    weights = attention[3]
+    assert crossing[:2] == [weights, query_aware]
+    assert crossing[3] == pytest.approx(0.9 * 32)
+    assert lists[:4] == [kept, weights, crossing[2], query_aware]
+
+
 def folder_of(version: str) -> Path | None:
     """Return the folder of ``TRITONS`` that holds this release, as ``pip install --target`` leaves it."""
     folders = map(Path, filter(None, os.environ.get("TRITONS", "").split(os.pathsep)))

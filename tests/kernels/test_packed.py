@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.attention import block_sparse_attention, reference
-from fp_bench.kernels.backend import triton_missing
+from fp_bench.kernels.backend import gluon_missing, triton_missing
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.flashprefill_v2 import reference as reference_packed
@@ -93,6 +93,39 @@ def test_torch_attends_as_defined(case, packs, share, corrected):
        st.sampled_from([0.4, 1.0]), st.booleans())  # fmt: skip
 def test_triton_attends_as_defined(case, packs, share, corrected):
     assert_attends_as_defined(case, packs, share, corrected, "triton")
+
+
+@pytest.mark.parametrize("group", range(1, 9))
+@pytest.mark.parametrize("corrected", [False, True])
+def test_every_group_attends_and_selects_as_defined(group, corrected):
+    case = Case(q_len=170, kv_len=300, q_heads=2 * group, kv_heads=2, seed=group)
+    assert_attends_as_defined(case, True, 0.4, corrected, "torch")
+    assert_selects_as_defined(case, KeepRule(0.3, 1, 1, 0), "torch")
+
+
+@needs_interpreter
+@pytest.mark.parametrize("group", [3, 5])
+def test_groups_that_leave_rows_empty_in_triton(group):
+    case = Case(q_len=170, kv_len=300, q_heads=group, kv_heads=1, seed=group)
+    assert_attends_as_defined(case, True, 0.4, True, "triton")
+    assert_selects_as_defined(case, KeepRule(0.3, 1, 1, 0), "triton")
+
+
+@pytest.mark.skipif(gluon_missing() is not None, reason=str(gluon_missing()))
+@pytest.mark.parametrize("group", range(1, 9))
+def test_a_box_holds_the_heads_of_one_list_and_as_many_as_a_power_of_two(group):
+    from fp_bench.kernels.attention.hopper import CONSUMERS, rows_boxed
+
+    q = torch.arange(2 * 40 * 3 * group * 64, dtype=torch.float32).view(2, 40, 3 * group, 64)
+    grid = BlockGrid(40, 300, packed=group)
+    box = rows_boxed(q, grid)
+    assert math.prod(box.block) * CONSUMERS == grid.block_size * 64
+    positions, heads = grid.row_size // CONSUMERS, box.block[-2]
+    assert heads == 1 << (group - 1).bit_length()
+    # What TMA reads for list 1 of sequence 1: numbers of its own heads, and none past them.
+    at = (1, slice(8, 8 + positions), *((1, slice(heads)) if box.base.dim() == 5 else (slice(group, group + heads),)))
+    assert torch.equal(box.base[at][:, :group], q[1, 8 : 8 + positions, group : 2 * group])
+    assert box.base[at].shape[1] == group
 
 
 @settings(max_examples=60)

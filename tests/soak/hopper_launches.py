@@ -1,5 +1,8 @@
 """Launch the Hopper kernel many times over random shapes and lists: ``python -m tests.soak.hopper_launches 10000``.
 
+Groups have one to eight query heads, with a list a head or a list for all of them. A second number is the head size,
+128 by default: each has kernels of its own to compile, some minutes of them.
+
 Every launch writes into memory filled with nan, is compared on all rows with the portable kernel, and on some rows of
 some launches with the float32 definition. Run it under ``timeout``: a lost barrier is a hang.
 """
@@ -18,40 +21,41 @@ CHECK_EVERY, EXACT_EVERY = 50, 20
 LENGTHS = (1, 5, 127, 128, 129, 255, 256, 300, 640, 1000, 1280, 2049)
 
 
-def random_index(draw: random.Random, batch: int, heads: int, q_len: int, kv_len: int) -> BlockIndex:
+def random_index(draw: random.Random, batch: int, heads: int, q_len: int, kv_len: int, packed: int) -> BlockIndex:
     """Lists of one kind: empty, one block, two, an odd number, a random share, or everything."""
-    grid = BlockGrid(q_len, kv_len)
-    score = torch.rand((batch, heads, grid.rows, grid.key_blocks), device="cuda")
+    grid = BlockGrid(q_len, kv_len, packed=packed)
+    score = torch.rand((batch, heads // packed, grid.rows, grid.key_blocks), device="cuda")
     kind = draw.choice(["empty", "one", "two", "odd", "share", "share", "full"])
     if kind in ("one", "two", "odd"):
         count = min({"one": 1, "two": 2, "odd": 2 * draw.randrange(4) + 1}[kind], grid.key_blocks)
         mask = score >= score.topk(count).values[..., -1:]
     else:
         mask = score < {"empty": 0.0, "share": draw.random(), "full": 1.0}[kind]
-    return BlockIndex.from_mask(mask, q_len, kv_len)
+    return BlockIndex.from_mask(mask, q_len, kv_len, packed=packed)
 
 
 def random_tensor(
-    draw: random.Random, pool: torch.Tensor, batch: int, length: int, heads: int, dtype: torch.dtype
+    draw: random.Random, pool: torch.Tensor, shape: tuple[int, int, int], head_dim: int, dtype: torch.dtype
 ) -> torch.Tensor:
-    """A stretch of normal numbers as ``[batch, length, heads, 128]``, heads outermost in memory half of the time."""
-    size = batch * length * heads * 128
+    """A stretch of normal numbers as ``[batch, length, heads, head_dim]``, heads outermost half of the time."""
+    batch, length, heads = shape
+    size = batch * length * heads * head_dim
     start = draw.randrange(0, len(pool) - size + 1, 8)
     flat = pool[start : start + size].to(dtype)
     if draw.random() < 0.5:
-        return flat.view(batch, heads, length, 128).transpose(1, 2)
-    return flat.view(batch, length, heads, 128)
+        return flat.view(batch, heads, length, head_dim).transpose(1, 2)
+    return flat.view(batch, length, heads, head_dim)
 
 
-def main(launches: int, seed: int = 0) -> None:
+def main(launches: int, head_dim: int = 128, seed: int = 0) -> None:
     """Run ``launches`` random launches; any wrong row raises."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
-    pool = torch.randn(2 * 2049 * 8 * 128 * 3, device="cuda", dtype=torch.float32)
+    pool = torch.randn(2 * 2049 * 24 * head_dim, device="cuda", dtype=torch.float32)
     errors: list[torch.Tensor] = []
     worst = 0.0
     for number in range(launches):
-        errors.append(launch(draw, pool, exact=number % EXACT_EVERY == 0))
+        errors.append(launch(draw, pool, head_dim, exact=number % EXACT_EVERY == 0))
         if len(errors) == CHECK_EVERY or number == launches - 1:
             found = torch.stack(errors).cpu()  # one wait for many launches
             first = number + 1 - len(errors)
@@ -67,18 +71,19 @@ def main(launches: int, seed: int = 0) -> None:
     print(f"{launches} launches, worst relative error to the float32 definition {worst:.1e}")
 
 
-def launch(draw: random.Random, pool: torch.Tensor, *, exact: bool) -> torch.Tensor:
+def launch(draw: random.Random, pool: torch.Tensor, head_dim: int, *, exact: bool) -> torch.Tensor:
     """Launch once; return the worst row's error and the worst lse's to the portable kernel, and to the definition."""
     batch, kv_heads = draw.choice([1, 1, 2]), draw.choice([1, 2])
     dtype = draw.choice([torch.float16, torch.bfloat16])
-    q_heads = kv_heads * draw.choice([1, 2, 3, 4])
+    group = draw.randint(1, 8)
+    q_heads = kv_heads * group
     kv_len = draw.choice(LENGTHS)
     q_len = draw.choice([kv_len, kv_len, draw.randint(1, kv_len)])
     shapes = ((batch, q_len, q_heads), (batch, kv_len, kv_heads), (batch, kv_len, kv_heads))
-    q, k, v = (random_tensor(draw, pool, *shape, dtype) for shape in shapes)
-    index = random_index(draw, batch, q_heads, q_len, kv_len)
+    q, k, v = (random_tensor(draw, pool, shape, head_dim, dtype) for shape in shapes)
+    index = random_index(draw, batch, q_heads, q_len, kv_len, draw.choice([1, group]))
     # The allocator hands this memory to the next output of the same size.
-    poison = torch.full((batch, q_len, q_heads, 128), float("nan"), dtype=dtype, device="cuda")
+    poison = torch.full((batch, q_len, q_heads, head_dim), float("nan"), dtype=dtype, device="cuda")
     del poison
     ours = block_sparse_attention(q, k, v, index, scale=0.09, backend="hopper")
     portable = block_sparse_attention(q, k, v, index, scale=0.09, backend="triton")
@@ -95,4 +100,4 @@ def launch(draw: random.Random, pool: torch.Tensor, *, exact: bool) -> torch.Ten
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))

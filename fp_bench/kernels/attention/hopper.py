@@ -23,6 +23,10 @@ buffer of its own row and leaves by TMA, which clips rows past the end; the stor
 row's first product. Only the partial first row of a chunk, whose start TMA cannot clip (no negative coordinates), is
 stored through pointers.
 
+Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads leaves the last 1 to 3 places of each
+position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
+nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
+
 Rows are handed out longest first, 32 neighbouring query blocks KV head by KV head (see attention/triton.py): a
 counter costs one atomic a row, keeps heads of uneven density from starving an SM, and resets itself when the last
 program has drawn its last number.
@@ -62,8 +66,8 @@ from fp_bench.kernels.attention.hopper_parts import (
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.gluon import tma_load, tma_store
-from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E, empty_outputs
+from fp_bench.kernels.launch import Box, CachedKernel
+from fp_bench.kernels.layout import LOG2E, BlockGrid, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.pooling.means_triton import kept_bits
 
@@ -116,6 +120,7 @@ def _produce(
     ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    PADDED: gl.constexpr = BLOCK // ROW_SIZE != PACKED
     step = 0
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
@@ -137,10 +142,11 @@ def _produce(
                 mbarrier.expect(barrier, q_desc.block_type.nbytes)
                 # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
                 start = gl.maximum((first + row) * ROW_SIZE + part * (ROW_SIZE // CONSUMERS) - offset, 0)
-                tma_load(
-                    q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier,
-                    q_smem.index(slot * CONSUMERS + part),
-                )  # fmt: skip
+                q_part = q_smem.index(slot * CONSUMERS + part)
+                if PADDED:
+                    tma_load(q_desc, [batch, start, batch_list % lists, 0, 0], barrier, q_part)
+                else:
+                    tma_load(q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier, q_part)
             block = last
             for i in range(gl.maximum(count, 1)):
                 following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
@@ -171,6 +177,8 @@ def _consume(
     dtype: gl.constexpr = out_desc.dtype
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
     PART_SIZE: gl.constexpr = ROW_SIZE // CONSUMERS
+    HEADS: gl.constexpr = BLOCK // ROW_SIZE  # of a tile: those of the list, and padding to a power of two
+    PADDED: gl.constexpr = HEADS != PACKED
     TILES: gl.constexpr = BLOCK // TILE
     LOG2_BLOCK: gl.constexpr = 7  # a pruned block counts BLOCK times with its means
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, TILE, 16])
@@ -201,7 +209,7 @@ def _consume(
         denominator = gl.full([BLOCK_M], 0.0, gl.float32, ROW)
         first_position = (first + row) * ROW_SIZE + PART * PART_SIZE
         start = gl.maximum(first_position - offset, 0)
-        position = offset + start + in_part // PACKED
+        position = offset + start + in_part // HEADS
 
         # The first tile of the last listed block, masked.
         logits = open_row(q, zero, step, k_smem, k_full, STAGES, TILE, HEAD_DIM)
@@ -253,18 +261,25 @@ def _consume(
         if first_position >= offset:
             q.store(out)
             fence_async_shared()
-            tma_store(out_desc, [batch_list // lists, start, head, 0], q_part)
+            if PADDED:
+                tma_store(out_desc, [batch_list // lists, start, batch_list % lists, 0, 0], q_part)
+            else:
+                tma_store(out_desc, [batch_list // lists, start, head, 0], q_part)
         else:  # some of these rows are the next part's to write
             in_part_o = gl.arange(0, BLOCK_M, layout=ROW_O)
-            query_o = start + in_part_o // PACKED
+            query_o = start + in_part_o // HEADS
             mine = query_o + offset < first_position + PART_SIZE
-            token = (batch_list.to(gl.int64) // lists * q_len + query_o) * (lists * PACKED) + head + in_part_o % PACKED
+            if PADDED:
+                mine &= in_part_o % HEADS < PACKED
+            token = (batch_list.to(gl.int64) // lists * q_len + query_o) * (lists * PACKED) + head + in_part_o % HEADS
             dim = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, O_LAYOUT))
             mask = (mine & (query_o < q_len))[:, None] & (dim < HEAD_DIM)[None, :]
             gl.store(out_ptr + token[:, None] * HEAD_DIM + dim[None, :], out, mask=mask)
         lse = gl.where(count > 0, (highest + gl.log2(denominator)) / 1.4426950408889634, float("-inf"))
         mine = (position < first_position + PART_SIZE) & (position < offset + q_len)
-        batch_head = batch_list.to(gl.int64) * PACKED + in_part % PACKED
+        if PADDED:
+            mine &= in_part % HEADS < PACKED
+        batch_head = batch_list.to(gl.int64) * PACKED + in_part % HEADS
         gl.store(lse_ptr + batch_head * q_len + (position - offset), lse, mask=mine)
         if Q_BUFFERS == 1:
             tma.store_wait(0)
@@ -286,9 +301,15 @@ def _block_sparse_hopper_kernel(
     MEANS: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
-    q_smem = gl.allocate_shared_memory(
-        dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
-    )
+    HEADS: gl.constexpr = BLOCK // ROW_SIZE
+    if HEADS == PACKED:
+        q_smem = gl.allocate_shared_memory(
+            dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
+        )
+    else:
+        q_smem = gl.allocate_shared_memory(
+            dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, 1, HEADS, HEAD_DIM], q_desc.layout
+        )
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
@@ -325,8 +346,8 @@ def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> st
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
     if block_size != BLOCK:
         return f"blocks of {block_size}: it takes {BLOCK}"
-    if packed not in (1, 2, 4, 8, 16, 32, 64):
-        return f"{packed} heads share a list: a box of TMA takes a power of two up to 64"
+    if packed > BLOCK // CONSUMERS:
+        return f"{packed} heads share a list: it takes up to {BLOCK // CONSUMERS}, a position for each consumer"
     return unfit(q, k=k, v=v) or _self_test(q.device, q.shape[3])
 
 
@@ -354,6 +375,18 @@ def block_sparse_attention_hopper(
     return out, lse
 
 
+def rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
+    """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
+
+    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
+    zeros and writes nothing.
+    """
+    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
+    if heads == grid.packed:
+        return boxed(x, positions, heads)
+    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))
+
+
 def attend_arguments(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, tiles_drawn: Tensor, scale: float,
     means: BlockMeans | None = None,
@@ -365,14 +398,13 @@ def attend_arguments(
     lists = q_heads // grid.packed
     row_group = ROW_GROUP * BLOCK // grid.row_size
     tiles = -(-grid.rows // row_group) * row_group * batch * lists
-    part = (grid.row_size // CONSUMERS, grid.packed)
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
     return (
         multiprocessors(q.device),
         (
-            *(boxed(q, *part), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
-            *(boxed(out, *part), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
+            *(rows_boxed(q, grid), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
+            *(rows_boxed(out, grid), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
             *(out, lse, index.blocks, index.counts, bits, tiles_drawn),
         ),
         (scale * LOG2E,),

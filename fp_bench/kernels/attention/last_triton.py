@@ -1,10 +1,10 @@
-"""The attention of a prompt's last queries, summed by key and by distance, in two Triton kernels.
+"""The attention of a prompt's last queries, summed by key and by distance, in three Triton kernels.
 
 The last ``BLOCK`` queries (64 or 128) meet every key twice: once for each row's maximum and sum (parts of ``SPAN``
-tiles of keys, joined by torch), once for the weights. The second kernel sums a square tile of weights down its columns,
-and along its diagonals by writing it to a scratch that stays in L2 (64 KB for 128 rows) and reading it back with row r
-rotated by r + 1: diagonals are then columns, those that began in this tile above and those that go on in the next
-below. Nothing of size rows x keys is kept: two float32 vectors of ``kv_len`` a head.
+tiles of keys, which a program a head joins), once for the weights. The kernel of the weights sums a square tile down
+its columns, and along its diagonals by writing it to a scratch that stays in L2 (64 KB for 128 rows) and reading it
+back with row r rotated by r + 1: diagonals are then columns, those that began in this tile above and those that go on
+in the next below. Nothing of size rows x keys is kept: two float32 vectors of ``kv_len`` a head.
 
 At head_dim 128 on sm_90: a warp for 16 rows, up to 96 KB of shared memory. Both are bound by reading K from L2, where
 the heads of a group share it.
@@ -18,6 +18,7 @@ from torch import Tensor
 from fp_bench.kernels.backend import capability, multiprocessors
 from fp_bench.kernels.launch import CachedKernel, split_options
 from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.plan import Launches
 
 SPAN_TILES = 8
 """Key tiles whose row maxima and sums one program computes."""
@@ -26,6 +27,8 @@ WARPS_PER_SM = 16
 REGISTERS = 128
 """A thread's in that kernel, so that programs share an SM: one's loads run under another's barriers."""
 ROWS_PER_WARP = 16
+SPANS_AT_ONCE = 16
+"""Parts joined at once."""
 ROTATED_ROWS = 16
 """Rows of a tile of weights that are rotated at once: all of them at once would spill."""
 SIZES = ("kv_len", "spans", "tiles", "batch_heads", "q_heads", "group")
@@ -81,6 +84,23 @@ def _last_rows_kernel(
 
 
 @triton.jit(do_not_specialize=SIZES)
+def _last_join_kernel(peaks_ptr, totals_ptr, lse_ptr, spans, BLOCK: tl.constexpr, AT_ONCE: tl.constexpr):
+    batch_head = tl.program_id(0).to(tl.int64)
+    row = tl.arange(0, BLOCK)
+    highest = tl.full((BLOCK,), -1.0e30, tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, spans, AT_ONCE):
+        span = start + tl.arange(0, AT_ONCE)[:, None]
+        part = (batch_head * spans + span) * BLOCK + row[None, :]
+        peaks = tl.load(peaks_ptr + part, mask=span < spans, other=-1.0e30)
+        totals = tl.load(totals_ptr + part, mask=span < spans, other=0.0)
+        peak = tl.maximum(highest, tl.max(peaks, 0))
+        total = total * tl.exp2(highest - peak) + tl.sum(totals * tl.exp2(peaks - peak[None, :]), 0)
+        highest = peak
+    tl.store(lse_ptr + batch_head * BLOCK + row, highest + tl.log2(total))
+
+
+@triton.jit(do_not_specialize=SIZES)
 def _last_mass_kernel(
     q_ptr, k_ptr, lse_ptr, columns_ptr, above_ptr, below_ptr, scratch_ptr, scale_log2,
     kv_len, tiles, batch_heads, q_heads, group, stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
@@ -116,6 +136,7 @@ def _last_mass_kernel(
 
 
 _last_rows = CachedKernel(_last_rows_kernel)
+_last_join = CachedKernel(_last_join_kernel)
 _last_mass = CachedKernel(_last_mass_kernel)
 
 
@@ -133,16 +154,36 @@ def last_mass_config(rows: int, capability: int) -> dict[str, int]:
 
 def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
     """Return `last_attention.last_attention`."""
+    batch, size, q_heads, _ = last.shape
+    launches = Launches(k.device)
+    length = triton.cdiv(k.shape[1], size) * size
+    mass = torch.empty((2, batch, q_heads, length), dtype=torch.float32, device=k.device)
+    below = launches.empty(batch, q_heads, length)
+    launch_last_masses(launches, last, k, factor, rounded, (mass[0], mass[1], below))
+    launches.run()
+    mass[1, ..., size:] += below[..., :-size]
+    return mass
+
+
+def launch_last_masses(
+    launches: Launches, last: Tensor, k: Tensor, factor: float, rounded: bool, out: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Add three launches that fill ``out``: columns, diagonals, and what goes on from the tile before.
+
+    Each is ``[batch, q_heads, length]`` float32. The first two are `last_attention.last_attention`, but ``i + rows`` of
+    the second still lacks ``i`` of the third, ``rows`` being the last queries'.
+    """
     batch, size, q_heads, head_dim = last.shape
-    kv_len, device = k.shape[1], k.device
+    kv_len, device = k.shape[1], launches.device
     heads = batch * q_heads
     tiles = triton.cdiv(kv_len, size)
     spans = triton.cdiv(tiles, SPAN_TILES)
     constants = {"BLOCK": size, "HEAD_DIM": head_dim}
     strides = (*last.stride()[:3], *k.stride()[:3])
-    peaks, totals = torch.empty((2, heads, spans, size), dtype=torch.float32, device=device).unbind()
+    peaks, totals = launches.empty(heads, spans, size), launches.empty(heads, spans, size)
     tiling, options = split_options(last_rows_config(size, head_dim, capability(device)))
-    _last_rows(
+    launches.add(
+        _last_rows,
         spans * heads,
         (last, k, peaks, totals),
         (factor * LOG2E,),
@@ -150,21 +191,20 @@ def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool)
         {**constants, "ROUNDED": rounded, **tiling},
         options,
     )
-    peak = peaks.amax(1)
-    lse = peak + (totals * torch.exp2(peaks - peak[:, None])).sum(1).log2()
+    lse = launches.empty(heads, size)
+    joined = {"BLOCK": size, "AT_ONCE": SPANS_AT_ONCE}
+    launches.add(_last_join, heads, (peaks, totals, lse), (), (spans,), joined, {"num_warps": 4})
     # Diagonals that begin in a tile of keys belong to its columns, those that go on to the columns of the next tile.
-    mass = torch.empty((2, batch, q_heads, tiles * size), dtype=torch.float32, device=device)
-    below = torch.empty((heads, tiles, size), dtype=torch.float32, device=device)
     tiling, options = split_options(last_mass_config(size, capability(device)))
-    programs = min(tiles * heads, WARPS_PER_SM // options["num_warps"] * multiprocessors(device) if k.is_cuda else 2)
-    scratch = torch.empty((programs, size, size), dtype=torch.float32, device=device)
-    _last_mass(
+    at_once = WARPS_PER_SM // options["num_warps"] * multiprocessors(device) if device.type == "cuda" else 2
+    programs = min(tiles * heads, at_once)
+    scratch = launches.empty(programs, size, size)
+    launches.add(
+        _last_mass,
         programs,
-        (last, k, lse, mass[0], mass[1], below, scratch),
+        (last, k, lse, *out, scratch),
         (factor * LOG2E,),
         (kv_len, tiles, heads, q_heads, q_heads // k.shape[2], *strides),
         {**constants, "ROUNDED": rounded, **tiling},
         options,
     )
-    mass[1].view(heads, tiles, size)[:, 1:] += below[:, :-1]
-    return mass

@@ -5,9 +5,7 @@ checked the layout, picked and compiled the kernels and packed their numbers. A 
 one workspace, writes addresses, and launches three times.
 """
 
-import functools
 import threading
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,15 +16,12 @@ from fp_bench.kernels.attention import implementation
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
-from fp_bench.kernels.launch import Box, CachedKernel, current_stream, tensor_map
+from fp_bench.kernels.launch import CachedKernel, current_stream
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid, check_layout, check_scale, empty_outputs, head_dim_problem
+from fp_bench.kernels.plan import Step, place_parts
 
 PLANS = 128
 """Plans that are kept; the oldest goes first."""
-ADDRESSES = 64
-"""Of a tensor whose maps of TMA a plan keeps."""
-ALIGNED = 256
-"""Bytes between the parts of a workspace: multiples of it."""
 
 
 class Settings(NamedTuple):
@@ -42,38 +37,6 @@ class Settings(NamedTuple):
     def rule(self) -> KeepRule:
         """Return which blocks to keep."""
         return KeepRule(self.alpha, self.sink_blocks, self.window_blocks, self.last_full_blocks)
-
-
-class Step:
-    """One launch of a plan, and where in the call's addresses each of its tensors stands.
-
-    Args:
-        kernel: what to launch.
-        arguments: what it takes, with some of ``known`` as tensors.
-        known: the tensors of a call, in the order of its addresses.
-        device: the GPU, the current one.
-    """
-
-    def __init__(
-        self, kernel: CachedKernel, arguments: tuple[Any, ...], known: Sequence[Tensor], device: torch.device
-    ) -> None:
-        programs, tensors, *rest = arguments
-        self._launch = kernel.prepare(device, programs, tensors, *rest)
-        maps = iter(self._launch.maps)
-        self._slots: list[tuple[int, Callable[[int], bytes] | None]] = []
-        for tensor in tensors:
-            base = tensor.base if isinstance(tensor, Box) else tensor
-            number = next(i for i, other in enumerate(known) if other is base)
-            encode = None
-            if isinstance(tensor, Box):
-                # A cache of its own spares hashing sizes and strides, which are a plan's to know.
-                how = {"shape": base.shape, "strides": base.stride(), "tma": next(maps)}
-                encode = functools.lru_cache(maxsize=ADDRESSES)(functools.partial(tensor_map, **how))
-            self._slots.append((number, encode))
-
-    def __call__(self, stream: int, at: Sequence[int]) -> None:
-        """Launch on the tensors at these addresses."""
-        self._launch(stream, *[encode(at[number]) if encode else at[number] for number, encode in self._slots])
 
 
 class Plan:
@@ -119,10 +82,7 @@ class Plan:
         )
         known = (q, k, v, out, lse, *parts, tiles_drawn)
         self._steps = [Step(*step, known, q.device) for step in steps]
-        self._offsets, self._bytes = [], 0
-        for part in parts:
-            self._offsets.append(self._bytes)
-            self._bytes += -(-part.nbytes // ALIGNED) * ALIGNED
+        self._offsets, self._bytes = place_parts(parts)
         self._device, self._dtype = q.device, q.dtype
         self._out, self._lse = tuple(out.shape), tuple(lse.shape)
 

@@ -1,104 +1,51 @@
-"""The steps of `flexprefill` in Triton; `steps_torch` has the same functions and says what they return.
+"""FlexPrefill's selection in Triton: eight launches up to 32K tokens, none that waits for the device.
 
-**Crossing.** The value at which the descending prefix sums of a vector exceed a budget, without a sort: eight passes
-find it four bits of its float32 pattern at a time. A pass sums, for each of 16 candidates, the values from it on; a
-program sums one slab, and the next pass adds up the slabs, so there are no atomics and the result is deterministic.
-A last pass counts the values above it. Vectors that are not active cost an empty program.
+| launches | what | where |
+| --: | :-- | :-- |
+| 1 | mean keys and queries, last queries | `patterns_triton` |
+| 3 | attention of the last queries by key and distance | `attention.last_triton` |
+| 1 | kinds of heads, columns and diagonals | `patterns_triton` |
+| 1 | block attention of query-aware heads | here |
+| 1, above 32K tokens 9 | the value from which on their blocks are kept | `search_triton` |
+| 1 | lists | here |
 
-**Block attention.** Causal softmax of mean queries on mean keys in two passes over the keys (4 MB of them at 256K), for
-query-aware heads only.
+The first five read Q and K once and two vectors of ``kv_len`` numbers a head; of a rule without query-aware heads the
+two before the last are left out. The launches of a layout are planned once (`plan`), since they take the host longer
+than the device at 4K.
 
-**Lists.** One program a query block: column or diagonal or single block, compacted by a prefix sum.
+**Block attention.** Causal softmax of mean queries on mean keys in two passes over the keys (4 MB of them at 256K): one
+program 64 query blocks, tiles of 64 mean keys, a head that is not query-aware costs an empty program. At head_dim 128
+on sm_90 4 warps keep 64 x 64 products in registers (32 a thread); Q and three stages of K take 64 KB of shared memory.
 
-On sm_90 crossing has 4 warps, 32 sums a thread, no shared memory but the reduction's. Each step is bound by reading its
-operands from L2 or device memory.
+**Lists.** One program a query block: column or diagonal or single block, compacted by a prefix sum of 512 blocks (4 a
+thread). Bound by reading its marks from L2.
 """
+
+import functools
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fp_bench.kernels.attention.last_triton import launch_last_masses
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.flexprefill.parts import Attention, Crossing
+from fp_bench.kernels.flexprefill.patterns_triton import Operands, launch_operands, launch_patterns
+from fp_bench.kernels.flexprefill.rule import FlexRule
+from fp_bench.kernels.flexprefill.search_triton import launch_crossing
 from fp_bench.kernels.launch import CachedKernel
-from fp_bench.kernels.layout import LOG2E
+from fp_bench.kernels.layout import LOG2E, BlockGrid
+from fp_bench.kernels.plan import Launches, Plan
 
-CANDIDATES = 16
-SLAB = 4096
-"""Values that one program of a pass sums at least."""
-MAX_SLABS = 64
-CHUNK = 256
-"""Values compared with all candidates at once."""
+PLANS = 128
+"""Plans that are kept, one a layout and rule; the least used go first."""
 BLOCK_ROWS = 64
 """Query blocks and key blocks of a tile of block attention."""
 COMPACT = 512
 """Key blocks listed at once."""
-SIZES = ("tiles", "q_heads", "group", "length", "span", "shift", "blocks")
+SIZES = ("tiles", "q_heads", "group", "lists", "blocks")
 """Arguments that a kernel is not compiled again for."""
-
-
-@triton.jit
-def _crossing_bits(partials_ptr, bits_ptr, vector, budget, shift, SLABS: tl.constexpr, CANDIDATES: tl.constexpr):
-    """Return the bits found so far with the four that the last pass was about, at ``shift``."""
-    candidate = tl.arange(0, CANDIDATES)
-    partials = partials_ptr + (vector * SLABS + tl.arange(0, SLABS)[:, None]) * CANDIDATES + candidate[None, :]
-    sums = tl.sum(tl.load(partials), 0)
-    # The sums fall as candidates rise: as many exceed the budget as the digit says.
-    digit = tl.sum(((candidate > 0) & (sums > budget)).to(tl.int32), 0)
-    return tl.load(bits_ptr + vector) | (digit << shift)
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _crossing_pass_kernel(
-    values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, partials_ptr, bits_ptr, budget, length, span, shift,
-    SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr, FIRST: tl.constexpr,
-):  # fmt: skip
-    vector = (tl.program_id(0) // SLABS).to(tl.int64)
-    slab = tl.program_id(0) % SLABS
-    if tl.load(active_ptr + vector) == 0:
-        return
-    found = tl.full((), 0, tl.int32)
-    if not FIRST:
-        found = _crossing_bits(partials_in_ptr, bits_in_ptr, vector, budget, shift + 4, SLABS, CANDIDATES)
-    if slab == 0:
-        tl.store(bits_ptr + vector, found)
-    # Floats that are not negative are ordered as their bits are; candidates of 2 ** 31 and up are above all of them.
-    digit = tl.arange(0, CANDIDATES)[:, None]
-    candidate = (digit << shift).to(tl.uint32, bitcast=True) | found.to(tl.uint32, bitcast=True)
-    values = values_ptr + vector * length
-    sums = tl.zeros((CANDIDATES, CHUNK), tl.float32)
-    for start in range(slab * span, tl.minimum((slab + 1) * span, length), CHUNK):
-        place = start + tl.arange(0, CHUNK)[None, :]
-        value = tl.load(values + place, mask=place < length, other=0.0)
-        sums += tl.where(value.to(tl.uint32, bitcast=True) >= candidate, value, 0.0)
-    out = (vector * SLABS + slab) * CANDIDATES + tl.arange(0, CANDIDATES)
-    tl.store(partials_ptr + out, tl.sum(sums, 1))
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _crossing_end_kernel(
-    values_ptr, active_ptr, partials_in_ptr, bits_in_ptr, crossing_ptr, masses_ptr, amounts_ptr, budget, length, span,
-    SLABS: tl.constexpr, CANDIDATES: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    vector = (tl.program_id(0) // SLABS).to(tl.int64)
-    slab = tl.program_id(0) % SLABS
-    if tl.load(active_ptr + vector) == 0:
-        return
-    crossing = _crossing_bits(partials_in_ptr, bits_in_ptr, vector, budget, 0, SLABS, CANDIDATES)
-    if slab == 0:
-        tl.store(crossing_ptr + vector, crossing.to(tl.float32, bitcast=True))
-    values = values_ptr + vector * length
-    mass = tl.zeros((CHUNK,), tl.float32)
-    amount = tl.zeros((CHUNK,), tl.int32)
-    for start in range(slab * span, tl.minimum((slab + 1) * span, length), CHUNK):
-        place = start + tl.arange(0, CHUNK)
-        value = tl.load(values + place, mask=place < length, other=0.0)
-        above = value.to(tl.int32, bitcast=True) > crossing
-        mass += tl.where(above, value, 0.0)
-        amount += above.to(tl.int32)
-    tl.store(masses_ptr + vector * SLABS + slab, tl.sum(mass, 0))
-    tl.store(amounts_ptr + vector * SLABS + slab, tl.sum(amount, 0))
 
 
 @triton.jit
@@ -155,12 +102,14 @@ def _block_attention_kernel(
 
 @triton.jit(do_not_specialize=SIZES)
 def _lists_kernel(
-    columns_ptr, diagonals_ptr, weights_ptr, above_ptr, active_ptr, blocks_ptr, counts_ptr, blocks,
+    kept_ptr, weights_ptr, above_ptr, active_ptr, blocks_ptr, counts_ptr, lists, blocks,
     SINGLE: tl.constexpr, COMPACT: tl.constexpr,
 ):  # fmt: skip
     batch_head = (tl.program_id(0) // blocks).to(tl.int64)
     a = tl.program_id(0) % blocks
     list_row = tl.program_id(0).to(tl.int64)
+    columns = kept_ptr + batch_head * blocks
+    diagonals = columns + lists.to(tl.int64) * blocks
     single = 0
     if SINGLE:
         single = tl.load(active_ptr + batch_head).to(tl.int32)
@@ -168,8 +117,8 @@ def _lists_kernel(
     for start in range(0, a + 1, COMPACT):
         c = start + tl.arange(0, COMPACT)
         seen = c <= a
-        column = tl.load(columns_ptr + batch_head * blocks + c, mask=seen, other=0)
-        diagonal = tl.load(diagonals_ptr + batch_head * blocks + a - c, mask=seen, other=0)
+        column = tl.load(columns + c, mask=seen, other=0)
+        diagonal = tl.load(diagonals + a - c, mask=seen, other=0)
         keep = (column | diagonal).to(tl.int32) != 0
         if SINGLE:
             above = tl.load(above_ptr + batch_head)
@@ -183,72 +132,86 @@ def _lists_kernel(
     tl.store(counts_ptr + list_row, count)
 
 
-_crossing_pass = CachedKernel(_crossing_pass_kernel)
-_crossing_end = CachedKernel(_crossing_end_kernel)
 _block_attention = CachedKernel(_block_attention_kernel)
 _lists = CachedKernel(_lists_kernel)
 
 
-def crossing(values: Tensor, budget: float, active: Tensor | None) -> Crossing:
-    """See `steps_torch.crossing`; a vector that is not active gets undefined results."""
-    vectors, length = values.shape
-    slabs = min(MAX_SLABS, triton.next_power_of_2(triton.cdiv(length, SLAB)))
-    span = triton.cdiv(triton.cdiv(length, slabs), CHUNK) * CHUNK
-    flags = torch.ones(vectors, dtype=torch.int8, device=values.device) if active is None else active.view(torch.int8)
-    partials = torch.empty((2, vectors, slabs, CANDIDATES), dtype=torch.float32, device=values.device)
-    bits = torch.empty((2, vectors), dtype=torch.int32, device=values.device)
-    constants = {"SLABS": slabs, "CANDIDATES": CANDIDATES, "CHUNK": CHUNK}
-    for step in range(8):
-        old, new = (step + 1) % 2, step % 2
-        _crossing_pass(
-            vectors * slabs,
-            (values, flags, partials[old], bits[old], partials[new], bits[new]),
-            (budget,),
-            (length, span, 28 - 4 * step),
-            {**constants, "FIRST": step == 0},
-            {"num_warps": 4},
-        )
-    value = torch.empty(vectors, dtype=torch.float32, device=values.device)
-    mass = torch.empty((vectors, slabs), dtype=torch.float32, device=values.device)
-    count = torch.empty((vectors, slabs), dtype=torch.int32, device=values.device)
-    _crossing_end(
-        vectors * slabs,
-        (values, flags, partials[1], bits[1], value, mass, count),
-        (budget,),
-        (length, span),
-        constants,
+def select_flex_triton(q: Tensor, k: Tensor, rule: FlexRule, scale: float, index: BlockIndex) -> None:
+    """Fill ``index`` with the blocks that FlexPrefill keeps; arguments as `flexprefill.select_flex`."""
+    if not q.is_cuda or torch.version.hip or (q.data_ptr() | k.data_ptr()) % 16:
+        _launches(q, k, rule, scale, index, Launches(q.device)).run()
+        return
+    if q.device.index != torch.cuda.current_device():
+        with torch.cuda.device(q.device):
+            return select_flex_triton(q, k, rule, scale, index)
+    layouts = (Layout(tuple(x.shape), x.stride(), x.dtype) for x in (q, k))
+    _plan(*layouts, rule, scale, index.block_size, q.device)(q, k, index.blocks, index.counts)
+
+
+class Layout(NamedTuple):
+    """Of a tensor, all that launches depend on."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        """Return a tensor of this layout without memory."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="meta")
+
+
+@functools.lru_cache(maxsize=PLANS)
+def _plan(q: Layout, k: Layout, rule: FlexRule, scale: float, block_size: int, device: torch.device) -> Plan:
+    queries, keys = q.empty(), k.empty()
+    batch, kv_len, q_heads, _ = q.shape
+    index = BlockIndex.empty(batch, q_heads, BlockGrid(kv_len, kv_len, block_size), "meta")
+    launches = _launches(queries, keys, rule, scale, index, Launches(device, planned=True))
+    return Plan(launches, (queries, keys, index.blocks, index.counts))
+
+
+def _launches(q: Tensor, k: Tensor, rule: FlexRule, scale: float, index: BlockIndex, launches: Launches) -> Launches:
+    """Add all launches of a selection."""
+    grid = index.grid
+    batch, kv_len, q_heads, _ = q.shape
+    blocks = grid.key_blocks
+    operands = launch_operands(launches, q, k, rule, scale, grid)
+    columns, diagonals, below = (launches.empty(batch, q_heads, blocks * grid.block_size) for _ in range(3))
+    mass = (columns, diagonals, below)
+    launch_last_masses(launches, operands.last, k, operands.factor, rule.official, mass)
+    kept, query_aware = launch_patterns(launches, operands, mass, kv_len, rule)
+    # Without query-aware heads no kernel reads these two.
+    weights, above = below, below
+    if rule.tau > 0:
+        weights = _launch_block_attention(launches, operands, query_aware, rule.official)
+        above = launch_crossing(launches, weights, rule.gamma * blocks, query_aware)
+    launches.add(
+        _lists,
+        batch * q_heads * blocks,
+        (kept, weights, above, query_aware, index.blocks, index.counts),
+        (),
+        (batch * q_heads, blocks),
+        {"SINGLE": rule.tau > 0, "COMPACT": COMPACT},
         {"num_warps": 4},
     )
-    return Crossing(value, mass.sum(-1), count.sum(-1))
+    return launches
 
 
-def block_attention(queries: Tensor, pooled: Tensor, factor: float, active: Tensor, rounded: bool) -> Tensor:
-    """See `steps_torch.block_attention`; heads that are not active are left undefined."""
+def _launch_block_attention(launches: Launches, operands: Operands, query_aware: Tensor, rounded: bool) -> Tensor:
+    """Add the launch that fills ``[batch, q_heads, blocks, blocks]`` float32: mean queries' weights on mean keys.
+
+    Undefined for heads that are not query-aware; ``rounded`` rounds the products to K's dtype.
+    """
+    queries, pooled = operands.queries, operands.pooled
     batch, blocks, q_heads, head_dim = queries.shape
-    weights = torch.empty((batch, q_heads, blocks, blocks), dtype=torch.float32, device=queries.device)
+    weights = launches.empty(batch, q_heads, blocks, blocks)
     tiles = triton.cdiv(blocks, BLOCK_ROWS)
-    _block_attention(
+    launches.add(
+        _block_attention,
         tiles * batch * q_heads,
-        (queries, pooled, active.view(torch.int8), weights),
-        (factor * LOG2E,),
+        (queries, pooled, query_aware, weights),
+        (operands.factor * LOG2E,),
         (blocks, tiles, q_heads, q_heads // pooled.shape[2], *queries.stride()[:3], *pooled.stride()[:3]),
         {"HEAD_DIM": head_dim, "TILE": BLOCK_ROWS, "ROUNDED": rounded},
         {"num_warps": 4},
     )
     return weights
-
-
-def write_lists(columns: Tensor, diagonals: Tensor, attention: Attention | None, index: BlockIndex) -> None:
-    """See `steps_torch.write_lists`."""
-    batch, q_heads, blocks = columns.shape
-    columns, diagonals = columns.view(torch.int8), diagonals.view(torch.int8)
-    # Without query-aware heads the kernel reads none of the three.
-    single = (index.counts,) * 3 if attention is None else (*attention[:2], attention.heads.view(torch.int8))
-    _lists(
-        batch * q_heads * blocks,
-        (columns, diagonals, *single, index.blocks, index.counts),
-        (),
-        (blocks,),
-        {"SINGLE": attention is not None, "COMPACT": COMPACT},
-        {"num_warps": 4},
-    )
