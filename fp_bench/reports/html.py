@@ -70,6 +70,8 @@ class Image:
     png: bytes
     inches: float
     """Its width; a narrow screen scrolls it, so that its text stays readable."""
+    shaded: bool
+    """Whether a dark page must not invert its colours."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def _figures(part: Part, chapter: Chapter) -> list[Image]:
 
 
 def _figure(plot: Plot) -> Image:
-    return Image(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
+    return Image(plot.name, plot.title, plot.png, plot.figure.get_figwidth(), plot.shaded)
 
 
 def _prose(text: str) -> Markup:
