@@ -1,13 +1,14 @@
 """The attention of a prompt's last queries, summed by key and by distance, in two Triton kernels.
 
-The last ``BLOCK`` queries (64 or 128) meet every key twice: once for each row's maximum and sum (parts of ``SPAN``
-tiles of keys, joined by torch), once for the weights. The second kernel sums a square tile of weights down its columns,
-and along its diagonals by writing it to a scratch that stays in L2 (64 KB for 128 rows) and reading it back with row r
-rotated by r + 1: diagonals are then columns, those that began in this tile above and those that go on in the next
-below. Nothing of size rows x keys is kept: two float32 vectors of ``kv_len`` a head.
+The last ``BLOCK`` queries (64 or 128) are multiplied with every key twice. The first kernel finds the maximum and the
+sum of each row, in parts of ``SPAN`` tiles of keys that torch joins. The second one computes the weights. It sums a
+square tile of weights down its columns and along its diagonals. For the diagonals it writes the tile to a scratch
+buffer that stays in L2 (64 KB for 128 rows) and reads it back with row r rotated by r + 1. Diagonals are then columns:
+those above began in this tile, those below continue in the next one. No tensor of size rows x keys is kept, only two
+float32 vectors of ``kv_len`` a head.
 
-At head_dim 128 on sm_90: a warp for 16 rows, up to 96 KB of shared memory. Both are bound by reading K from L2, where
-the heads of a group share it.
+At head_dim 128 on sm_90, a warp computes 16 rows with up to 96 KB of shared memory. Both kernels are limited by
+reading K from L2, where the heads of a group share it.
 """
 
 import torch
@@ -132,7 +133,7 @@ def last_mass_config(rows: int, capability: int) -> dict[str, int]:
 
 
 def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
-    """Return `last_attention.last_attention`."""
+    """Return `last.last_attention`."""
     batch, size, q_heads, head_dim = last.shape
     kv_len, device = k.shape[1], k.device
     heads = batch * q_heads

@@ -1,4 +1,4 @@
-"""FlexPrefill's selection: what the last queries attend to decides each head's columns, diagonals or blocks."""
+"""FlexPrefill's selection: the attention of the last queries decides each head's columns, diagonals or blocks."""
 
 from types import ModuleType
 
@@ -86,7 +86,7 @@ def _operand(x: Tensor, scale: float, official: bool) -> tuple[Tensor, float]:
 
 
 def _query_aware(last: Tensor, factor: float, pooled: Tensor, foreseen: Tensor, rule: FlexRule) -> Tensor:
-    """Return ``[batch, q_heads]`` bool: whose mean last query foretells ``foreseen``, the mass of each key block."""
+    """Return ``[batch, q_heads]`` bool: heads whose mean query predicts ``foreseen``, the mass of each key block."""
     batch, _, q_heads, head_dim = last.shape
     if rule.tau == 0:
         return torch.zeros((batch, q_heads), dtype=torch.bool, device=last.device)

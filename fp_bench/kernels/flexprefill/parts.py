@@ -1,4 +1,4 @@
-"""What the steps of FlexPrefill's selection hand to each other."""
+"""Results that the steps of FlexPrefill's selection pass to each other."""
 
 from typing import NamedTuple
 

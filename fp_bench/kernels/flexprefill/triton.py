@@ -1,17 +1,18 @@
 """The steps of `flexprefill` in Triton; `steps_torch` has the same functions and says what they return.
 
-**Crossing.** The value at which the descending prefix sums of a vector exceed a budget, without a sort: eight passes
-find it four bits of its float32 pattern at a time. A pass sums, for each of 16 candidates, the values from it on; a
-program sums one slab, and the next pass adds up the slabs, so there are no atomics and the result is deterministic.
-A last pass counts the values above it. Vectors that are not active cost an empty program.
+**Crossing.** This finds the value at which the descending prefix sums of a vector exceed a budget, without a sort.
+Eight passes each find four bits of the value's float32 pattern. A pass sums, for each of 16 candidates, all values
+from the candidate on. Each program sums one slab, and the next pass adds the slabs, so there are no atomics and the
+result is deterministic. A last pass counts the values above it. A vector that is not active costs an empty program.
 
 **Block attention.** Causal softmax of mean queries on mean keys in two passes over the keys (4 MB of them at 256K), for
 query-aware heads only.
 
-**Lists.** One program a query block: column or diagonal or single block, compacted by a prefix sum.
+**Lists.** One program writes the list of one query block: columns, diagonals and single blocks, compacted by a prefix
+sum.
 
-On sm_90 crossing has 4 warps, 32 sums a thread, no shared memory but the reduction's. Each step is bound by reading its
-operands from L2 or device memory.
+On sm_90, crossing has 4 warps and 32 sums a thread; it uses shared memory only for the reduction. Reading the operands
+from L2 or device memory limits each step.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Attention over vertical columns and slash diagonals (MInference), and over sinks and a window (A-shape).
 
-What the last 64 queries attend to decides which columns and diagonals a head keeps; for each block of 64 queries the
-diagonals become tiles of 64 keys, and the columns outside the tiles stay single keys.
+The attention of the last 64 queries decides which columns and diagonals a head keeps. For each block of 64 queries the
+diagonals become tiles of 64 keys; columns outside the tiles stay single keys.
 """
 
 import torch
@@ -26,7 +26,7 @@ def select_vertical_slash(
 ) -> VerticalSlashIndex:
     """Return the tiles and columns that MInference and A-shape keep for each block of 64 queries of each query head.
 
-    Defined by `lines.reference`. Of equal masses, which is kept is left open. On GPUs nothing waits for the
+    Defined by `lines.reference`. Any of several equal masses may be kept. On GPUs nothing waits for the
     device; beside the index it takes two vectors of ``kv_len`` floats a head, and about four while it works.
 
     Args:
@@ -44,7 +44,7 @@ def select_vertical_slash(
 
 
 def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
-    """Refuse what patterns are not defined for.
+    """Refuse prompts for which patterns are not defined.
 
     Raises:
         UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.

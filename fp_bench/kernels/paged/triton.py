@@ -12,14 +12,14 @@ from fp_bench.kernels.paged.pooling_triton import pool_paged_keys
 def flash_prefill_paged_triton(
     q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
 ) -> None:
-    """Fill ``out`` as `prefill.flash_prefill_paged` does."""
+    """Fill ``out`` as `paged.flash_prefill_paged` does."""
     attention_triton.attend_paged(q, k, v, batch, _select(q, k, batch, rule, scale), scale, out)
 
 
 def flash_prefill_paged_hopper(
     q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
 ) -> None:
-    """Fill ``out`` as `prefill.flash_prefill_paged` does."""
+    """Fill ``out`` as `paged.flash_prefill_paged` does."""
     from fp_bench.kernels.paged import hopper  # Gluon, which not every Triton has
 
     hopper.attend_paged(q, k, v, batch, _select(q, k, batch, rule, scale), scale, out)
