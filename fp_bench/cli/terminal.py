@@ -77,7 +77,7 @@ def show_plan(plan: "Plan") -> None:
 
 def _launches(plan: "Plan") -> str:
     most = max(group.effort.launches for group in plan.groups)
-    return f", processes started anew {most - 1} times" if most > 1 else ""
+    return f", processes started anew {'once' if most == 2 else f'{most - 1} times'}" if most > 1 else ""
 
 
 def _subject(plan: "Plan") -> str:

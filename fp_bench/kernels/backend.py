@@ -65,7 +65,7 @@ def resolve_backend(tensor: Tensor, asked: str = "auto") -> str:
     """Return ``triton`` or ``torch`` for operands like ``tensor``.
 
     ``auto`` takes Triton for float16 and bfloat16 on a GPU and torch for everything else. An operator that also has a
-    Hopper kernel takes that one instead of Triton where it fits (see block_sparse.py, paged/prefill.py).
+    Hopper kernel takes that one instead of Triton where it fits (see `attention` and `paged`).
 
     Raises:
         UsageError: an unknown name.

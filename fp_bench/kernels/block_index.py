@@ -1,4 +1,4 @@
-"""BlockIndex: which key blocks each query block reads; what most methods hand from selecting to attending."""
+"""BlockIndex: which key blocks each query block reads. Most methods pass one from selection to attention."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The names of Gluon that differ between Triton's releases 3.6 to 3.9: the kernels know only these."""
+"""One set of Gluon's names for Triton 3.6 to 3.9, whose own names differ; the kernels use only this set."""
 
 from triton.experimental.gluon._runtime import GluonASTSource
 from triton.experimental.gluon.language.nvidia.hopper import tma

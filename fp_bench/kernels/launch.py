@@ -1,11 +1,12 @@
 """Launching Triton and Gluon kernels: Triton compiles them, the CUDA driver launches them.
 
-Triton's own launch path binds, hashes and specialises every argument of every call, tens of microseconds of Python a
-kernel: at 4K as long as the kernel runs. Here the arguments that follow from shapes and strides are packed once
-(`CachedKernel.prepare`), and a call writes the addresses before them and hands the buffer to ``cuLaunchKernel``.
+Triton's own launch path binds, hashes and specialises every argument of every call. This takes tens of microseconds of
+Python for each kernel: at 4K as long as the kernel runs. Here, arguments that follow from shapes and strides are
+packed once (`CachedKernel.prepare`). A call only writes the addresses before them and passes the buffer to
+``cuLaunchKernel``.
 
-All state is bounded caches of what their keys determine; a buffer belongs to one thread. Launches go to the stream
-they are given, also while it is captured. On other GPUs, and under Triton's interpreter, Triton launches by itself.
+The only state is bounded caches, and their keys determine their values. A buffer belongs to one thread. Launches go to
+the given stream, also while it is captured. On other GPUs, and in Triton's interpreter, Triton launches the kernels.
 """
 
 import ctypes
@@ -47,14 +48,14 @@ NO_CONTEXT = 201
 
 
 class Box(NamedTuple):
-    """A tensor as TMA reads and writes it, a box of ``block`` at a time."""
+    """A tensor that TMA reads and writes, one box of size ``block`` at a time."""
 
     base: Tensor
     block: tuple[int, ...]
 
 
 class Kind(NamedTuple):
-    """What a kernel is compiled for of a tensor: its type, whether its address is a multiple of 16, its box."""
+    """What a kernel is compiled for: a tensor's type, whether its address is a multiple of 16, its box."""
 
     type: str
     aligned: bool = True
@@ -97,7 +98,7 @@ class Binary(NamedTuple):
 
 
 class Launch(threading.local):
-    """A kernel with all its arguments but the addresses; each thread has a buffer of its own."""
+    """A kernel with all its arguments except the addresses; each thread has its own buffer."""
 
     def __init__(self, binary: Binary, function: int, device: int, programs: int, numbers: Sequence[float]) -> None:
         self.maps = binary.maps
@@ -128,10 +129,10 @@ class Launch(threading.local):
 
 
 class CachedKernel:
-    """A kernel that remembers its compiled forms by all that its arguments can specialise.
+    """A kernel with a cache of its compiled forms.
 
-    Triton compiles an integer differently when it is 1 or a multiple of 16, unless the kernel names it in
-    ``do_not_specialize``, and a pointer when it is aligned to 16 bytes; arguments of equal classes share a compiled
+    Triton compiles a special form for an integer that is 1 or a multiple of 16, unless the kernel names it in
+    ``do_not_specialize``, and for a pointer that is aligned to 16 bytes. Arguments of equal classes share a compiled
     form, whatever the lengths.
     """
 
@@ -184,7 +185,7 @@ class CachedKernel:
     ) -> Launch:
         """Return the launch for arguments like these on an NVIDIA GPU, the current device; compile it if none fits.
 
-        Of the tensors, which may be on device ``meta``, it keeps their kinds.
+        Tensors may be on device ``meta``; only their kinds are kept.
         """
         kinds = tuple(map(kind_of, tensors))
         settings = tuple(constants.items()), tuple(options.items())
@@ -305,7 +306,7 @@ ONE, MULTIPLE, WIDE = 1, 2, 4
 
 
 def _integer_class(value: int, alike: bool) -> int:
-    """Return which of Triton's specialisations an integer falls under; 64-bit ones are apart."""
+    """Return the class of an integer in Triton's specialisation; 64-bit integers have their own classes."""
     wide = 0 if -(2**31) <= value < 2**31 else WIDE
     if alike:
         return wide
@@ -313,7 +314,7 @@ def _integer_class(value: int, alike: bool) -> int:
 
 
 def kind_of(tensor: Tensor | Box) -> Kind:
-    """Return what a kernel is compiled for of a tensor."""
+    """Return the properties of a tensor that a kernel is compiled for."""
     if isinstance(tensor, Box):
         return Kind(TYPES[tensor.base.dtype], True, tensor.block)
     return Kind(TYPES[tensor.dtype], tensor.data_ptr() % 16 == 0)

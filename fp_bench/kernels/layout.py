@@ -1,4 +1,4 @@
-"""What the operators accept: shapes, strides, dtypes, and where query blocks lie in a sequence."""
+"""The shapes, strides and dtypes that the operators accept, and the position of query blocks in a sequence."""
 
 import math
 from dataclasses import dataclass
@@ -83,7 +83,7 @@ def empty_outputs(q: Tensor, device: torch.device | str | None = None) -> tuple[
 
 @dataclass(frozen=True)
 class BlockGrid:
-    """Where the rows of tiles of one call lie among its key blocks.
+    """The positions of one call's rows of tiles among its key blocks.
 
     Query i has position ``kv_len - q_len + i``. A row of tiles is a query block of one query head or, *packed*, the
     same few positions of all query heads of a KV head (FlashPrefill V2): either way about ``block_size`` rows of Q.
@@ -133,7 +133,7 @@ class BlockGrid:
 
 
 def check_scale(scale: float) -> None:
-    """Refuse a factor on the logits under which the largest logit is not the largest product.
+    """Refuse a factor on the logits that is not positive, because the largest product would not give the largest logit.
 
     Raises:
         UnsupportedError: the value and its limit.

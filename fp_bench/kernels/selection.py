@@ -1,4 +1,4 @@
-"""Selection: what a method's `select` hands to its `attend`, as far as measuring has to know it."""
+"""Selection: the result of a method's `select`, which `attend` takes and the harness measures."""
 
 from typing import Protocol
 

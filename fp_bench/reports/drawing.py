@@ -1,9 +1,10 @@
 """The look of all plots: one style, a fixed colour for each method, shared helpers."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import log2
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -15,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from fp_bench.reports.escape import csv
@@ -48,6 +49,8 @@ VARIANTS = (("o", 0.0), ("s", 0.35), ("^", 0.2), ("D", 0.5), ("v", 0.1), ("P", 0
 PANEL_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 9.5, "color": MUTED}
 LABEL_GAP = 0.055
 """Smallest distance between two labels, in heights of the axes."""
+BELOW = " · \N{BLACK DOWN-POINTING TRIANGLE} below the axis, with its value"
+"""For the caption."""
 STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 160,
@@ -84,6 +87,8 @@ class Plot:
     title: str
     figure: Figure
     data: pd.DataFrame
+    shaded: bool = False
+    """Whether shades of colour are values, so that a dark page must not invert them."""
 
     @cached_property
     def png(self) -> bytes:
@@ -176,15 +181,49 @@ def left_out(rows: pd.DataFrame, *columns: str) -> str:
     return f" · not shown, without a result: {', '.join(missing)}" if missing else ""
 
 
-def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
-    """Make the x axis one of lengths, with a tick at each measured one."""
+def length_axis(axes: Axes, rows: pd.DataFrame, most: int = 12) -> None:
+    """Make the x axis one of lengths, with a tick at each measured one, except where more than ``most`` would touch."""
     lengths = sorted(set(rows["seq_len"]))
+    gap = log2(lengths[-1] / lengths[0]) / most
+    named = [lengths[-1]]
+    for length in reversed(lengths):
+        if log2(named[0] / length) > gap:
+            named.insert(0, length)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(lengths))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_locator(FixedLocator(named))
+    axes.xaxis.set_minor_locator(FixedLocator(lengths))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: format_length(int(length))))
     axes.set_xlim(lengths[0] / 1.25, lengths[-1] * 1.25)
     axes.set_xlabel("length in tokens")
+
+
+def side_by_side(lines: Sequence[Any]) -> Iterator[float]:
+    """Yield a factor on the lengths for each line, so that lines of equal values are told apart."""
+    step = min(0.07, 0.35 / len(lines))  # in powers of two
+    for number in range(len(lines)):
+        yield 2.0 ** (step * (number - (len(lines) - 1) / 2))
+
+
+def far_out(extents: Mapping[str, float]) -> list[str]:
+    """Return up to a third of the names: those that would stretch an axis to more than twice what the others need.
+
+    Args:
+        extents: how much of the axis each name needs, from its fixed end.
+    """
+    names = sorted(extents, key=lambda name: -extents[name])
+    tries = range(1, len(names) // 3 + 1)
+    return next((names[:n] for n in tries if 2 * extents[names[n]] < extents[names[0]]), [])
+
+
+def mark_below(axes: Axes, places: Iterable[float], values: Iterable[float], colour: str, *, factor: float = 1) -> None:
+    """Mark values below the axis at its edge, each with its number times a factor; `BELOW` explains it."""
+    bottom = axes.get_ylim()[0]
+    for place, value in zip(places, values, strict=True):
+        if value < bottom:
+            axes.plot(place, bottom, marker="v", color=colour, markeredgecolor="white", clip_on=False, zorder=5)
+            beside: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "fontsize": 8, "color": colour}
+            axes.annotate(f"{factor * value:.0f}", (place, bottom), (5, 1), **beside)
 
 
 def ratio_axis(axes: Axes, subs: Sequence[float] = (1,)) -> None:

@@ -64,7 +64,7 @@ def headline_tables(runs: Sequence[Run]) -> list[Table]:
         return []
     joined = {title for _, rows in timed for title in joined_scores(rows, scores)}
     apart = [accuracy_tables.summary_table(of) for title, of in scores.items() if title not in joined]
-    said = "; not in one row with times, which are of other inputs"
+    said = "; apart from the times, which are of other inputs"
     return tables + [replace(table, title=table.title + said) for table in apart]
 
 

@@ -3,7 +3,17 @@
 import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from fp_bench.reports.drawing import MUTED, Plot, left_out, method_lines, panel_grid, titled_figure
+from fp_bench.reports.drawing import (
+    BELOW,
+    MUTED,
+    Plot,
+    far_out,
+    left_out,
+    mark_below,
+    method_lines,
+    panel_grid,
+    titled_figure,
+)
 from fp_bench.reports.latency.tables import is_prefill
 from fp_bench.sizes import format_length
 
@@ -11,7 +21,7 @@ ACROSS = 3
 """Panels in a row."""
 MOST_LENGTHS = 9
 """Largest number of panels, for the greatest lengths."""
-NAMES = {"kl": "KL to dense attention", "score": "Accuracy", "recall": "Recall"}
+NAMES = {"kl": "KL to dense attention", "score": "Score", "recall": "Recall"}
 LEGEND_ROW = 0.235
 """Inches."""
 
@@ -41,6 +51,12 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
     title = f"{NAMES[quality]} against {subject}"
     figure = titled_figure(title, caption, size, below=0.35, above=0.65, note=what)
     panels = panel_grid(figure, len(lengths), across)
+    shown = rows[rows["seq_len"].isin(lengths)]
+    lost = {} if lower else {str(label): 1 - worst for label, worst in shown.groupby("label")[quality].min().items()}
+    if below := far_out(lost):
+        least = 1 - max(share for label, share in lost.items() if label not in below)
+        panels[0].set_ylim(least - 0.1 * (1 - least) - 0.01, 1 + 0.05 * (1 - least))
+        figure.texts[-1].set_text(caption + BELOW)
     for axes, length in zip(panels, lengths, strict=True):
         here = rows[rows["seq_len"] == length].sort_values("ms")
         worth = -here[quality] if lower else here[quality]
@@ -48,6 +64,8 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
         axes.step(front["ms"], front[quality], where="post", color=MUTED, linewidth=1, alpha=0.6, zorder=1)
         for _, row in here.iterrows():
             axes.plot(row["ms"], row[quality], linestyle="", **looks[row["label"]] | {"markersize": 8})
+            if row["label"] in below:
+                mark_below(axes, [row["ms"]], [row[quality]], looks[row["label"]]["color"], factor=100)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
@@ -55,6 +73,8 @@ def pareto(rows: pd.DataFrame, quality: str, what: str, name: str, caption: str)
         axes.set_xlim(here["ms"].min() / 1.5, here["ms"].max() * 1.5)
         axes.set_title(format_length(length), loc="left", fontsize=11)
         axes.set_xlabel("milliseconds")
+        if axes in panels[::across]:
+            axes.set_ylabel("KL in nats" if lower else NAMES[quality].lower())
         if lower:
             axes.set_yscale("log")
         else:

@@ -214,7 +214,7 @@ def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):
     runs = [read_run(times), read_run(scores)]
     speed, quality = headline_tables(runs)
     assert not any("score" in heading for heading in speed.columns)
-    assert quality.title.endswith("not in one row with times, which are of other inputs")
+    assert quality.title.endswith("apart from the times, which are of other inputs")
     assert pareto_plots(runs) == []
 
 

@@ -130,7 +130,7 @@ class Plan:
             shape = self.groups[0].shape
             notes.append(
                 f"No GPU here: the torch backend on the CPU, {self.request.dtype}, {shape.q_heads} query and "
-                f"{shape.kv_heads} KV head(s) of {shape.head_dim}; the speed-ups of a GPU differ."
+                f"{shape.kv_heads} KV heads of {shape.head_dim}; the speed-ups of a GPU differ."
             )
         if capability(self.machine.device) == HOPPER and (reason := gluon_missing()) and self.request.backend == "auto":
             notes.append(f"The portable kernels run, not the Hopper ones, which are faster: {reason}.")

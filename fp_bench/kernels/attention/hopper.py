@@ -9,30 +9,30 @@ A persistent grid of one program an SM; each program holds three partitions:
   online softmax in base 2, O += P V (64 x head_dim, float32, 64 registers at 128) with P kept in registers as the A
   operand.
 
-In the steady loop a consumer issues S of tile i, then O += P V of tile i-1, waits for S only, and runs the softmax of
-tile i under the PV product; the other consumer's products fill the tensor cores during the rest. The last listed block,
-the only one that may need the causal mask, comes first, so the loop carries no mask and starts with a good running
-maximum. A row of tiles is a query block of one head or, packed, the same positions of all heads of a KV head: one box
-of TMA either way. With mean correction the means of 128 past blocks at a time follow as if they were keys, and a bit
-of `means_triton.kept_bits` hides each that is listed.
+In the steady loop a consumer issues S of tile i and then O += P V of tile i-1. It waits for S only, and runs the
+softmax of tile i while the PV product is computed. Meanwhile the tensor cores also work on the products of the other
+consumer. The last listed block comes first, because only it may need the causal mask: the loop then needs no mask and
+starts with a good running maximum. A row of tiles is a query block of one head or, if packed, the same positions of
+all heads of a KV head; TMA loads either as one box. With mean correction, the means of past blocks follow as if they
+were keys, 128 at a time. A bit of `means_triton.kept_bits` hides the mean of each listed block.
 
-Shared memory, 192 KB of 227 at head_dim 128: Q double-buffered 64 KB, K 2 x 32 KB, V 2 x 32 KB. At 256 a tile is of 64
-keys, half a block, and Q has one buffer of 64 KB: 192 KB too, and O takes 128 registers. At 64 everything is half. One
-program an SM. Q of the next row is loaded while this one is computed, where it has two buffers. O goes through the Q
-buffer of its own row and leaves by TMA, which clips rows past the end; the store is waited for only under the next
-row's first product. Only the partial first row of a chunk, whose start TMA cannot clip (no negative coordinates), is
-stored through pointers.
+Shared memory at head_dim 128 is 192 KB of 227: 64 KB for two buffers of Q, 2 x 32 KB for K, 2 x 32 KB for V. At
+head_dim 256 a tile has 64 keys, half a block, and Q has one buffer of 64 KB: 192 KB too, and O takes 128 registers. At
+64 everything is half. One program runs on each SM. With two buffers of Q, the next row is loaded while this one is
+computed. O leaves by TMA through the Q buffer of its own row. TMA clips rows past the end, and the kernel waits for
+the store only during the next row's first product. TMA cannot clip the partial first row of a chunk, because it takes
+no negative coordinates; that row is stored through pointers.
 
 Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads leaves the last 1 to 3 places of each
 position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
 nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
 
-Rows are handed out longest first, 32 neighbouring query blocks KV head by KV head (see attention/triton.py): a
-counter costs one atomic a row, keeps heads of uneven density from starving an SM, and resets itself when the last
-program has drawn its last number.
+The longest rows start first, in groups of 32 neighbouring query blocks, one KV head after another (see
+attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps all SMs busy when heads
+differ in density, and resets itself when the last program has drawn its last number.
 
-Floor: a listed block is 8.4 MFLOP at head_dim 128, 1.40 us an SM at 790 TFLOP/s (one H200). Registers 168 at launch, no
-spills.
+Lower bound of the time: a listed block is 8.4 MFLOP at head_dim 128, which takes 1.40 us on one SM at 790 TFLOP/s (one
+H200). A launch has 168 registers a thread and spills none.
 """
 
 import functools
@@ -77,13 +77,13 @@ SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_l
 
 @gluon.jit
 def _mean_tiles(row, first, ROW_SIZE: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr):
-    """Return in how many tiles the means of the blocks come that a row sees whole."""
+    """Return the number of tiles with the means of all blocks that a row sees whole."""
     return ((first + row) * ROW_SIZE // BLOCK + TILE - 1) // TILE
 
 
 @gluon.jit
 def _hidden(bits_row, i, past, in_tile, TILE: gl.constexpr):
-    """Return which means of the i-th tile do not count: those of listed blocks, and past the ones a row sees whole."""
+    """Return which means of the i-th tile do not count: those of listed blocks, and those of blocks not seen whole."""
     bits_row += i * (TILE // 32)
     left = past - i * TILE
     word = _or_beyond(gl.load(bits_row), left)
@@ -369,7 +369,7 @@ def _self_test(device: torch.device, head_dim: int) -> str | None:
 def block_sparse_attention_hopper(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    """Return ``(out, lse)`` as `attention.block_sparse_attention` does."""
     out, lse = empty_outputs(q)
     ATTEND(*attend_arguments(q, k, v, out, lse, index, counter(q.device), scale, means))
     return out, lse

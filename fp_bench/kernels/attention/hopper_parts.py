@@ -1,7 +1,8 @@
-"""What the Hopper attention kernels share: a row of tiles as a consumer warpgroup computes it, and their launch.
+"""The shared part of the Hopper attention kernels: one row of tiles in a consumer warpgroup, and the launch.
 
-See attention/hopper.py for the design. A consumer opens a row with S of its first tile, takes a step a tile
-(`issue`, `settle`) and closes it with the last product of P and V. A stage of K or V is ``[1, TILE, 1, HEAD_DIM]``.
+See attention/hopper.py for the design. A consumer opens a row with S of its first tile, takes one step for each tile
+(`issue`, then `settle`), and closes the row with the last product of P and V. A stage of K or V has the shape ``[1,
+TILE, 1, HEAD_DIM]``.
 """
 
 import functools
@@ -25,7 +26,7 @@ ROW_GROUP = 32
 
 
 def launch_config(head_dim: int) -> dict[str, int]:
-    """Return the keys of a tile, the stages of K and V, and the buffers of Q, by head_dim alone."""
+    """Return the keys of a tile, the stages of K and V, and the buffers of Q; all depend on head_dim only."""
     if head_dim == 256:
         return {"TILE": 64, "STAGES": 2, "Q_BUFFERS": 1}
     return {"TILE": 128, "STAGES": 2 if head_dim == 128 else 4, "Q_BUFFERS": 2}
@@ -181,8 +182,8 @@ def boxed(tensor: Tensor, rows: int, heads: int = 1) -> Box:
 def counter(device: torch.device) -> Tensor:
     """Return the tile counter of the current stream; every launch finds it 0 and leaves it 0.
 
-    A launch in a CUDA graph gets one of its own, which the graph zeroes: graphs are captured on one stream, but may be
-    replayed in any order and beside each other.
+    A launch in a CUDA graph gets its own counter, which the graph sets to zero: a graph is captured on one stream, but
+    graphs may be replayed in any order and at the same time.
     """
     if torch.cuda.is_current_stream_capturing():
         return torch.zeros(1, dtype=torch.int32, device=device)

@@ -1,4 +1,4 @@
-"""What a prompt's last queries attend to, by key and by distance: FlexPrefill and MInference select by it."""
+"""Attention of a prompt's last queries, by key and by distance; FlexPrefill and MInference select with it."""
 
 from torch import Tensor
 
@@ -8,9 +8,9 @@ from fp_bench.kernels.backend import resolve_backend
 def last_attention(last: Tensor, k: Tensor, factor: float, *, rounded: bool = False, backend: str = "auto") -> Tensor:
     """Return ``[2, batch, q_heads, length]`` float32: the mean mass on each key, and on each distance.
 
-    Defined by `last_reference.last_attention`: entry c of the second is the mass on the key ``kv_len - 1 - c``
-    tokens before the query. ``length`` is ``kv_len`` rounded up to a multiple of the
-    queries; what is beyond it is zero.
+    Defined by `last_reference.last_attention`. Entry c of the second vector is the mass on the key ``kv_len - 1 - c``
+    tokens before the query. ``length`` is ``kv_len`` rounded up to a multiple of the number of queries; entries past
+    ``kv_len`` are zero.
 
     Args:
         last: ``[batch, rows, q_heads, head_dim]``, the last queries: at least 16 and a power of 2 for Triton.

@@ -1,6 +1,6 @@
 """Attention of the last queries in plain torch, float32: the definition that `attention.last` is tested against.
 
-``rounded`` rounds what FlexPrefill's official code holds in Q's dtype: scaled queries and logits.
+With ``rounded``, scaled queries and logits are rounded to the dtype of Q, as in the official code of FlexPrefill.
 """
 
 import math

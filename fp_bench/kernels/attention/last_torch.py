@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def last_attention_torch(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
-    """Return `last_attention.last_attention`."""
+    """Return `last.last_attention`."""
     batch, size, q_heads, _ = last.shape
     kv_len, group = k.shape[1], q_heads // k.shape[2]
     length = -(-kv_len // size) * size

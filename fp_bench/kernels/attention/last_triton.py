@@ -1,13 +1,14 @@
 """The attention of a prompt's last queries, summed by key and by distance, in three Triton kernels.
 
-The last ``BLOCK`` queries (64 or 128) meet every key twice: once for each row's maximum and sum (parts of ``SPAN``
-tiles of keys, which a program a head joins), once for the weights. The kernel of the weights sums a square tile down
-its columns, and along its diagonals by writing it to a scratch that stays in L2 (64 KB for 128 rows) and reading it
-back with row r rotated by r + 1: diagonals are then columns, those that began in this tile above and those that go on
-in the next below. Nothing of size rows x keys is kept: two float32 vectors of ``kv_len`` a head.
+The last ``BLOCK`` queries (64 or 128) are multiplied with every key twice. The first kernel finds the maximum and the
+sum of each row, in parts of ``SPAN`` tiles of keys; the second joins the parts. The third computes the weights. It sums
+a square tile of weights down its columns and along its diagonals. For the diagonals it writes the tile to a scratch
+buffer that stays in L2 (64 KB for 128 rows) and reads it back with row r rotated by r + 1. Diagonals are then columns:
+those above began in this tile, those below continue in the next one. No tensor of size rows x keys is kept, only two
+float32 vectors of ``kv_len`` a head.
 
-At head_dim 128 on sm_90: a warp for 16 rows, up to 96 KB of shared memory. Both are bound by reading K from L2, where
-the heads of a group share it.
+At head_dim 128 on sm_90, a warp computes 16 rows with up to 96 KB of shared memory. Both kernels are limited by
+reading K from L2, where the heads of a group share it.
 """
 
 import torch
@@ -153,7 +154,7 @@ def last_mass_config(rows: int, capability: int) -> dict[str, int]:
 
 
 def last_attention_triton(last: Tensor, k: Tensor, factor: float, rounded: bool) -> Tensor:
-    """Return `last_attention.last_attention`."""
+    """Return `last.last_attention`."""
     batch, size, q_heads, _ = last.shape
     launches = Launches(k.device)
     length = triton.cdiv(k.shape[1], size) * size
@@ -170,7 +171,7 @@ def launch_last_masses(
 ) -> None:
     """Add three launches that fill ``out``: columns, diagonals, and what goes on from the tile before.
 
-    Each is ``[batch, q_heads, length]`` float32. The first two are `last_attention.last_attention`, but ``i + rows`` of
+    Each is ``[batch, q_heads, length]`` float32. The first two are `last.last_attention`, but ``i + rows`` of
     the second still lacks ``i`` of the third, ``rows`` being the last queries'.
     """
     batch, size, q_heads, head_dim = last.shape

@@ -1,4 +1,4 @@
-"""The online softmax of FlashAttention-2, which every attention kernel in portable Triton folds its tiles into."""
+"""FlashAttention-2's online softmax, with which every attention kernel in portable Triton adds its tiles."""
 
 import triton
 import triton.language as tl

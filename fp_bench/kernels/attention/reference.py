@@ -50,10 +50,10 @@ def attention_at(
 ) -> AttentionRows:
     """Return exact causal attention of queries at some positions over the keys of ``index`` (None: over all).
 
-    With ``means`` each block before a query's own that ``index``, a BlockIndex, does not list takes part as
-    ``block_size`` keys that are all its mean key, with its mean value (FlashPrefill V2, zero-order correction).
+    With ``means``, each block before a query's own that ``index``, a BlockIndex, does not list counts as
+    ``block_size`` copies of its mean key, with its mean value (FlashPrefill V2, zero-order correction).
 
-    Works head by head on q's device, so that a few rows of a 256K call fit beside its tensors.
+    It computes one head at a time on Q's device, so that a few rows of a 256K call fit next to its tensors.
 
     Args:
         q: ``[batch, rows, q_heads, head_dim]``.

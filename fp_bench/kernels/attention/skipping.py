@@ -1,7 +1,7 @@
-"""Skip-softmax: attention over listed blocks that leaves out tiles whose logits lie far below what was seen before.
+"""Skip-softmax: attention over listed blocks that skips tiles whose logits are far below the maximum so far.
 
-The product of Q and K is computed for every tile; a tile that cannot matter spares its exponentials, the load of V and
-the second product. It composes with any selection. There is no Hopper kernel of it: sm_90 runs the portable one.
+The product of Q and K is computed for every tile. A tile that cannot matter needs no exponentials, no load of V and no
+second product. Any selection can use it. There is no Hopper kernel of it: sm_90 runs the portable one.
 """
 
 from typing import NamedTuple

@@ -1,7 +1,7 @@
 """Block-sparse attention in plain torch: one dense attention a query block over the keys it lists.
 
-It really skips blocks: only listed keys are gathered and multiplied, so time falls with density, with no compile
-step. On the CPU each query block runs PyTorch's own flash kernel, which makes it comparable with dense SDPA there.
+Only listed keys are gathered and multiplied, so the time falls with density, without a compile step. On the CPU each
+query block runs PyTorch's own flash kernel, so its times are comparable with dense SDPA there.
 """
 
 import math
@@ -16,7 +16,7 @@ from fp_bench.kernels.pooling.means import BlockMeans
 def block_sparse_attention_torch(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    """Return ``(out, lse)`` as `attention.block_sparse_attention` does."""
     grid = index.grid
     size, group = grid.block_size, q.shape[2] // k.shape[2]
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)

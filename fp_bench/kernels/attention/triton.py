@@ -1,22 +1,22 @@
 """Block-sparse causal attention in portable Triton: FlashAttention-2's online softmax over a list of key blocks.
 
-One program computes ``BLOCK_M`` rows of Q: queries of one head or, packed, of all heads of a KV head. It takes the last
-listed block first, the only one that may need the causal mask: it gives a good running maximum early, and its loads
-overlap the first ones of the loop. Then it jumps through the other blocks in one flat, mask-free loop of
-``BLOCK_N``-key tiles, so that the software pipeline never drains between blocks. With mean correction a last loop reads
-the means of ``BLOCK_N`` past blocks at a time as if they were keys, and hides those that were listed.
+One program computes ``BLOCK_M`` rows of Q: queries of one head or, if packed, of all heads of a KV head. It takes the
+last listed block first, because only that one may need the causal mask. This gives a good running maximum early, and
+its loads overlap the first ones of the loop. One flat loop without a mask then takes the other blocks in tiles of
+``BLOCK_N`` keys, so that the software pipeline never drains between blocks. With mean correction, a last loop reads
+the means of past blocks as if they were keys, ``BLOCK_N`` at a time, and hides those of listed blocks.
 
-With a threshold (skip-softmax) a tile whose logits lie far below the running maxima of all its rows is left out after
-its first product: V is then loaded where it is needed, and not ahead.
+With a threshold (skip-softmax), a tile is skipped after its first product if its logits are far below the running
+maxima of all its rows. V is then loaded when it is needed, not ahead.
 
-Programs start with the longest query blocks. Within 16 neighbouring query blocks those of one KV head run together, so
-that about one wave of programs reads the same K and V out of L2; ordering all heads of one query block together is 5 %
-faster at 4K and 5-15 % slower from 64K on, ordering whole heads together leaves a long tail at short lengths (H200).
+The longest query blocks start first. Among 16 neighbouring query blocks, those of one KV head run together, so that
+about one wave of programs reads the same K and V from L2. On an H200, running all heads of one query block together is
+5 % faster at 4K and 5-15 % slower from 64K on; running whole heads together leaves a long tail at short lengths.
 
-Per program at head_dim 128 on sm_90 (BLOCK_M 128, BLOCK_N 128, 8 warps, 2 stages): Q 32 KB, two stages of K and V
-128 KB, the peeled block 64 KB: 224 KB of shared memory, 255 registers a thread, one program an SM. Every wgmma is
-followed by its wait (plain Triton cannot overlap softmax with the next product), which bounds it at about 470 TFLOP/s.
-Chips with less shared memory take the smaller tiles of `launch_config`.
+On sm_90 at head_dim 128 (BLOCK_M 128, BLOCK_N 128, 8 warps, 2 stages), a program takes 224 KB of shared memory: 32 KB
+for Q, 128 KB for two stages of K and V, 64 KB for the first block. It uses 255 registers a thread, and one program
+runs on each SM. Plain Triton cannot overlap the softmax with the next product: it waits for every wgmma, which limits
+the kernel to about 470 TFLOP/s. Chips with less shared memory take the smaller tiles of `launch_config`.
 """
 
 import math
@@ -205,7 +205,7 @@ def launch_config(head_dim: int, capability: int, block_size: int = BLOCK_SIZE) 
 def block_sparse_attention_triton(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, means: BlockMeans | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` as `block_sparse.block_sparse_attention` does."""
+    """Return ``(out, lse)`` as `attention.block_sparse_attention` does."""
     out, lse = empty_outputs(q)
     ATTEND(*attend_arguments(q, k, v, out, lse, index, scale, means))
     return out, lse

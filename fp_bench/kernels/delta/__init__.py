@@ -1,4 +1,4 @@
-"""Delta correction (arXiv 2505.11254): what sparse attention lacks at some queries is added to those that follow."""
+"""Delta correction (arXiv 2505.11254): adds the error of sparse attention at some queries to the queries after them."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ LEAST_TAIL = 128
 class DenseRows:
     """Which queries of a call are dense: the first, every ``gamma``-th after it, and all of the last ones.
 
-    The last ones are `LEAST_TAIL` of them, rounded up to a multiple of ``gamma``, and as many as ``gamma`` leaves over.
+    The last ones number `LEAST_TAIL`, rounded up to a multiple of ``gamma``, plus the remainder of ``q_len / gamma``.
 
     Args:
         q_len: queries of the call.

@@ -1,11 +1,11 @@
 """Dense attention of some queries in portable Triton: FlashAttention-2's online softmax over gathered rows of Q.
 
-One program computes ``BLOCK_M`` rows of one head, each ``gamma`` positions after the one before it, or one in the tail.
-Keys that all of them see are read in a loop without a mask; the keys from the first row's position to the last one's,
-``BLOCK_M * gamma`` of them, in a second one with it. Programs start with the last rows, which read most; heads are
-innermost, so that those of a KV head share K and V in L2.
+One program computes ``BLOCK_M`` rows of one head. Each row is ``gamma`` positions after the one before it, or one
+position in the tail. A loop without a mask reads the keys that all rows see. A second loop with the mask reads the
+``BLOCK_M * gamma`` keys from the first row's position to the last one's. The last rows read most, so they start first.
+Heads are innermost, so that those of a KV head share K and V in L2.
 
-Shared memory and registers as of `attention.triton`, whose tile sizes these are.
+Shared memory and registers are those of `attention.triton`, because the tile sizes are the same.
 """
 
 import torch

@@ -1,8 +1,9 @@
-"""The energies that FlashPrefill's discovery compares, written out in one Triton kernel for rules that sort them.
+"""FlashPrefill's energies, written to memory by one Triton kernel, for rules that sort them.
 
-One program a query block, heads innermost. It scores as triton.py does, through the same function, straight
-into the query block's row of ``[batch, q_heads, rows, key_blocks]`` float32 (512 MiB at 256K and 32 heads), which the
-threshold rule never writes. Rows outside the call are masked always: a few percent of the scoring's time.
+One program computes one query block; heads are innermost. It scores with the same function as flashprefill/triton.py,
+directly into the query block's row of ``[batch, q_heads, rows, key_blocks]`` float32 (512 MiB at 256K and 32 heads).
+The threshold rule never writes this tensor. Rows outside the call are always masked, which costs a few percent of the
+scoring's time.
 """
 
 import math

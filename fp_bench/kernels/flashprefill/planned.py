@@ -1,8 +1,8 @@
-"""FlashPrefill's three launches on an NVIDIA GPU, with everything that follows from layouts worked out once.
+"""FlashPrefill's three launches on an NVIDIA GPU; all that depends only on layouts is computed once.
 
-At 4K the GPU needs 0.2 ms; checking, allocating and launching step by step would keep the host as busy. A plan has
-checked the layout, picked and compiled the kernels and packed their numbers. A call of it allocates the outputs and
-one workspace, writes addresses, and launches three times.
+At 4K the GPU needs 0.2 ms; checking, allocating and launching step by step would take the host as long. A plan has
+checked the layout, chosen and compiled the kernels, and packed their numbers. A call of the plan allocates the outputs
+and one workspace, writes addresses, and launches three times.
 """
 
 import threading

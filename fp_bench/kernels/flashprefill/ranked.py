@@ -1,7 +1,7 @@
-"""Top-k and top-p over FlashPrefill's energies: the rules that its threshold is compared with.
+"""Top-k and top-p over FlashPrefill's energies, to compare with its threshold.
 
-They rank the key blocks of a query block, which a threshold need not: every row is sorted, by PyTorch. Energies come
-from the same kernel as the threshold's, so that the rules differ in nothing else.
+They rank the key blocks of a query block, so PyTorch sorts every row; the threshold needs no sort. The energies come
+from the same kernel, so that the rules differ in nothing else.
 """
 
 from dataclasses import dataclass

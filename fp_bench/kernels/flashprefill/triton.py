@@ -11,12 +11,12 @@ a group share the pooled keys in L2. For each query block a program
    a few MB in all) and keeps the running maximum in registers;
 4. reads the row back, compares with ``maximum + log2(alpha)``, and writes the kept block numbers at their prefix sum.
 
-Nothing of size heads x blocks x blocks but the int16 lists is written; no sort, no atomics: the lists are ascending
-and deterministic. Each score entry costs one max, one FMA, one exp2, one add; at head_dim 128 the matrix product and
-the exponentials need about the same time, and several programs an SM overlap one's product with another's reduction.
+Only the int16 lists have the size heads x blocks x blocks. There is no sort and there are no atomics, so the lists are
+ascending and deterministic. Each score costs one max, one FMA, one exp2 and one add. At head_dim 128 the matrix
+product and the exponentials take about the same time, and several programs on an SM overlap them.
 
-The diagonal block is visible to its last row only, and only when the block is complete: that one dot product is
-computed apart. Rows outside the call (a partial first or last query block) are masked in a second copy of the loop.
+Only the last row sees the whole diagonal block, and only when the block is complete, so that one dot product is
+computed separately. A second copy of the loop masks rows outside the call (a partial first or last query block).
 """
 
 from typing import Any
@@ -181,7 +181,7 @@ def empty_scratch(q: Tensor, grid: BlockGrid, device: torch.device | str) -> Ten
 
 
 def discover_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, index: BlockIndex) -> None:
-    """Fill ``index`` with the blocks that ``rule`` keeps; arguments as `discovery.select_blocks`."""
+    """Fill ``index`` with the blocks that ``rule`` keeps; arguments as `flashprefill.select_blocks`."""
     scratch = empty_scratch(q, index.grid, q.device)
     DISCOVER(*discover_arguments(q, pooled, scratch, rule, scale, index))
 

@@ -1,9 +1,9 @@
 """FlashPrefill V2's discovery in one Triton kernel.
 
-The walk, the transposed scores and the compaction are those of `flashprefill.triton`. What differs is the row, the same
-few positions of all query heads of a KV head, so that the Q tile is gathered from several heads; and what it sees:
-every query of a row sees the first token of the row's own key block, so one loop scores all blocks that have an energy,
-the own one among them when the row ends with it. Same tiles, registers and scratch.
+The walk, the transposed scores and the compaction are those of `flashprefill.triton`, with the same tiles, registers
+and scratch. Two things differ. A row holds the same few positions of all query heads of a KV head, so its Q tile is
+gathered from several heads. And every query of a row sees the first token of the row's own key block, so one loop
+scores all blocks that have an energy, including the own one when the row ends with it.
 """
 
 import torch

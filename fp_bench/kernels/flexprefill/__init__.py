@@ -1,4 +1,4 @@
-"""FlexPrefill's selection: what the last queries attend to decides each head's columns, diagonals or blocks."""
+"""FlexPrefill's selection: the attention of the last queries decides each head's columns, diagonals or blocks."""
 
 from torch import Tensor
 

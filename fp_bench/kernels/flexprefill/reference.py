@@ -2,8 +2,8 @@
 
 arXiv 2502.20766 and the code of its authors.
 
-A head is *query-aware* when its mean query foretells the attention of its last queries, else *vertical-slash*.
-``rounded`` rounds what the official code holds in Q's dtype: scaled queries, their means, and logits.
+A head is *query-aware* if its mean query predicts the attention of its last queries, otherwise *vertical-slash*. With
+``rounded``, scaled queries, their means and logits are rounded to the dtype of Q, as in the official code.
 """
 
 import math
@@ -54,7 +54,7 @@ def block_attention(q: Tensor, k: Tensor, *, scale: float, block_size: int, roun
 def pattern_divergence(
     q: Tensor, k: Tensor, block_mass: Tensor, *, scale: float, block_size: int, rounded: bool = False
 ) -> Tensor:
-    """Return ``[batch, q_heads]``: how far the mean of the last queries is from foretelling ``block_mass``.
+    """Return ``[batch, q_heads]``: how badly the last queries' mean predicts ``block_mass``.
 
     Args:
         q: ``[batch, kv_len, q_heads, head_dim]``.

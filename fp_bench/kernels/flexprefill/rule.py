@@ -8,7 +8,7 @@ from fp_bench.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class FlexRule:
-    """How much attention mass to cover, and how a head's kind is told.
+    """How much attention mass to cover, and how a head's kind is decided.
 
     Args:
         gamma: share of the attention mass to cover, in (0, 1].

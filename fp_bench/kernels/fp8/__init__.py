@@ -1,7 +1,7 @@
-"""Attention in FP8 (e4m3): keys and values rounded once, what their layout is, and the operator over a BlockIndex.
+"""Attention in FP8 (e4m3): rounds keys and values once, and attends over a BlockIndex.
 
-Opt-in: weights and values carry 3 bits of mantissa, so outputs differ from exact attention by a few per cent. The lists
-of blocks are those of the unrounded keys. Runs on Hopper alone (`fp8.hopper`); `fp8.reference` defines it.
+It is optional: weights and values have 3 bits of mantissa, so outputs differ from exact attention by a few per cent.
+The lists of blocks come from the unrounded keys. It runs on Hopper only (`fp8.hopper`); `fp8.reference` defines it.
 """
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from fp_bench.kernels.layout import BLOCK_SIZE, check_layout, check_no_grad
 
 
 def quantise_kv(k: Tensor, v: Tensor, *, backend: str = "auto") -> Fp8KV:
-    """Round K and V to e4m3, a scale a block of 128 keys and KV head; pool K on the way.
+    """Round K and V to e4m3, with a scale for each block of 128 keys of a KV head; also return the means of K.
 
     Defined by `fp8.reference.quantise_kv`.
 
@@ -43,7 +43,7 @@ def quantise_kv(k: Tensor, v: Tensor, *, backend: str = "auto") -> Fp8KV:
 def block_sparse_attention_fp8(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, *, scale: float, rounded: Fp8KV | None = None
 ) -> AttentionOut:
-    """Return `block_sparse.block_sparse_attention` with products of e4m3, accumulated in float32.
+    """Return `attention.block_sparse_attention` with products of e4m3, accumulated in float32.
 
     Defined by `fp8.reference.attention`. Each query is scaled to e4m3 by its own largest magnitude, inside the kernel.
 

@@ -1,7 +1,7 @@
 """Block-sparse causal attention in FP8 (e4m3) for Hopper (sm_90) in Gluon: warp-specialised, TMA in, wgmma, TMA out.
 
-Partitions, order of rows, counter and mailbox are those of `attention.hopper`; head_dim 128, tiles of a whole block
-of 128 keys, no packed rows, no means. What differs:
+Partitions, order of rows, counter and mailbox are those of `attention.hopper`. head_dim is 128, a tile is a whole
+block of 128 keys, and there are no packed rows and no means. The differences:
 
 - the producer loads K as e4m3 ``[128 keys, 128]`` and V as e4m3 transposed, ``[128, 128 keys]``, since 8-bit wgmma
   reads both operands along their contraction, each 16 KB in one piece; with K come the 16 bytes of the block's scales,
@@ -16,14 +16,14 @@ of 128 keys, no packed rows, no means. What differs:
 - the tensor cores keep about 14 bits of a running sum of 8-bit products, too few for hundreds of tiles: after every
   SUM_TILES tiles O is added to a float32 total (64 registers) and starts again from 0.
 
-S of tile i is issued, then O += P V of tile i-1; the softmax of tile i runs while the other consumer's products do. It
-is written to run under its own product too, but the assembler moves the wait for that product ahead of it.
+S of tile i is issued, then O += P V of tile i-1. The softmax of tile i runs during the products of the other consumer.
+It is written to run during its own product too, but the assembler moves the wait for that product ahead of it.
 
 Shared memory, 197 KB of 227: Q double-buffered 64 KB (O leaves through it), K 4 x 16 KB, V 4 x 16 KB. Registers 168 at
 launch, 240 in consumers: S then P 64, O 64, total 64, P 16, Q 16.
 
-Floor: a listed block is 8.4 MFLOP, twice as fast as in half precision, and 16384 exponentials, which take as long as
-the products do: 1024 cycles of an SM each.
+Lower bound of the time: a listed block has 8.4 MFLOP, twice as fast as in half precision, and 16384 exponentials. The
+exponentials take as long as the products: 1024 cycles of an SM each.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""How FP8 attention holds keys and values: e4m3, a scale a block, keys in the order that the kernel reads."""
+"""Layout of keys and values in FP8 attention: e4m3, one scale per block, keys in the order that the kernel reads."""
 
 from typing import NamedTuple
 
@@ -35,9 +35,9 @@ class Fp8KV(NamedTuple):
 def key_order(device: torch.device | str = "cpu") -> Tensor:
     """Return ``[128]`` int64: which key of a block each column of `Fp8KV.v` holds.
 
-    Of 16 neighbouring keys a thread has four of P in registers, 2t, 2t + 1, 2t + 8 and 2t + 9 (the accumulator of
-    wgmma), and an 8-bit operand takes keys 4t to 4t + 3 from it. P V is the same in any order of the keys that P and V
-    share, so V comes in the order that P has, and no register leaves its thread.
+    A thread has four of 16 neighbouring keys of P in registers: 2t, 2t + 1, 2t + 8 and 2t + 9 (the accumulator of
+    wgmma). An 8-bit operand takes keys 4t to 4t + 3 from it. P V does not depend on the order of keys that P and V
+    share. So V is stored in the order of P, and no register leaves its thread.
     """
     column = torch.arange(BLOCK_SIZE, device=device)
     return column // 16 * 16 + column % 16 // 4 * 2 + column // 2 % 2 * 8 + column % 2

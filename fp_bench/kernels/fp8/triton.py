@@ -1,10 +1,10 @@
 """Keys and values to FP8 in Triton, and the block means of K, in one pass.
 
-One program reads one ``[128, 128]`` tile of K and one of V straight from device memory (rows of 256 bytes, each read
-once), finds the largest magnitude of each in registers, and writes K's tile as rows of 128 bytes, V's transposed as
+One program reads one ``[128, 128]`` tile of K and one of V directly from device memory (rows of 256 bytes, each read
+once) and finds the largest magnitude of each in registers. It writes K's tile as rows of 128 bytes, V's transposed as
 rows of 128 bytes, four scales and one mean. V's rows are read in the order in which its columns are written
-(`fp8.key_order`), so the transpose, through 16 KB of shared memory, is the only exchange. Bound by memory: 3 bytes a
-number; at 256K with 8 KV heads 1.6 GB, 0.4 ms at 4.0 TB/s (H200).
+(`fp8.key_order`), so the transpose through 16 KB of shared memory is the only exchange. Memory limits it: 3 bytes a
+number, at 256K with 8 KV heads 1.6 GB, 0.4 ms at 4.0 TB/s (H200).
 """
 
 import torch

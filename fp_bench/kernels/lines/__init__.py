@@ -1,7 +1,7 @@
 """Attention over vertical columns and slash diagonals (MInference), and over sinks and a window (A-shape).
 
-What the last 64 queries attend to decides which columns and diagonals a head keeps; for each block of 64 queries the
-diagonals become tiles of 64 keys, and the columns outside the tiles stay single keys.
+The attention of the last 64 queries decides which columns and diagonals a head keeps. For each block of 64 queries the
+diagonals become tiles of 64 keys; columns outside the tiles stay single keys.
 """
 
 import torch
@@ -22,7 +22,7 @@ SINK_COLUMNS, NEAR_DIAGONALS = 30, 100
 
 
 def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
-    """Refuse what patterns are not defined for.
+    """Refuse prompts for which patterns are not defined.
 
     Raises:
         UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.

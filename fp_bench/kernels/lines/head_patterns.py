@@ -1,4 +1,4 @@
-"""What a head of MInference keeps: columns and diagonals, first tokens and a window, or blocks of keys."""
+"""The patterns of MInference: a head keeps columns and diagonals, first tokens and a window, or blocks of keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class AShape:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A head whose blocks of 64 queries each keep the ``count`` blocks of 64 keys whose mean is nearest theirs."""
+    """A head in which each block of 64 queries keeps the ``count`` blocks of 64 keys with the nearest means."""
 
     count: int
 
@@ -53,7 +53,7 @@ Pattern = Lines | AShape | Blocks
 
 @dataclass(frozen=True)
 class HeadPatterns:
-    """What each query head keeps, on the device of the calls: made once, so that selecting waits for nothing.
+    """The pattern of each query head, on the device of the calls; it is made once, so that selection never waits.
 
     Args:
         sizes: ``[q_heads, 2]`` int32: columns and diagonals, or sink and local; (0, 0) of heads that keep blocks.

@@ -17,11 +17,11 @@ OCTET = 8
 class VerticalSlashIndex:
     """Tiles and single columns for each row block of 64 queries of each query head; ``q_len == kv_len``.
 
-    A tile at *distance* x of a row block begins x tokens before its first query; tiles lie on no grid. Which one comes
-    next depends on x alone, so the tiles of all row blocks of a head are walks through one table, far to near: row
-    block r starts from 64 * (r + 1), reads the tile at ``following`` of that, then the one at ``following`` of that.
-    The lists themselves, up to kv_len ** 2 / 8192 numbers a head, never exist: at 256K with 32 heads of up to 1000
-    columns an index takes 0.1 GiB (table 32 MiB, columns 63 MiB, counts 2.5 MiB).
+    A tile at *distance* x of a row block begins x tokens before its first query; tiles lie on no grid. The next tile
+    depends only on x, so the tiles of all row blocks of a head are walks through one table, from far to near. Row
+    block r starts from 64 * (r + 1), reads the tile at ``following`` of that, then the one at ``following`` of that
+    distance. The lists themselves, up to kv_len ** 2 / 8192 numbers a head, never exist. At 256K with 32 heads of up
+    to 1000 columns an index takes 0.1 GiB (table 32 MiB, columns 63 MiB, counts 2.5 MiB).
 
     Args:
         following: ``[batch, q_heads, 64 * rows + 1]`` int32; -64 where no tile follows.
@@ -131,7 +131,7 @@ class VerticalSlashIndex:
 def walk(following: Tensor, rows: Tensor) -> Tensor:
     """Return ``[len(rows), steps]`` int64: the distances of the tiles of row blocks, then -64 up to a power of two.
 
-    Each round doubles what is known, by a table that goes twice as far: 1000 tiles take ten rounds, not 1000.
+    Each round doubles the number of known tiles, with a table of twice the reach: 1000 tiles take ten rounds, not 1000.
 
     Args:
         following: ``[64 * rows + 1]``, of one head.

@@ -35,7 +35,7 @@ def convert_torch(index: VerticalSlashIndex) -> None:
 def vertical_slash_attention_torch(
     q: Tensor, k: Tensor, v: Tensor, index: VerticalSlashIndex, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` as `vertical_slash.vertical_slash_attention` does."""
+    """Return ``(out, lse)`` as `lines.vertical_slash_attention` does."""
     batch, kv_len, q_heads, _ = q.shape
     group = q_heads // k.shape[2]
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)

@@ -1,7 +1,7 @@
 """Selecting and attending where heads differ in kind: lines, windows, and blocks of keys (MInference).
 
-Lines and windows are a VerticalSlashIndex, blocks a BlockIndex; a call that has both takes both, each of which reads
-nothing for the other's heads: what they compute and how much they read is then a sum.
+Heads with lines or windows use a VerticalSlashIndex, heads with blocks a BlockIndex. A call with both kinds uses both
+indexes, and each reads nothing for the heads of the other. So outputs add up, and so do the numbers of keys read.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
 
 @dataclass(frozen=True)
 class MixedIndex:
-    """What heads of both kinds read; each index reads nothing for the heads of the other.
+    """The keys that heads of both kinds read; each index reads nothing for the heads of the other.
 
     Args:
         lines: of the heads that keep lines or a window.

@@ -1,4 +1,4 @@
-"""MInference's selection and conversion in plain torch and Python: what its kernels are tested against.
+"""MInference's selection and conversion in plain torch and Python: the definition its kernels are tested against.
 
 arXiv 2407.02490 and the code of its authors; sizes are tokens. One head at a time, nothing is skipped or merged.
 """

@@ -1,7 +1,8 @@
 """MInference's block-sparse heads: each block of 64 queries keeps the key blocks whose mean agrees most with its own.
 
-Blocks are pooled as FlashPrefill's are, products of means ranked by PyTorch's top-k: ``n / 64`` rows of as many numbers
-a head, a few heads at a time. Nothing is forced, the diagonal neither: rows of fewer blocks than a head keeps read all.
+Blocks are pooled as in FlashPrefill. PyTorch's top-k ranks the products of means: ``n / 64`` rows of ``n / 64``
+numbers a head, a few heads at a time. No block is forced, not even the diagonal. Rows with fewer blocks than a head
+keeps read all of them.
 """
 
 import torch
@@ -21,8 +22,8 @@ PRODUCTS_AT_ONCE = 2**26
 def select_strongest_blocks(q: Tensor, k: Tensor, patterns: HeadPatterns, *, backend: str = "auto") -> BlockIndex:
     """Return the key blocks of 64 that MInference keeps for each block of 64 queries of heads that keep blocks.
 
-    Defined by `lines.reference.strongest_blocks`; other heads' lists are empty. Which of equal products is
-    kept is left open. On GPUs nothing waits for the device.
+    Defined by `lines.reference.strongest_blocks`; other heads' lists are empty. Any of several equal products may be
+    kept. On GPUs nothing waits for the device.
 
     Args:
         q: ``[batch, kv_len, q_heads, head_dim]``.

@@ -1,8 +1,8 @@
 """Vertical-slash conversion and attention in portable Triton.
 
-**Conversion.** One program a row block walks its tiles through the table of the index, one dependent load a tile, while
-1024 of the head's columns lie in registers and those in a tile are struck out. The rest is packed in octets by a prefix
-sum: one compare a tile and column, which should be a few per cent of attending.
+**Conversion.** One program walks the tiles of one row block through the table of the index, with one dependent load
+for each tile. Meanwhile 1024 of the head's columns are in registers, and those in a tile are struck out. A prefix sum
+packs the others in octets. The cost is one compare for each tile and column, a few per cent of the attention's time.
 
 **Attention.** One program computes 64 queries of one head, since tiles lie differently for every 64 queries. It walks
 the table again: the next distance is loaded while the tile of this one is computed. The first tile (the far edge of a
@@ -10,14 +10,15 @@ window) and the last two (the only ones that can reach past a query) need a mask
 so that the long loop has none. Then the single columns, 64 gathered rows of K and V at a time. One online softmax, base
 2, in float32, runs through all of it.
 
-Programs start with the longest row blocks; within 128 neighbouring ones those of a KV head run together, and read the
-same K and V out of L2 although each reads its own tiles: a diagonal's tiles of neighbouring row blocks are neighbours.
+The longest row blocks start first. Among 128 neighbouring ones, those of a KV head run together. They read the same K
+and V from L2 although each reads its own tiles, because the tiles of one diagonal are neighbours too.
 
-Per program at head_dim 128 on sm_90 (64 queries, half a tile a step, 4 warps, 3 stages): Q 16 KB, three stages of K
-and V 48 KB: 64 KB of shared memory and 154 registers a thread, so three programs an SM: the softmax of one under the
-products and loads of the others is what counts here, since a tile is 2.1 MFLOP on 32 KB of K and V from L2. Whole tiles
-a step, as in MInference's kernel, leave room for two programs and are 1.3 times slower (H200, 64K: 81 ms for 62), with
-fewer stages or registers too. The loops follow one another and use the same buffers.
+On sm_90 at head_dim 128 (64 queries, half a tile a step, 4 warps, 3 stages) a program takes 64 KB of shared memory, 16
+KB for Q and 48 KB for three stages of K and V, and 154 registers a thread. Three programs then run on an SM, so that
+the softmax of one overlaps the products and loads of the others. This matters most, because a tile is only 2.1 MFLOP
+on 32 KB of K and V from L2. Whole tiles a step, as in MInference's kernel, leave room for two programs and are 1.3
+times slower (H200, 64K: 81 ms instead of 62), with fewer stages or registers too. The loops follow one another and use
+the same buffers.
 """
 
 import triton
@@ -212,7 +213,7 @@ def convert_triton(index: VerticalSlashIndex) -> None:
 def vertical_slash_attention_triton(
     q: Tensor, k: Tensor, v: Tensor, index: VerticalSlashIndex, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(out, lse)`` as `vertical_slash.vertical_slash_attention` does."""
+    """Return ``(out, lse)`` as `lines.vertical_slash_attention` does."""
     batch, kv_len, q_heads, head_dim = q.shape
     out, lse = empty_outputs(q)
     config = launch_config(head_dim, capability(q.device))

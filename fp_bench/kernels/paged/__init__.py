@@ -1,4 +1,4 @@
-"""The composed paged operator: FlashPrefill of a packed batch, straight from the pages."""
+"""FlashPrefill on a packed batch with a paged KV cache, as one operator."""
 
 import torch
 from torch import Tensor

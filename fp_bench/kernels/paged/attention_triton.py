@@ -1,10 +1,11 @@
 """Block-sparse causal attention from pages in portable Triton: attention/triton.py with two more look-ups.
 
-Program order, the peeled last block and the flat mask-free loop are those of the unpaged kernel, with the batch's tiles
-in place of the rows of one sequence: a program asks which sequence its tile is of, and returns at once where the tile
-is there for the bound only. Where a page holds a tile of keys (128-token pages and tiles), a tile has one page number;
-smaller pages give each key its own, still one load of K and one of V a tile. The next tile's page number is read while
-this one is multiplied, so that the two look-ups (list, block table) are not waited for in front of its loads.
+Program order, the separate last block and the flat loop without a mask are those of the unpaged kernel. The tiles are
+those of the batch, not the rows of one sequence: a program looks up the sequence of its tile, and returns at once if
+the tile only fills the bound. If a page holds a whole tile of keys (128-token pages and tiles), a tile has one page
+number. With smaller pages each key has its own, and a tile still takes one load of K and one of V. The kernel reads
+the next tile's page number during the products of this one, so it does not wait for the two look-ups (list, block
+table).
 """
 
 import triton

@@ -1,4 +1,4 @@
-"""PagedBatch: which queries and pages belong to which sequence of a packed batch, and what the operators accept."""
+"""PagedBatch: the queries and pages of each sequence of a packed batch, and the inputs that the operators accept."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,7 @@
 """FlashPrefill's discovery for a packed batch: flashprefill/triton.py's tile, once a query block of any sequence.
 
-The persistent grid walks the batch's tiles, longest first, heads innermost; each reads from device memory which
-sequence it is of, so the host needs to know no length. Tiles that are there only for the bound are skipped.
+The persistent grid walks the batch's tiles, longest first, heads innermost. Each tile reads its sequence's number from
+device memory, so the host needs no lengths. Tiles that only fill the bound are skipped.
 """
 
 from typing import NamedTuple
@@ -23,7 +23,7 @@ SIZES = ("sink", "window", "last_full", "tiles", "q_heads", "group")
 
 
 class PagedLists(NamedTuple):
-    """Kept key blocks a tile and query head; tiles as in `PagedBatch.tiles`."""
+    """The kept key blocks of each tile and query head; tiles as in `PagedBatch.tiles`."""
 
     blocks: Tensor
     """``[tiles, q_heads, key_blocks]`` int16, ascending; undefined from ``counts`` on."""

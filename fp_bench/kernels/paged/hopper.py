@@ -16,8 +16,9 @@ kernel. What differs:
 - Q and O are packed: the rows after a sequence's last are the next one's. They are loaded and computed for nothing; a
   half tile with such rows is stored through pointers under a mask, any other leaves by TMA.
 
-Why it is fast: as the unpaged kernel, whose loop of products this is; boxes of a page of 64 tokens or more are as long
-as TMA needs. Registers 168 at launch: 240 a consumer, 24 the producer.
+It is fast for the reasons of the unpaged kernel, because the loop of products is the same; boxes of a page of 64
+tokens or more are as long as TMA needs. At launch a thread has 168 registers, then 240 in a consumer and 24 in the
+producer.
 """
 
 import functools

@@ -14,7 +14,7 @@ from fp_bench.kernels.pooling import pool_keys
 def flash_prefill_paged_torch(
     q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, scale: float, out: Tensor
 ) -> None:
-    """Fill ``out`` as `prefill.flash_prefill_paged` does."""
+    """Fill ``out`` as `paged.flash_prefill_paged` does."""
     for sequence in batch.sequences:
         queries, keys, values = q[None, sequence.queries], sequence.gather(k), sequence.gather(v)
         own = rule if sequence.last_chunk else replace(rule, last_full_blocks=0)

@@ -1,4 +1,4 @@
-"""Where a run of keys lies in the pages, for all paged kernels."""
+"""The places of consecutive keys in the pages, for all paged kernels."""
 
 import triton
 import triton.language as tl

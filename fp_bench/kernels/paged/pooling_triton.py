@@ -1,7 +1,7 @@
 """Mean-pooled keys of a paged batch in Triton: pooling/triton.py, with each key found through the block table.
 
-One program a key block, KV head and sequence; those past a sequence's end return at once. A page of a cached prefix is
-read again in every call: K is read once, as attention over a whole prompt would.
+One program computes one key block of a KV head of a sequence; programs past a sequence's end return at once. Pages of
+a cached prefix are read again in every call: K is read once, as attention over a whole prompt would read it.
 """
 
 import torch

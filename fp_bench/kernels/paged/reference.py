@@ -13,7 +13,7 @@ from fp_bench.kernels.pooling import reference as defined_pooling
 
 
 def flash_prefill_paged(q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, rule: KeepRule, *, scale: float) -> Tensor:
-    """Return ``[tokens, q_heads, head_dim]`` float32; arguments as `prefill.flash_prefill_paged`.
+    """Return ``[tokens, q_heads, head_dim]`` float32; arguments as `paged.flash_prefill_paged`.
 
     Rows of ``q`` that belong to no sequence are 0.
     """

@@ -1,4 +1,4 @@
-"""Mean-pooled keys, what FlashPrefill scores instead of every key, and how far the keys of a block lie from them."""
+"""Mean keys of blocks, which FlashPrefill scores instead of every key, and the distance of keys from their mean."""
 
 import torch
 from torch import Tensor

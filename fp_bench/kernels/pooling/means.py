@@ -1,4 +1,4 @@
-"""Mean correction: what the blocks that no list names would add if all their keys and values were their means.
+"""Mean correction: the attention to unlisted blocks as if all their keys and values were the means.
 
 FlashPrefill V2 adds, for each key block that a row of tiles sees whole and does not list, ``block_size`` pseudo-tokens
 with the block's mean key and mean value to the same softmax. By Jensen's inequality the mass that is added is at most

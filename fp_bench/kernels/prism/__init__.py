@@ -1,7 +1,7 @@
 """Prism's selection: two bands of head_dim, each scored from its own pooled queries and keys, each by its own share.
 
-A mean of keys under RoPE loses what its fast dimensions held; the slow ones keep theirs. Scored apart, and with a
-temperature for what was lost, neither hides the other (arXiv 2602.08426).
+The mean of keys under RoPE loses the content of the fast dimensions; the slow ones keep theirs. So both bands are
+scored separately, with a temperature for the loss, and neither hides the other (arXiv 2602.08426).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ LEAST = 1e-6
 
 @dataclass(frozen=True)
 class Bands:
-    """The dimensions that are scored together, of heads whose halves RoPE rotates against each other.
+    """The dimensions that are scored together; RoPE pairs the halves of a head.
 
     Args:
         high: dimensions of the fastest rotations, even.

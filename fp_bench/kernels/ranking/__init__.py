@@ -1,7 +1,7 @@
 """Keeping the best key blocks of each row by scores of block pairs: as many as asked for, or those that hold a share.
 
-Methods that score means of query blocks rank few enough pairs to write them all: one float32 a pair and band. A row's
-ranking is found without a sort.
+Methods that score means of query blocks have few enough pairs to write all scores: one float32 for each pair and band.
+The ranking of a row needs no sort.
 """
 
 from enum import IntEnum
@@ -15,7 +15,7 @@ PAIRS_AT_ONCE = 1 << 26
 
 
 class Need(IntEnum):
-    """What a row's need is a number of."""
+    """The unit of a row's need."""
 
     COUNT = 0
     """Blocks: the best of them, as many as the need."""
@@ -44,7 +44,7 @@ def list_best(
         scores: ``[bands, lists, rows, key_blocks]`` float32, log2 of a block's weight where the need is a share; what
             lies in the future is not read. inf is kept whatever the need and takes none of it, -inf is not kept.
         need: ``[bands, rows]`` float32.
-        kind: what the need is a number of.
+        kind: the unit of the need.
         index: to be filled, one list a query head.
         lists: which of its ``batch * q_heads`` lists.
         sink_blocks: key blocks at the start that every row keeps.

@@ -1,9 +1,9 @@
 """The best blocks of each row in one Triton kernel, without a sort.
 
-One program a row holds its scores in registers, band after band. Scores are read as integers in the same order, and the
-last one taken is found by bisecting over their 32 bits: the number of sums is independent of the data. Of equal scores
-the first ones are taken, by a prefix sum; a second one writes the list in ascending order. Bound by the 32 reductions,
-each over ``key_blocks`` numbers: 16 for each of 256 threads at 512K.
+One program holds the scores of one row in registers, band after band. It reads scores as integers in the same order
+and finds the last one taken by bisection over their 32 bits, so the number of sums does not depend on the data. A
+prefix sum takes the first of equal scores; a second one writes the list in ascending order. The 32 reductions limit
+it, each over ``key_blocks`` numbers: 16 for each of 256 threads at 512K.
 """
 
 import triton

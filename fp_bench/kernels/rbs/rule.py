@@ -1,4 +1,4 @@
-"""RBS-Attention's rescue: how much of a block's radius counts, and how near the maximum a lifted score must be."""
+"""RBS-Attention's rescue: the share of a block's radius that counts, and the threshold of lifted scores."""
 
 import math
 from dataclasses import dataclass

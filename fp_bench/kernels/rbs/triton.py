@@ -1,8 +1,8 @@
 """RBS-Attention's selection in one Triton kernel: FlashPrefill's discovery with a second energy a block.
 
 The grid, the transposed product, the scratch and the compaction are those of `flashprefill.triton`. A tile of products
-is reduced twice: as it is, and lifted by ``norm(q) * lift`` (one multiply-add a score), so that both branches read Q
-and the mean keys once. Two scratch rows a program hold both energies (16 KB at 256K, L2 resident); lists are the union.
+is reduced twice: as it is, and lifted by ``norm(q) * lift`` (one multiply-add a score). So both rules read Q and the
+mean keys once. Two scratch rows a program hold both energies (16 KB at 256K, in L2); the lists are the union.
 
 Each score costs two exponentials where FlashPrefill's costs one, and the product the same.
 """

@@ -1,4 +1,4 @@
-"""SpargeAttn's selection: blocks whose tokens are alike are foretold from their means, the others are always kept.
+"""SpargeAttn's selection: predicts blocks of similar tokens from their means, and keeps all other blocks.
 
 (arXiv 2502.18137)
 """
@@ -34,9 +34,9 @@ def select_alike(
     Args:
         q: ``[batch, q_len, q_heads, head_dim]``.
         k: ``[batch, kv_len, kv_heads, head_dim]``.
-        need: what the best of the foretold blocks are to hold, or how many there are.
-        kind: what the need is a number of.
-        likeness: a block is foretold where the mean pairwise cosine of its tokens is above this.
+        need: mass that the best of the predicted blocks hold, or their number.
+        kind: the unit of the need.
+        likeness: a block is predicted if the mean pairwise cosine of its tokens is above this.
         scale: factor on the logits, positive.
         centred: whether the mean of all keys is taken off them before they are compared.
         sink_blocks: key blocks at the start that every row keeps.

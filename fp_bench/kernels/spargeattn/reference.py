@@ -18,8 +18,8 @@ def select_alike(
 ) -> BlockIndex:  # fmt: skip
     """Return what `spargeattn.select_alike` does, whose arguments these are.
 
-    A query block whose tokens are not alike keeps every block; a key block whose tokens are not is kept by every query
-    block. The other pairs are scored by the product of their means, and the best of them kept.
+    A query block with unlike tokens keeps every block, and every query block keeps a key block with unlike tokens. The
+    other pairs are scored by the product of their means; the best are kept.
     """
     grid = BlockGrid(q.shape[1], k.shape[1], block_size)
     batch, q_heads = q.shape[0], q.shape[2]

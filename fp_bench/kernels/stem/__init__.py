@@ -1,8 +1,9 @@
 """Stem's selection: antidiagonal scores averaged over blocks, a bonus for large values, a budget that falls by row.
 
-A score of two cells sums ``q . k`` along their antidiagonal; it is averaged, not exponentiated. So the mean over all
-pairs of cells of two blocks is one product of means by place in a cell: ``stride * head_dim`` multiply-adds a pair of
-blocks, where scoring cell by cell takes ``(block / stride) ** 2`` times as many (arXiv 2603.06274).
+The score of two cells sums ``q . k`` along their antidiagonal. Scores are averaged over the pairs of cells of two
+blocks, without exponentials. So the mean over all pairs is one product of means by place in a cell: ``stride *
+head_dim`` multiply-adds for each pair of blocks. Scoring cell by cell takes ``(block / stride) ** 2`` times as many
+(arXiv 2603.06274).
 """
 
 import math

@@ -12,16 +12,16 @@ takes tiles of ``ROWS`` query cells, longest first. For each, a program walks th
 3. at the end of the row it reads them back, brings them to the final maximum and sum, adds the rows of each query
    block and writes float32 masses.
 
-So the scores are computed once (a second pass over them would double the dominant cost) and never written; the scratch
-is ``ROWS * key_blocks`` floats a program (138 MB at 256K), the masses ``key_blocks ** 2`` floats a head (512 MB at 256K
+The scores are computed once and never written; a second pass over them would double the largest cost. The scratch has
+``ROWS * key_blocks`` floats a program (138 MB at 256K), the masses ``key_blocks ** 2`` floats a head (512 MB at 256K
 and 32 heads).
 
 On sm_90 (ROWS 128, COLS 256, STEP 64, 3 stages, 8 warps): 144 KB of shared memory, accumulators of 128 registers a
 thread, one program an SM. A few dozen bytes of addresses and sizes are spilled, outside the loop over the products.
 
-**Selection.** One program a row holds its masses in registers and finds the crossing value (the last one taken) by 31
-bisections over the bits of a float32: the number of sums is independent of the data, and equal masses are taken in
-ascending order of their blocks. The lists are compacted by a prefix sum, as in `flashprefill.triton`.
+**Selection.** One program holds the masses of one row in registers. It finds the last mass taken by 31 bisections over
+the bits of a float32, so the number of sums does not depend on the data; equal masses are taken in ascending order of
+their blocks. A prefix sum compacts the lists, as in `flashprefill.triton`.
 """
 
 import torch
@@ -232,7 +232,7 @@ def launch_config(head_dim: int, capability: int) -> dict[str, int]:
 def antidiagonal_weights_triton(
     q: Tensor, k: Tensor, stride: int, scale: float, block_size: int, rounded: bool
 ) -> Tensor:
-    """Return `antidiagonal.antidiagonal_weights`; what lies in the future is not written."""
+    """Return `xattention.antidiagonal_weights`; what lies in the future is not written."""
     grid = BlockGrid(q.shape[1], k.shape[1], block_size)
     batch, _, q_heads, head_dim = q.shape
     config = launch_config(head_dim, capability(q.device))
@@ -269,7 +269,7 @@ def antidiagonal_weights_triton(
 
 
 def cumulative_blocks_triton(weights: Tensor, tau: Tensor, lagging: int, index: BlockIndex) -> None:
-    """Fill ``index`` with the smallest sets that hold enough; arguments as `antidiagonal.cumulative_blocks`."""
+    """Fill ``index`` with the smallest sets that hold enough; arguments as `xattention.cumulative_blocks`."""
     grid = index.grid
     batch, q_heads = weights.shape[:2]
     width = max(triton.next_power_of_2(grid.key_blocks), 16)

@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from fp_bench.reports.accuracy.tables import points
-from fp_bench.reports.drawing import GRID, Plot, panel_grid, titled_figure
+from fp_bench.reports.drawing import GRID, Plot, method_lines, panel_grid, titled_figure
 from fp_bench.sizes import format_length
 
 SCORES = LinearSegmentedColormap.from_list("scores", ["#b5173f", "#f3cf7a", "#0b7f93"])
@@ -37,7 +37,7 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         name: of the files.
         caption: below the plot.
     """
-    labels = sorted(set(rows["label"]), key=lambda label: _place(rows[rows["label"] == label]))
+    labels = [label for label, _, _ in method_lines(rows)]
     lengths, depths = sorted(set(rows["seq_len"])), sorted(set(rows["depth"]))
     if len(rows) < len(labels) * len(lengths) * len(depths):
         caption = f"{caption} · grey: not scored"
@@ -59,12 +59,7 @@ def heatmap(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     bar.outline.set_visible(False)
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
     columns = ["seq_len", "depth", "label", "n", "score", "density"]
-    return Plot(name, title, figure, rows[columns])
-
-
-def _place(rows: pd.DataFrame) -> tuple[bool, float]:
-    """Return the sort key of a method's panel: dense attention first, then from densest to sparsest."""
-    return bool((rows["method"] != "dense").all()), -float(rows["density"].mean())
+    return Plot(name, title, figure, rows[columns], shaded=True)
 
 
 def _cells(axes: Axes, rows: pd.DataFrame, lengths: list[int], depths: list[float]) -> None:

@@ -248,7 +248,10 @@ def summary_table(rows: pd.DataFrame) -> Table:
             cells += [*score, signed(row["difference"]), ends, changed]
         sparse = [or_blank(row["density_sparse"], ".1%")] if of_sparse else []
         shown.append([*cells, or_blank(row["density"], ".1%"), *sparse, or_blank(row["recall"], ".1%")])
-    what = "next-token agreement with dense attention" if compares else f"average of {rows['tasks'].max()} task(s)"
+    tasks = int(rows["tasks"].max())
+    what = f"average of {tasks} task{'s' if tasks > 1 else ''}"
+    if compares:
+        what = "next-token agreement with dense attention"
     headings += [density_heading(rows), *(["density of sparse layers"] if of_sparse else []), "recall"]
     return Table(f"{setting_title(rows.iloc[0])}: {what}", headings, shown, numbers=2)
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from fp_bench.reports.accuracy.depth_plots import SCORES, WHOLE, broken, samples_a_cell
 from fp_bench.reports.accuracy.tables import points
-from fp_bench.reports.drawing import GRID, Plot, panel_grid, titled_figure
+from fp_bench.reports.drawing import GRID, Plot, method_lines, panel_grid, titled_figure
 from fp_bench.sizes import format_length
 
 LETTERS = 30
@@ -23,7 +23,7 @@ def task_grid(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         caption: below the plot.
     """
     rows = rows[rows["seq_len"] == rows["seq_len"].max()]
-    labels, tasks = list(dict.fromkeys(rows["label"])), list(dict.fromkeys(rows["task"]))
+    labels, tasks = [label for label, _, _ in method_lines(rows)], list(dict.fromkeys(rows["task"]))
     cells = rows.pivot_table(index="label", columns="task", values="score")
     scores = cells.reindex(index=labels, columns=tasks).to_numpy(dtype=float)
     title = f"Score by task and method at {format_length(int(rows['seq_len'].iloc[0]))}"
@@ -43,4 +43,4 @@ def task_grid(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     axes.tick_params(length=0, labelsize=9)
     for side in axes.spines.values():
         side.set_visible(False)
-    return Plot(name, title, figure, rows[["seq_len", "task", "label", "n", "score"]])
+    return Plot(name, title, figure, rows[["seq_len", "task", "label", "n", "score"]], shaded=True)

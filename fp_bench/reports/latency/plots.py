@@ -16,6 +16,7 @@ from fp_bench.reports.drawing import (
     PANEL_TITLE,
     STYLE,
     Plot,
+    far_out,
     label_ends,
     left_out,
     length_axis,
@@ -31,8 +32,8 @@ from fp_bench.reports.pareto import pareto
 from fp_bench.sizes import format_length
 
 SPEEDUPS = ("speedup_fa2", "speedup_dense", "speedup_attention")
-MOST_ACROSS = 7
-"""Panels of lengths in a row."""
+MOST_INCHES = 12
+"""Width of a row of panels."""
 
 
 def latency_plots(records: Sequence[LatencyRecord], machine: str) -> list[Plot]:
@@ -131,26 +132,32 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
     sparse = rows[rows["select_ms"].notna()]
     lengths = sorted(set(sparse["seq_len"]))
     lines = method_lines(sparse)
-    across = min(len(lengths), MOST_ACROSS)
-    down = -(-len(lengths) // across)
     wide, high = max(1.45, 0.42 * len(lines) + 0.75), 2.5
+    across = min(len(lengths), max(1, int(MOST_INCHES / wide)))
+    down = -(-len(lengths) // across)
     size = (max(7.0, across * wide + 0.4), down * high + 1.3)
     note = "milliseconds of one attention call; every length has its own scale"
     caption += left_out(rows[rows["method"] != "dense"], "select_ms")
     figure = titled_figure("Where the time goes", caption, size, below=0.35, above=0.65, note=note, gap=0.08)
     panels = panel_grid(figure, len(lengths), across, sharey=False)
+    cut = False
     for axes, length in zip(panels, lengths, strict=True):
-        tallest = 0.0
-        for x, (_, line, look) in enumerate(lines):
-            for _, row in line[line["seq_len"] == length].iterrows():
-                bar = {"width": 0.8, "color": look["color"], "linewidth": 0}
-                axes.bar(x, row["attend_ms"], **bar)
-                axes.bar(x, row["select_ms"], bottom=row["attend_ms"], **bar | {"hatch": "/////", "edgecolor": "white"})
-                top = row["attend_ms"] + row["select_ms"]
-                tallest = max(tallest, top)
-                look_of_number: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": MUTED}
-                axes.annotate(_short(top), (x, top), (0, 2), textcoords="offset points", **look_of_number)
-        axes.set_ylim(0, 1.15 * tallest)
+        here = sparse[sparse["seq_len"] == length].set_index("label")
+        tops = here["attend_ms"] + here["select_ms"]
+        beyond = far_out({str(label): float(top) for label, top in tops.items()})
+        highest = 1.15 * float(tops.drop(beyond).max())
+        cut |= bool(beyond)
+        for x, (label, _, look) in enumerate(lines):
+            if label not in here.index:
+                continue
+            row, top = here.loc[label], float(tops[label])
+            bar = {"width": 0.8, "color": look["color"], "linewidth": 0}
+            axes.bar(x, row["attend_ms"], **bar)
+            axes.bar(x, row["select_ms"], bottom=row["attend_ms"], **bar | {"hatch": "/////", "edgecolor": "white"})
+            number, place = _short(top) + ("\N{UPWARDS ARROW}" if top > highest else ""), min(top, highest)
+            look_of_number: dict[str, Any] = {"ha": "center", "fontsize": 8, "color": MUTED}
+            axes.annotate(number, (x, place), (0, 2), textcoords="offset points", **look_of_number)
+        axes.set_ylim(0, highest)
         axes.set_xlim(-0.65, len(lines) - 0.35)
         axes.set_xticks([])
         axes.grid(visible=False, axis="x")
@@ -160,6 +167,8 @@ def _stages(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         beside = "" if pd.isna(dense) else f"dense: {_short(dense)} ms"
         axes.set_title(format_length(length), loc="left", fontsize=11)
         axes.set_xlabel(beside, fontsize=8.5, color=MUTED)
+    if cut:
+        figure.texts[-1].set_text(f"{caption} · \N{UPWARDS ARROW} a bar that ends above its panel")
     handles = [Patch(color=look["color"], label=label) for label, _, look in lines]
     handles.append(Patch(facecolor=MUTED, hatch="/////", edgecolor="white", linewidth=0, label="selecting"))
     figure.legend(handles=handles, loc="outside right upper", fontsize=9.5)

@@ -190,7 +190,7 @@ def _head_maps(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("query head")
         axes.set_title(label, **PANEL_TITLE)
-    return Plot(name, title, figure, pd.DataFrame(rows))
+    return Plot(name, title, figure, pd.DataFrame(rows), shaded=True)
 
 
 def _maps(longest: Sequence[LatencyRecord], folder: Path) -> list[tuple[LatencyRecord, list[KeptMap]]]:

@@ -262,7 +262,7 @@ def test_the_verb_end_to_end(tmp_path):
     done = fpbench(*words)
     assert done.exit_code == 0, done.output
     assert "1 samples each" in done.stderr
-    assert "average of 2 task(s)" in done.stdout
+    assert "average of 2 tasks" in done.stdout
     report = (tmp_path / "report.md").read_text()
     assert "plots/pareto.png" in report
     (again,) = (line for line in report.splitlines() if line.startswith("fpbench accuracy"))
