@@ -18,6 +18,8 @@ from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid, check_scale
 
 ROUNDING = 1e-9
 """Below a whole number by this, a count is that number: 0.1 of 30 blocks is 3."""
+PAIRS_AT_ONCE = 1 << 28
+"""Pairs of blocks that are sorted at once, some 40 bytes each; of 32 heads all up to 256K."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,17 @@ def select_ranked(
     check_scale(scale)
     grid = BlockGrid(q.shape[1], kv_len, block_size)
     index = BlockIndex.empty(q.shape[0], q.shape[2], grid, q.device)
-    energies, order = log2_energies(q, pooled, grid, scale, backend).sort(dim=-1, descending=True, stable=True)
-    kept = ranking.kept_of_sorted(energies, grid)
-    mask = torch.zeros_like(kept).scatter_(-1, order, kept)
-    _fill(index, (mask | forced.forced(grid, q.device)) & causal_blocks(grid, q.device))
+    always, causal = forced.forced(grid, q.device), causal_blocks(grid, q.device)
+    kv_heads = pooled.shape[2]
+    group = q.shape[2] // kv_heads
+    at_once = max(1, PAIRS_AT_ONCE // (q.shape[0] * group * causal.numel()))
+    for head in range(0, kv_heads, at_once):
+        heads = slice(head * group, (head + at_once) * group)
+        pairs = log2_energies(q[:, :, heads], pooled[:, :, head : head + at_once], grid, scale, backend)
+        energies, order = pairs.sort(dim=-1, descending=True, stable=True)
+        kept = ranking.kept_of_sorted(energies, grid)
+        mask = torch.zeros_like(kept).scatter_(-1, order, kept)
+        _fill(index.blocks[:, heads], index.counts[:, heads], (mask | always) & causal)
     return index
 
 
@@ -105,12 +114,12 @@ def log2_energies(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: float, back
     return log2_energies_torch(q, pooled, grid, scale)
 
 
-def _fill(index: BlockIndex, mask: Tensor) -> None:
+def _fill(lists: Tensor, counts: Tensor, mask: Tensor) -> None:
     """List the blocks of a mask in ascending order at their prefix sums, so that listing costs no second sort."""
     before = mask.cumsum(-1)
     count = before[..., -1:]
     dropped = torch.arange(mask.shape[-1], device=mask.device) - before
     place = torch.where(mask, before - 1, count + dropped)
     blocks = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int16).expand(mask.shape)
-    index.blocks.scatter_(-1, place, blocks)
-    index.counts.copy_(count[..., 0])
+    lists.scatter_(-1, place, blocks)
+    counts.copy_(count[..., 0])
