@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.selection import Selection, causal_entries
+from fp_bench.records.record import DENSITY_OF
 
 
 @dataclass
@@ -105,6 +107,20 @@ class CallCounts:
     def recall(self) -> float | None:
         """Return the mean recall over layers with a measurement; None if there is none."""
         return _mean(calls.recall() for calls in self.layers.values())
+
+    def fields(self, method: str) -> dict[str, Any]:
+        """Return the fields of a record that say what the attention of a method, by its name, computed."""
+        return {
+            "backend": "+".join(sorted(self.kernels)) or None,
+            "fallback": method != "dense" and not self.sparse,
+            "density": self.density() if self.sparse else 1.0,
+            "density_of": DENSITY_OF,
+            "density_sparse": self.density_sparse(),
+            "sparse_layers": self.sparse_layers,
+            "model_layers": len(self.layers),
+            "recall": self.recall() if self.sparse else 1.0,
+            "dense_calls": {reason: count for reason, count in self.dense.items() if reason != "decode"},
+        }
 
     def clear(self) -> None:
         """Forget all calls."""

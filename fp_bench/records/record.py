@@ -36,6 +36,8 @@ Shares = Annotated[list[Share], Field(max_length=2**16)]
 
 
 Figure = Annotated[int | float | Name, Field(union_mode="smart")]
+Fields = dict[str, Any]
+"""Some fields of a record by their names, as whoever measures them returns them; the record checks them."""
 
 
 class Spread(TypedDict, total=False):

@@ -16,6 +16,7 @@ from fp_bench.jobs.accuracy import worker_engine
 from fp_bench.jobs.accuracy.answer import greedy
 from fp_bench.jobs.latency import ttft_engine
 from fp_bench.jobs.latency.worker import Setup as LatencySetup
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models import vllm_engine
 from fp_bench.models.attention import SparsePrefill
@@ -151,18 +152,18 @@ def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
     monkeypatch.setattr(ttft_engine, "VllmEngine", HfEngine)
     spec = Spec.parse("flashprefill:alpha=2:window_blocks=1:last_full_blocks=0:sink_blocks=0")
     code = code_version()
-    options = {"model": folder, "engine": "vllm", "longest": 700, "share": 0.25}
-    setup = LatencySetup(spec, "auto", "structured", "fp32", 0, "cpu", code, **options)
+    request = LatencyRequest(model=folder, engine="vllm", dtype="fp32", lens=[700])
+    setup = LatencySetup(spec, request, "cpu", code, share=0.25)
     hand = ttft_engine.EngineWorker(setup)
     assert hand.load().value is None
     found = hand.check(Shape(1, 700, 2, 1, 64), 0).value
     pairs = 5 * 128 * 129 / 2 + 60 * 61 / 2  # of the diagonal blocks, the last of 60 tokens
-    assert found.findings.density == pytest.approx(pairs / (700 * 701 / 2))
-    assert (found.findings.fallback, found.findings.backend) == (False, "torch")
+    assert found.fields["density"] == pytest.approx(pairs / (700 * 701 / 2))
+    assert (found.fields["fallback"], found.fields["backend"]) == (False, "torch")
     assert (hand._engine.longest, hand._engine.share) == (701, 0.25)
     timing = hand.measure(SimpleNamespace(samples=2)).value
-    assert len(timing.samples_ms) == 2
-    assert timing.attention_ms == 1.0
+    assert len(timing["samples_ms"]) == 2
+    assert timing["attention_ms"] == 1.0
     hand.release()
     assert hand._engine is None
 
@@ -187,15 +188,14 @@ def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatc
         )
     )
     setup = ModelWorkers(plan, plan.machine, Conduct(), {}).made(OURS)[1]
-    assert setup.longest == 300
     answers = []
     for kind in (ModelWorker, worker_engine.EngineModelWorker):
         examinee = kind(setup)
         assert examinee.load().value is None
         answers.append(examinee.answer(("probe", "fact", 300), 0, "flashprefill").value)
     direct, engine = answers
-    assert engine.prediction == direct.prediction
-    assert (engine.score, engine.density, engine.backend) == (direct.score, direct.density, direct.backend)
+    for name in ("prediction", "score", "density", "backend"):
+        assert engine[name] == direct[name]
     without_answers = SimpleNamespace(answers=[])
     with pytest.raises(UnsupportedError, match="next-token distributions"):
         examinee._reply(without_answers, None, [], set())

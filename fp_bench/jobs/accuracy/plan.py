@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from fp_bench.errors import UsageError, did_you_mean
-from fp_bench.jobs.accuracy.worker import Answered, Stripe
+from fp_bench.jobs.accuracy.worker import Stripe
 from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate, candidates
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
@@ -18,7 +18,7 @@ from fp_bench.models.load import EMBEDDED, model_facts, model_label
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.environment import code_version
-from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.record import AccuracyRecord, Fields
 from fp_bench.sizes import format_length
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.suite import Suite
@@ -49,9 +49,9 @@ class Item(Asked):
     compared: bool
     """Whether the sample has no answers, so that distributions are compared with dense attention's."""
 
-    def answered(self, found: Answered) -> AccuracyRecord:
+    def answered(self, found: Fields) -> AccuracyRecord:
         """Return the record of an answer."""
-        return AccuracyRecord.measured(self.asked, asdict(found))
+        return AccuracyRecord.measured(self.asked, found)
 
     def failed(self, why: Failure) -> AccuracyRecord:
         """Return the record of a failed sample."""
@@ -208,7 +208,7 @@ def _count(suite: Suite, task: str, samples: int) -> int:
     return samples if available is None else min(samples, available)
 
 
-def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
+def _asked_of_all(request: AccuracyRequest) -> Fields:
     """Return the record fields that all items have in common."""
     return {
         "kind": "accuracy",
@@ -220,7 +220,7 @@ def _asked_of_all(request: AccuracyRequest) -> dict[str, Any]:
     }
 
 
-def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str, Any]:
+def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> Fields:
     """Return the record fields that all items of a suite have in common."""
     return {
         "suite": suite.name,
@@ -234,7 +234,7 @@ def _asked_of_suite(suite: Suite, chat: bool, reasoning: str | None) -> dict[str
 
 def _asked(
     request: AccuracyRequest, candidate: Candidate, chat: bool, suite: Suite, task: str, length: int, number: int
-) -> dict[str, Any]:
+) -> Fields:
     """Return the record fields of an item that are known before it is answered."""
     method = candidate.fields()
     one = request.pinned(

@@ -22,6 +22,7 @@ from fp_bench.jobs.accuracy.answer import (
 from fp_bench.jobs.failures import Answer, attempt
 from fp_bench.jobs.held import HeldPrefill
 from fp_bench.jobs.machine import parse_dtype, use_device
+from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.base import Method
 from fp_bench.methods.dense import Dense
 from fp_bench.methods.registry import Spec, create_method
@@ -32,7 +33,7 @@ from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.prompter import Prompter, prompter
 from fp_bench.models.spec import positions
 from fp_bench.records.environment import check_code
-from fp_bench.records.record import DENSITY_OF
+from fp_bench.records.record import Fields
 from fp_bench.suites.registry import create_suite
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite
@@ -51,67 +52,17 @@ Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 class Setup:
     """The facts of a run that a worker needs."""
 
-    model: str
-    dtype: str
-    chat: str
-    dense_layers: Sequence[int]
-    suites: Sequence[Spec]
+    request: AccuracyRequest
     methods: Mapping[str, Spec]
     """Specs by label."""
-    backend: str
-    seed: int
     device: str
-    spread: bool
     threads: int | None
     """Threads of the process; None: torch's default."""
     code_version: str
-    reasoning: str = "off"
-    thought_end: str | None = None
-    thinking_tokens: int = 0
-    """Beyond the length of a sample, where the model reasons."""
-    engine: str = "hf"
-    """What runs the model."""
-    longest: int = 0
-    """Tokens of the longest prompt and its answer."""
     share: float = 1.0
     """Share of the device's memory, for an engine that reserves it."""
     stripes: Mapping[Stripe, Sequence[int]] = field(default_factory=dict)
     """Numbers of the samples that this worker will answer."""
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Result of one sample and method; names and units as in `AccuracyRecord`."""
-
-    score: float
-    prediction: str | None
-    answers: list[str]
-    depth: float | None
-    groups: list[str] | None
-    templated: bool
-    cut_tokens: int
-    provenance: dict[str, str] | None
-    prompt_tokens: int
-    new_tokens: int
-    seconds: float
-    density: float | None = None
-    density_of: str | None = None
-    density_sparse: float | None = None
-    sparse_layers: int | None = None
-    model_layers: int | None = None
-    recall: float | None = None
-    backend: str | None = None
-    fallback: bool = False
-    dense_calls: dict[str, int] | None = None
-    lenient_score: float | None = None
-    thought: str | None = None
-    thought_cut: bool | None = None
-    kl: float | None = None
-    nll: float | None = None
-    nll_difference: float | None = None
-    agreement_by_part: list[float] | None = None
-    kl_by_part: list[float] | None = None
-    nll_difference_by_part: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,8 +103,8 @@ class ModelWorker:
         """Load the model, unless it is there."""
         return Answer(None) if self._loaded else attempt(self._load, self._device)
 
-    def answer(self, stripe: Stripe, number: int, label: str, expected: "Expected | None" = None) -> Answer[Answered]:
-        """Answer one sample with one method.
+    def answer(self, stripe: Stripe, number: int, label: str, expected: "Expected | None" = None) -> Answer[Fields]:
+        """Answer one sample with one method; return what its record says of the answer.
 
         Args:
             stripe: suite, task and length.
@@ -162,7 +113,7 @@ class ModelWorker:
             expected: result of another worker's `expected` for a compared sample; None: computed here.
         """
 
-        def answer() -> Answered:
+        def answer() -> Fields:
             sample = self._sample_of(stripe, number)
             if expected is not None:
                 self._expected = NextTokens(*(torch.from_numpy(part).to(self._device) for part in expected))
@@ -188,10 +139,10 @@ class ModelWorker:
         self._loaded = True
 
     def _load_model(self) -> None:
-        setup = self._setup
+        asked = self._setup.request
         no_progress_bars()
         self._model, tokenizer = load_model(
-            setup.model, device=self._device, dtype=parse_dtype(setup.dtype), spread=setup.spread
+            asked.model, device=self._device, dtype=parse_dtype(asked.dtype), spread=asked.spread
         )
         self._read(tokenizer)
         self._stop = stop_tokens(self._model, tokenizer)
@@ -200,7 +151,7 @@ class ModelWorker:
 
     def _read(self, tokenizer: Any) -> None:
         """Take a tokenizer, with which prompts are written and answers are read."""
-        asked = self._setup
+        asked = self._setup.request
         self._prompter = prompter(tokenizer, asked.chat, asked.reasoning, asked.thought_end)
         self._untemplated = prompter(tokenizer, "off")
 
@@ -221,13 +172,13 @@ class ModelWorker:
                     length,
                     numbers,
                     prompts,
-                    seed=self._setup.seed,
+                    seed=self._setup.request.seed,
                     reserved=prompts.reserved,
                 )
             found = next((sample for sample in self._streams[stripe] if sample.id == wanted), None)
             if found is not None:
                 if prompts.reasons:
-                    more = self._setup.thinking_tokens
+                    more = self._setup.request.thinking_tokens or 0
                     found = replace(found, length=found.length + more, max_new_tokens=found.max_new_tokens + more)
                 self._sample = (stripe, number, found)
                 return found
@@ -236,7 +187,7 @@ class ModelWorker:
 
     def _suite(self, name: str) -> Suite:
         if name not in self._suites:
-            spec = next(spec for spec in self._setup.suites if str(spec) == name)
+            spec = next(spec for spec in self._setup.request.suites if str(spec) == name)
             self._suites[name] = create_suite(spec)
         return self._suites[name]
 
@@ -248,7 +199,7 @@ class ModelWorker:
 
     def _method(self, label: str) -> Method:
         if label not in self._methods:
-            self._methods[label] = create_method(self._setup.methods[label], self._setup.backend)
+            self._methods[label] = create_method(self._setup.methods[label], self._setup.request.backend)
         return self._methods[label]
 
     def _prompt(self, sample: Sample, suite: str) -> list[int]:
@@ -258,36 +209,36 @@ class ModelWorker:
         check_length(len(prompt), sample.max_new_tokens, sample.length, self._positions)
         return prompt
 
-    def _answer(self, sample: Sample, suite: str, label: str) -> Answered:
+    def _answer(self, sample: Sample, suite: str, label: str) -> Fields:
         started = time.perf_counter()
         prompts, prompt = self._prompter_of(suite, sample.task), self._prompt(sample, suite)
         method = self._method(label)
         # A thought may hold what ends an answer.
         stop = self._stop | {prompts.encode(text)[-1] for text in ([] if prompts.reasons else sample.stop)}
         reply = self._reply(sample, method, prompt, stop)
-        found: dict[str, Any]
+        found: Fields
         if reply.likeness is not None:
             found = {"prediction": None, "new_tokens": 0, **_compared(reply.likeness)}
         else:
             found = self._scored(sample, self._suite(suite), prompts, reply.tokens or [])
-        return Answered(
+        return {
             **found,
-            answers=list(sample.answers),
-            depth=sample.depth,
-            groups=list(sample.groups) or None,
-            templated=prompts.chat,
-            cut_tokens=sample.cut_tokens,
-            provenance=self._suite(suite).provenance(sample.task) or None,
-            prompt_tokens=len(prompt),
-            **({} if reply.counts is None else _attended(reply.counts, method)),
-            seconds=round(time.perf_counter() - started, 3),
-        )
+            "answers": list(sample.answers),
+            "depth": sample.depth,
+            "groups": list(sample.groups) or None,
+            "templated": prompts.chat,
+            "cut_tokens": sample.cut_tokens,
+            "provenance": self._suite(suite).provenance(sample.task) or None,
+            "prompt_tokens": len(prompt),
+            **({} if reply.counts is None else reply.counts.fields(method.name)),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
 
-    def _scored(self, sample: Sample, suite: Suite, prompts: Prompter, tokens: list[int]) -> dict[str, Any]:
+    def _scored(self, sample: Sample, suite: Suite, prompts: Prompter, tokens: list[int]) -> Fields:
         """Return the fields of an answer that say what a model wrote, and how right it is."""
         answer = prompts.answer(tokens)
         prediction = answer or ""
-        found: dict[str, Any] = {"new_tokens": len(tokens)}
+        found: Fields = {"new_tokens": len(tokens)}
         if prompts.reasons:
             for text in sample.stop:
                 prediction = prediction.partition(text)[0]
@@ -305,7 +256,7 @@ class ModelWorker:
         ids = torch.tensor([prompt], device=self._model.device)
         held = secrets.randbelow(self._model.config.get_text_config().num_hidden_layers)
         with HeldPrefill(
-            self._model, method, held, dense_layers=self._setup.dense_layers, measure_selection=True
+            self._model, method, held, dense_layers=self._setup.request.dense, measure_selection=True
         ) as prefill:
             if sample.answers:
                 least = 1 if sample.stop else 0
@@ -324,22 +275,7 @@ class ModelWorker:
         return self._expected
 
 
-def _attended(counts: CallCounts, method: Method) -> dict[str, Any]:
-    """Return the fields of an answer that say what a method's attention computed."""
-    return {
-        "density": counts.density() if counts.sparse else 1.0,
-        "density_of": DENSITY_OF,
-        "density_sparse": counts.density_sparse(),
-        "sparse_layers": counts.sparse_layers,
-        "model_layers": len(counts.layers),
-        "recall": counts.recall() if counts.sparse else 1.0,
-        "backend": "+".join(sorted(counts.kernels)) or None,
-        "fallback": method.name != "dense" and not counts.sparse,
-        "dense_calls": {reason: count for reason, count in counts.dense.items() if reason != "decode"},
-    }
-
-
-def _compared(like: Likeness) -> dict[str, Any]:
+def _compared(like: Likeness) -> Fields:
     """Return the fields of an answer that compare distributions with dense attention's."""
     return {
         "score": float(like.agreement.mean()),

@@ -19,18 +19,18 @@ class EngineModelWorker(ModelWorker):
     _engine: VllmEngine
 
     def _load_model(self) -> None:
-        setup = self._setup
+        asked = self._setup.request
         self._engine = VllmEngine(
-            setup.model,
+            asked.model,
             device=self._device,
-            dtype=parse_dtype(setup.dtype),
-            longest=setup.longest,
-            share=setup.share,
+            dtype=parse_dtype(asked.dtype),
+            longest=max(asked.lens) + (asked.thinking_tokens or 0),
+            share=self._setup.share,
         )
-        facts = model_facts(setup.model)
+        facts = model_facts(asked.model)
         self._positions = facts.positions
         self._read(facts.tokenizer)
-        self._stop = stop_tokens(SimpleNamespace(generation_config=_generation(setup.model)), facts.tokenizer)
+        self._stop = stop_tokens(SimpleNamespace(generation_config=_generation(asked.model)), facts.tokenizer)
 
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> Reply:
         if not sample.answers:

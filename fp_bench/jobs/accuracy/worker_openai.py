@@ -5,7 +5,6 @@ from typing import Any
 
 from fp_bench.jobs.accuracy.worker import ModelWorker, Reply
 from fp_bench.jobs.openai.client import Client
-from fp_bench.jobs.openai.servers import servers
 from fp_bench.models.load import model_facts, model_source
 from fp_bench.models.prompter import Prompter
 from fp_bench.suites.sample import Sample
@@ -18,13 +17,13 @@ class ServedModelWorker(ModelWorker):
     _untemplated: Prompter
 
     def _load_model(self) -> None:
-        setup = self._setup
-        (label,) = setup.methods
-        facts = model_facts(setup.model)
+        asked = self._setup.request
+        (label,) = self._setup.methods
+        facts = model_facts(asked.model)
         self._positions = facts.positions
         self._read(facts.tokenizer)
-        server = next(server for server in servers(setup.engine) if str(server.label) == label)
-        self._client = Client(server, str(model_source(setup.model)), facts.tokenizer)
+        server = next(server for server in asked.servers if str(server.label) == label)
+        self._client = Client(server, str(model_source(asked.model)), facts.tokenizer)
         self._client.open()
 
     def _method(self, label: str) -> Any:

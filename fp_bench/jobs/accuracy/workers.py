@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from fp_bench.jobs.accuracy.plan import Item, Plan
-from fp_bench.jobs.accuracy.worker import Answered, ModelWorker, Setup, Stripe
+from fp_bench.jobs.accuracy.worker import ModelWorker, Setup, Stripe
 from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
 from fp_bench.jobs.accuracy.worker_openai import ServedModelWorker
 from fp_bench.jobs.candidate import Candidate
@@ -13,6 +13,7 @@ from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.openai.servers import OPENAI, engine_name
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
+from fp_bench.records.record import Fields
 
 ANSWER_SECONDS = 600.0
 """Default time limit of an answer."""
@@ -63,23 +64,11 @@ class ModelWorkers(Workers):
         """Return the worker for some methods, and its facts."""
         asked = self._plan.request
         return WORKERS[engine_name(asked.engine)], Setup(
-            model=asked.model,
-            dtype=asked.dtype,
-            chat=asked.chat,
-            dense_layers=asked.dense,
-            suites=asked.suites,
+            asked,
             methods={label: candidate.spec for label, candidate in self._methods.get(name, {}).items()},
-            backend=asked.backend,
-            seed=asked.seed,
             device="cpu" if asked.servers else str(self._machine.device),
-            spread=asked.spread,
             threads=self._threads,
             code_version=self._plan.code_version,
-            reasoning=asked.reasoning,
-            thought_end=asked.thought_end,
-            thinking_tokens=asked.thinking_tokens or 0,
-            engine=asked.engine,
-            longest=max(asked.lens) + (asked.thinking_tokens or 0),
             share=1 / len(self._methods),
             stripes=self._stripes,
         )
@@ -91,7 +80,7 @@ class ModelWorkers(Workers):
             self.end(other)
         return bool(others)
 
-    def answer(self, item: Item) -> Answered | Failure:
+    def answer(self, item: Item) -> Fields | Failure:
         """Answer an item."""
         name = self._worker_of(item.candidate)
         found = self._answer(name, item)
@@ -99,7 +88,7 @@ class ModelWorkers(Workers):
             found = self._answer(name, item)
         return found
 
-    def _answer(self, name: str, item: Item) -> Answered | Failure:
+    def _answer(self, name: str, item: Item) -> Fields | Failure:
         # Loading is not part of an answer and may take longer than one; a server's is a first token.
         if failed := self.load(name, ANSWER_SECONDS if item.candidate.server else LOAD_SECONDS):
             return failed
@@ -111,7 +100,7 @@ class ModelWorkers(Workers):
             expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, limit=limit)
             if isinstance(expected, Failure):
                 return expected
-        found: Answered | Failure = self.step(
+        found: Fields | Failure = self.step(
             name, "answering", "answer", item.stripe, item.number, item.label, expected, limit=limit
         )
         return found

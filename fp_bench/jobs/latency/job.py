@@ -2,13 +2,11 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import NamedTuple
 
 from fp_bench.errors import UsageError
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
-from fp_bench.jobs.latency.ttft import PrefillFound
 from fp_bench.jobs.latency.worker import Found
 from fp_bench.jobs.latency.workers import MethodWorkers
 from fp_bench.jobs.places import Here, Place
@@ -80,7 +78,7 @@ class _Maps(NamedTuple):
     """What a cell kept."""
 
     cell: Cell
-    maps: list[KeptMap]
+    maps: Sequence[KeptMap]
 
 
 class _Left(NamedTuple):
@@ -121,7 +119,7 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
         hopeless = {cell: why for cell in pending if (why := self.why_not(cell, task)) is not None}
         if possible := [cell.label for cell in pending if cell not in hopeless]:
             workers.start(possible)
-        ready: dict[Cell, Found | PrefillFound] = {}
+        ready: dict[Cell, Found] = {}
 
         def failed(cell: Cell, number: int, why: Failure) -> LatencyRecord:
             del whole[cell]
@@ -146,10 +144,8 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
                     del ready[cell]
                     yield failed(cell, number, outcome)
                 else:
-                    timing, seen = outcome
-                    of_cell = asdict(ready[cell].findings) | {"peak_bytes": ready[cell].peak_bytes}
                     whole[cell].remove(number)
-                    record = cell.timed(number, of_cell | asdict(timing) | seen)
+                    record = cell.timed(number, ready[cell].fields | outcome)
                     if record.status != "ok":  # what it found is no record
                         del ready[cell], whole[cell]
                     yield record

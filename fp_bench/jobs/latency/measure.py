@@ -30,7 +30,7 @@ from fp_bench.jobs.latency.definition import (
     skipped,
     tensors_of,
 )
-from fp_bench.jobs.latency.timers import Timer
+from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.jobs.openai.servers import Load
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.selection import Selection
@@ -149,7 +149,7 @@ def check(
     method: Method,
     call: AttentionCall,
     truth: Truth,
-    timer: Timer,
+    timer: WallClock,
     given: BlockIndex | None = None,
     *,
     first_is_other: bool = True,
@@ -285,7 +285,7 @@ def _peak_bytes(checked: Checked) -> int | None:
 
 
 @torch.no_grad()
-def measure(checked: Checked, effort: Effort, timer: Timer) -> Timing:
+def measure(checked: Checked, effort: Effort, timer: WallClock) -> Timing:
     """Time one round of a checked method: the whole operator, its selection, its attention.
 
     Raises:
@@ -335,7 +335,7 @@ class _Given:
 
 
 def _samples(
-    checked: Checked, step: Callable[[], T], given: Callable[[T], _Given], effort: Effort, timer: Timer
+    checked: Checked, step: Callable[[], T], given: Callable[[T], _Given], effort: Effort, timer: WallClock
 ) -> list[float]:
     """Warm up on other content, take as many samples as the effort allows, and compare one with the definition.
 
@@ -364,7 +364,7 @@ def _samples(
     return times
 
 
-def _warmed_up(inputs: ChangingCall, step: Callable[[], object], effort: Effort, timer: Timer) -> float:
+def _warmed_up(inputs: ChangingCall, step: Callable[[], object], effort: Effort, timer: WallClock) -> float:
     """Call for some time, at least once; return the seconds per call."""
     with inputs.other():
         started, calls = perf_counter(), 0

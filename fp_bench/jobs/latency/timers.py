@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -21,16 +21,18 @@ def _nothing(*_: object) -> None:
     pass
 
 
-class Timer(Protocol):
-    """Times calls one by one, in milliseconds."""
+class WallClock:
+    """Times calls one by one, in milliseconds: wall clock, for the CPU."""
 
-    clock: Clock
-    cache: Cache
+    clock: Clock = "wall_clock"
+    cache: Cache = "as_left"
     """State of the cache before a sample."""
 
     def once(self, call: Callable[[], T]) -> tuple[T, float]:
         """Return the finished result of ``call`` and its wall-clock time."""
-        ...
+        start = perf_counter()
+        value = call()
+        return value, (perf_counter() - start) * 1e3
 
     def samples(
         self,
@@ -47,29 +49,6 @@ class Timer(Protocol):
             before: called before each call, untimed, with its number.
             after: called as soon as its time has ended, with its result.
         """
-        ...
-
-
-class WallClock:
-    """Wall clock, for the CPU."""
-
-    clock: Clock = "wall_clock"
-    cache: Cache = "as_left"
-
-    def once(self, call: Callable[[], T]) -> tuple[T, float]:
-        """Return the result of ``call`` and its time."""
-        start = perf_counter()
-        value = call()
-        return value, (perf_counter() - start) * 1e3
-
-    def samples(
-        self,
-        call: Callable[[], T],
-        count: int,
-        before: Callable[[int], object] = _nothing,
-        after: Callable[[int, T], object] = _nothing,
-    ) -> list[float]:
-        """Return the time of each of ``count`` calls."""
         times = []
         for number in range(count):
             before(number)
@@ -80,7 +59,7 @@ class WallClock:
         return times
 
 
-class CudaEvents:
+class CudaEvents(WallClock):
     """CUDA events around each call, with the L2 cache flushed before it.
 
     All calls are queued before the first wait. The flush hides the host's launches, as the
@@ -96,11 +75,14 @@ class CudaEvents:
 
     def once(self, call: Callable[[], T]) -> tuple[T, float]:
         """Return the finished result of ``call`` and its wall-clock time."""
+
+        def finished() -> T:
+            value = call()
+            synchronize(self._device)
+            return value
+
         synchronize(self._device)
-        start = perf_counter()
-        value = call()
-        synchronize(self._device)
-        return value, (perf_counter() - start) * 1e3
+        return super().once(finished)
 
     def samples(
         self,
@@ -109,7 +91,7 @@ class CudaEvents:
         before: Callable[[int], object] = _nothing,
         after: Callable[[int, T], object] = _nothing,
     ) -> list[float]:
-        """Return the time of each of ``count`` calls."""
+        """Return the time of each of ``count`` calls; arguments as in `WallClock`."""
         spans = []
         for number in range(count):
             before(number)
@@ -125,6 +107,6 @@ class CudaEvents:
         return [float(start.elapsed_time(end)) for start, end in spans]
 
 
-def timer_for(device: torch.device) -> Timer:
+def timer_for(device: torch.device) -> WallClock:
     """Return the timer of a device."""
     return CudaEvents(device) if device.type == "cuda" else WallClock()

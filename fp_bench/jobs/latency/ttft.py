@@ -3,7 +3,6 @@
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -17,92 +16,29 @@ from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_
 from fp_bench.jobs.held import HeldPrefill
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import Event, WallClock, synchronize
-from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.latency.worker import Found, Setup
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
-from fp_bench.models.calls import CallCounts
 from fp_bench.models.load import load_model
 from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
-from fp_bench.records.kept_maps import KeptMap
-from fp_bench.records.record import DENSITY_OF, Cache, Clock
+from fp_bench.records.record import Fields
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class PrefillFindings:
-    """A method's result in a model's prefill; names and units as in `LatencyRecord`."""
-
-    backend: str | None
-    fallback: bool
-    density: float
-    density_of: str
-    density_sparse: float | None
-    sparse_layers: int
-    model_layers: int
-    recall: float | None
-    dense_calls: dict[str, int]
-    """Attention calls that ran dense with every method, by reason."""
-
-    @classmethod
-    def of(cls, method: Method, counts: CallCounts) -> "PrefillFindings":
-        """Return a summary of a method's calls in one prefill."""
-        return cls(
-            backend="+".join(sorted(counts.kernels)) or None,
-            fallback=method.name != "dense" and not counts.sparse,
-            density=(counts.density() or 0.0) if counts.sparse else 1.0,
-            density_of=DENSITY_OF,
-            density_sparse=counts.density_sparse(),
-            sparse_layers=counts.sparse_layers,
-            model_layers=len(counts.layers),
-            recall=counts.recall() if counts.sparse else 1.0,
-            dense_calls=dict(counts.dense),
-        )
-
-
-@dataclass(frozen=True)
-class Unseen:
-    """What a server lets see of a method's attention: nothing."""
-
-    backend: str = "server"
-
-
-@dataclass(frozen=True)
-class PrefillFound:
-    """Result of the first prefill of a prompt."""
-
-    findings: PrefillFindings | Unseen
-    peak_bytes: int | None
-    maps: list[KeptMap]
-    """Always empty, because a model has too many heads."""
-
-
-@dataclass(frozen=True)
-class PrefillTiming:
-    """The times of one round; names and units as in `LatencyRecord`."""
-
-    timer: Clock
-    cache: Cache
-    samples_ms: list[float]
-    median_ms: float
-    ttft_ms: float
-    attention_ms: float
-
-    @classmethod
-    def of(cls, clock: WallClock, samples: Sequence[float], attention_ms: float) -> "PrefillTiming":
-        """Return one round's times, in milliseconds."""
-        return cls(
-            timer=clock.clock,
-            cache=clock.cache,
-            samples_ms=[round(sample, 4) for sample in samples],
-            median_ms=median(samples),
-            ttft_ms=median(samples),
-            attention_ms=attention_ms,
-        )
+def first_token_times(clock: WallClock, samples: Sequence[float]) -> Fields:
+    """Return what a record says of the times to first token of one round, in milliseconds."""
+    return {
+        "timer": clock.clock,
+        "cache": clock.cache,
+        "samples_ms": [round(sample, 4) for sample in samples],
+        "median_ms": median(samples),
+        "ttft_ms": median(samples),
+    }
 
 
 class FirstTokenWorker(ABC):
@@ -114,23 +50,23 @@ class FirstTokenWorker(ABC):
         """Bring up what answers prompts, unless it is there."""
         return self._attempt(self._load)
 
-    def check(self, shape: Shape, layer: int) -> Answer[PrefillFound]:
+    def check(self, shape: Shape, layer: int) -> Answer[Found]:
         """Make the prompt and have it read; ``layer`` is ignored."""
         del layer
         return self._attempt(partial(self._check, shape.seq_len))
 
-    def measure(self, effort: Effort) -> Answer[Any]:
-        """Time one round on the prompt of the last `check`."""
+    def measure(self, effort: Effort) -> Answer[Fields]:
+        """Time one round on the prompt of the last `check`; return what its record says of it."""
         return self._attempt(partial(self._measure, effort))
 
     @abstractmethod
     def _load(self) -> None: ...
 
     @abstractmethod
-    def _check(self, length: int) -> PrefillFound: ...
+    def _check(self, length: int) -> Found: ...
 
     @abstractmethod
-    def _measure(self, effort: Effort) -> Any: ...
+    def _measure(self, effort: Effort) -> Fields: ...
 
     @abstractmethod
     def _forget(self) -> None:
@@ -170,19 +106,19 @@ class PrefillWorker(FirstTokenWorker):
         setup = self._setup
         if self._method is None:
             use_device(self._device, setup.threads)
-            self._method = create_method(setup.spec, setup.backend)
+            self._method = create_method(setup.spec, setup.request.backend)
             check_code(setup.code_version, type(self._method))
         if self._model is None:
             no_progress_bars()
-            dtype = parse_dtype(setup.dtype)
+            dtype = parse_dtype(setup.request.dtype)
             self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
 
-    def _check(self, length: int) -> PrefillFound:
+    def _check(self, length: int) -> Found:
         self._ids = None
         if self._method is None or self._model is None:
             raise RuntimeError("check comes after load")
         vocabulary = self._model.config.get_text_config().vocab_size
-        ids = some_tokens(self._tokenizer, length, self._setup.seed, vocabulary=vocabulary)
+        ids = some_tokens(self._tokenizer, length, self._setup.request.seed, vocabulary=vocabulary)
         self._ids = torch.tensor([ids], device=self._device)
         with SparsePrefill(self._model, self._method) as prefill:
             self._prefill()
@@ -193,7 +129,7 @@ class PrefillWorker(FirstTokenWorker):
         self._layers = [number for number, calls in prefill.counts.layers.items() if calls.kernels]
         if not bool(torch.isfinite(logits).all()):
             raise IncorrectError("the logits of the first token are not all finite")
-        return PrefillFound(PrefillFindings.of(self._method, prefill.counts), self._peak_bytes(), [])
+        return Found(prefill.counts.fields(self._method.name) | {"peak_bytes": self._peak_bytes()})
 
     def _peak_bytes(self) -> int | None:
         """Return the peak device memory of a prefill beyond weights and prompt; None on the CPU."""
@@ -207,7 +143,7 @@ class PrefillWorker(FirstTokenWorker):
             self._first_token()
         return torch.cuda.max_memory_allocated(self._device) - before
 
-    def _measure(self, effort: Effort) -> PrefillTiming:
+    def _measure(self, effort: Effort) -> Fields:
         assert self._method is not None
         clock, count = WallClock(), effort.samples or MIN_SAMPLES
 
@@ -225,7 +161,7 @@ class PrefillWorker(FirstTokenWorker):
         with Watched(self._model, self._method, self._device, layer) as watched:
             self._first_token()
         samples += timed(count - drawn)
-        return PrefillTiming.of(clock, samples, watched.milliseconds())
+        return first_token_times(clock, samples) | {"attention_ms": watched.milliseconds()}
 
     def _change(self, _number: int = 0) -> None:
         assert self._ids is not None

@@ -5,8 +5,8 @@ import torch
 from fp_bench.jobs.failures import collect_and_free
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import WallClock
-from fp_bench.jobs.latency.ttft import FirstTokenWorker, PrefillFindings, PrefillFound, PrefillTiming, turned
-from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.latency.ttft import FirstTokenWorker, first_token_times, turned
+from fp_bench.jobs.latency.worker import Found, Setup
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
@@ -15,6 +15,7 @@ from fp_bench.models.spec import RANDOM
 from fp_bench.models.vllm_engine import VllmEngine
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
+from fp_bench.records.record import Fields
 
 
 class EngineWorker(FirstTokenWorker):
@@ -40,39 +41,40 @@ class EngineWorker(FirstTokenWorker):
     def _load(self) -> None:
         setup = self._setup
         if self._method is None:
-            self._method = create_method(setup.spec, setup.backend)
+            self._method = create_method(setup.spec, setup.request.backend)
             check_code(setup.code_version, type(self._method))
         if self._engine is None:
             self._engine = VllmEngine(
                 setup.model,
                 device=self._device,
-                dtype=parse_dtype(setup.dtype),
-                longest=setup.longest + 1,
+                dtype=parse_dtype(setup.request.dtype),
+                longest=max(setup.request.lens) + 1,
                 share=setup.share,
             )
 
-    def _check(self, length: int) -> PrefillFound:
+    def _check(self, length: int) -> Found:
         setup, method = self._setup, self._method
         if method is None or self._engine is None:
             raise RuntimeError("check comes after load")
         tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
         vocabulary = model_config(setup.model).vocab_size
-        self._ids = some_tokens(tokenizer, length, setup.seed, vocabulary=vocabulary)
+        self._ids = some_tokens(tokenizer, length, setup.request.seed, vocabulary=vocabulary)
         self._engine.use(method)
         self._first_token()
         self._change()  # as in `PrefillWorker`
         counts = self._engine.use(method, measure_selection=True)
         self._first_token()
-        findings = PrefillFindings.of(method, counts)
+        found = Found(counts.fields(method.name))
         self._engine.use(method)
-        return PrefillFound(findings, None, [])
+        return found
 
-    def _measure(self, effort: Effort) -> PrefillTiming:
+    def _measure(self, effort: Effort) -> Fields:
         assert self._engine is not None
         clock = WallClock()
         samples = clock.samples(self._first_token, effort.samples or MIN_SAMPLES, before=self._change)
         self._change()
-        return PrefillTiming.of(clock, samples, self._engine.attention_milliseconds(self._first_token))
+        attention_ms = self._engine.attention_milliseconds(self._first_token)
+        return first_token_times(clock, samples) | {"attention_ms": attention_ms}
 
     def _change(self, _number: int = 0) -> None:
         self._ids = turned(torch.tensor(self._ids)).tolist()

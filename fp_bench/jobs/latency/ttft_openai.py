@@ -1,21 +1,20 @@
 """Time to first token of a served model: what a worker process does that sends one server its requests."""
 
-from dataclasses import dataclass
-from statistics import median
 from uuid import uuid4
 
 import torch
 
 from fp_bench.jobs.failures import IncorrectError
 from fp_bench.jobs.latency.measure import Effort
-from fp_bench.jobs.latency.ttft import FirstTokenWorker, PrefillFound, Unseen
-from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.latency.timers import WallClock
+from fp_bench.jobs.latency.ttft import FirstTokenWorker, first_token_times
+from fp_bench.jobs.latency.worker import Found, Setup
 from fp_bench.jobs.openai.client import Client, Completion
-from fp_bench.jobs.openai.servers import Load, servers
+from fp_bench.jobs.openai.servers import Load
 from fp_bench.models.load import model_config, model_facts, model_source
 from fp_bench.models.written_prompt import some_tokens
 from fp_bench.records.environment import check_code
-from fp_bench.records.record import Cache, Clock
+from fp_bench.records.record import Fields
 
 NEW_TOKENS = 64
 """Of each answer, where the server does not end it earlier."""
@@ -26,33 +25,13 @@ MISREAD = 0.01
 two tokens of it."""
 
 
-@dataclass(frozen=True)
-class ServedTiming:
-    """The times of one round; names and units as in `LatencyRecord`."""
-
-    timer: Clock
-    cache: Cache
-    samples_ms: list[float]
-    median_ms: float
-    ttft_ms: float
-    itl_ms: list[float]
-    tpot_ms: list[float]
-    request_throughput: float
-
-    @classmethod
-    def of(cls, answers: list[Completion], seconds: float) -> "ServedTiming":
-        """Return one round's times, as vLLM's bench defines them."""
-        first = [answer.seconds[0] for answer in answers]
-        return cls(
-            timer="wall_clock",
-            cache="as_left",
-            samples_ms=_milliseconds(first),
-            median_ms=median(first) * 1e3,
-            ttft_ms=median(first) * 1e3,
-            itl_ms=_milliseconds([gap for answer in answers for gap in answer.gaps]),
-            tpot_ms=_milliseconds([time for answer in answers if (time := answer.per_token) is not None]),
-            request_throughput=round(len(answers) / seconds, 4),
-        )
+def served_times(answers: list[Completion], seconds: float) -> Fields:
+    """Return what a record says of one round's times, as vLLM's bench defines them."""
+    return first_token_times(WallClock(), [answer.seconds[0] * 1e3 for answer in answers]) | {
+        "itl_ms": _milliseconds([gap for answer in answers for gap in answer.gaps]),
+        "tpot_ms": _milliseconds([time for answer in answers if (time := answer.per_token) is not None]),
+        "request_throughput": round(len(answers) / seconds, 4),
+    }
 
 
 class ServedWorker(FirstTokenWorker):
@@ -79,28 +58,28 @@ class ServedWorker(FirstTokenWorker):
         setup = self._setup
         check_code(setup.code_version)
         if self._client is None:
-            (server,) = (server for server in servers(setup.engine) if server.label == setup.spec)
+            (server,) = (server for server in setup.request.servers if server.label == setup.spec)
             self._tokenizer = model_facts(setup.model).tokenizer
             client = Client(server, str(model_source(setup.model)), self._tokenizer)
             client.open()
             self._client = client
 
-    def _check(self, length: int) -> PrefillFound:
+    def _check(self, length: int) -> Found:
         vocabulary = model_config(self._setup.model).vocab_size
-        self._ids = some_tokens(self._tokenizer, length, self._setup.seed, vocabulary=vocabulary)
+        self._ids = some_tokens(self._tokenizer, length, self._setup.request.seed, vocabulary=vocabulary)
         self._answers(1, Load(1))
-        return PrefillFound(Unseen(), None, [])
+        return Found({"backend": "server"})
 
-    def _measure(self, effort: Effort) -> ServedTiming:
+    def _measure(self, effort: Effort) -> Fields:
         assert effort.samples is not None
         assert effort.load is not None
-        return ServedTiming.of(*self._answers(effort.samples, effort.load))
+        return served_times(*self._answers(effort.samples, effort.load))
 
     def _answers(self, count: int, load: Load) -> tuple[list[Completion], float]:
         if self._client is None:
             raise RuntimeError("check comes after load")
         prompts = [self._fresh() for _ in range(count)]
-        answers, seconds = self._client.under_load(prompts, NEW_TOKENS, load, self._setup.seed)
+        answers, seconds = self._client.under_load(prompts, NEW_TOKENS, load, self._setup.request.seed)
         for answer in answers:
             read = answer.prompt_tokens or len(self._ids)
             if abs(read - len(self._ids)) > max(1, MISREAD * len(self._ids)):

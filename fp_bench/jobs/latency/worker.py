@@ -1,7 +1,7 @@
 """The worker process: it makes the requested inputs, and checks and times one method on them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -12,21 +12,15 @@ from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import Answer, attempt, collect_and_free
 from fp_bench.jobs.latency.definition import dense_truth
 from fp_bench.jobs.latency.kept_maps import kept_maps
-from fp_bench.jobs.latency.measure import (
-    Checked,
-    Effort,
-    Findings,
-    Timing,
-    check,
-    computed_entries,
-    measure,
-)
-from fp_bench.jobs.latency.timers import Timer, timer_for
+from fp_bench.jobs.latency.measure import Checked, Effort, check, computed_entries, measure
+from fp_bench.jobs.latency.timers import WallClock, timer_for
 from fp_bench.jobs.machine import parse_dtype, use_device
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
+from fp_bench.records.record import Fields
 
 T = TypeVar("T")
 LONG_CALL = 5e11
@@ -35,35 +29,32 @@ LONG_CALL = 5e11
 
 @dataclass(frozen=True)
 class Setup:
-    """The facts of a run that a worker needs: its method, and how to make inputs."""
+    """The facts of a run that a worker needs: its method, and what is asked of it."""
 
     spec: Spec
-    backend: str
-    inputs: str
-    dtype: str
-    seed: int
+    request: LatencyRequest
     device: str
     code_version: str
     """Version of the code that planned the run; a later process may find other code on disk."""
     threads: int | None = None
     """Threads of the process; None: torch's default."""
-    model: str = ""
-    """Model whose prefill is timed, if any."""
-    engine: str = "hf"
-    """What runs that model."""
-    longest: int = 0
-    """Tokens of the longest prompt of the run."""
     share: float = 1.0
     """Share of the device's memory, for an engine that reserves it."""
+
+    @property
+    def model(self) -> str:
+        """The model whose prefill is timed; empty of single calls."""
+        return self.request.model or ""
 
 
 @dataclass(frozen=True)
 class Found:
     """Result of checking a method on a call."""
 
-    findings: Findings
-    peak_bytes: int | None
-    maps: list[KeptMap]
+    fields: Fields
+    """Of each of its records."""
+    maps: Sequence[KeptMap] = ()
+    """Of what its selection kept; none of a model's prefill, which has too many heads."""
 
 
 class MethodWorker:
@@ -77,7 +68,7 @@ class MethodWorker:
         self._setup = setup
         self._device = torch.device(setup.device)
         self._method: Method | None = None
-        self._timer: Timer | None = None
+        self._timer: WallClock | None = None
         self._ready: Checked | None = None
 
     def load(self) -> Answer[None]:
@@ -89,8 +80,8 @@ class MethodWorker:
         self.release()
         return self._attempt(partial(self._check, shape, layer))
 
-    def measure(self, effort: Effort) -> Answer[Timing]:
-        """Time one round on the inputs of the last `check`."""
+    def measure(self, effort: Effort) -> Answer[Fields]:
+        """Time one round on the inputs of the last `check`; return what its record says of it."""
         return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
@@ -104,29 +95,30 @@ class MethodWorker:
         if self._method is not None:
             return
         use_device(self._device, self._setup.threads)
-        self._method = create_method(self._setup.spec, self._setup.backend)
+        self._method = create_method(self._setup.spec, self._setup.request.backend)
         check_code(self._setup.code_version, type(self._method))
         self._timer = timer_for(self._device)
 
     def _check(self, shape: Shape, layer: int) -> Found:
         if self._method is None or self._timer is None:
             raise RuntimeError("check comes after load")
-        setup = self._setup
-        source, dtype = open_inputs(setup.inputs), parse_dtype(setup.dtype)
-        q, k, v = source.tensors(shape, layer=layer, seed=setup.seed, dtype=dtype, device=self._device)
+        asked = self._setup.request
+        source, dtype = open_inputs(asked.inputs), parse_dtype(asked.dtype)
+        q, k, v = source.tensors(shape, layer=layer, seed=asked.seed, dtype=dtype, device=self._device)
         call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
-        given = source.given_index(shape, seed=setup.seed, device=self._device)
+        given = source.given_index(shape, seed=asked.seed, device=self._device)
         # One row, if a call takes minutes (on a CPU).
         short = self._device.type != "cpu" or computed_entries(call, None) * shape.head_dim < LONG_CALL
-        truth = dense_truth(call, setup.seed)
+        truth = dense_truth(call, asked.seed)
         ready = check(self._method, call, truth, self._timer, given, first_is_other=short)
         self._ready = replace(ready, selection=None)
-        return Found(ready.findings, ready.peak_bytes, kept_maps(ready.selection))
+        fields = asdict(ready.findings) | {"peak_bytes": ready.peak_bytes}
+        return Found(fields, kept_maps(ready.selection))
 
-    def _measure(self, effort: Effort) -> Timing:
+    def _measure(self, effort: Effort) -> Fields:
         if self._ready is None or self._timer is None:
             raise RuntimeError("measure comes after check")
-        return measure(self._ready, effort, self._timer)
+        return asdict(measure(self._ready, effort, self._timer))
 
     def _attempt(self, step: Callable[[], T]) -> Answer[T]:
         return attempt(step, self._device, self._forget)

@@ -2,22 +2,21 @@
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
-from fp_bench.jobs.latency.measure import Timing
 from fp_bench.jobs.latency.noise import Watch
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
-from fp_bench.jobs.latency.ttft import PrefillFound, PrefillTiming, PrefillWorker
+from fp_bench.jobs.latency.ttft import PrefillWorker
 from fp_bench.jobs.latency.ttft_engine import EngineWorker
-from fp_bench.jobs.latency.ttft_openai import ServedTiming, ServedWorker
+from fp_bench.jobs.latency.ttft_openai import ServedWorker
 from fp_bench.jobs.latency.worker import Found, MethodWorker, Setup
 from fp_bench.jobs.openai.servers import OPENAI, engine_name
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.jobs.workers import Workers
+from fp_bench.records.record import Fields
 
 RELEASE_SECONDS = 60.0
 WORKERS: Mapping[str, Callable[[Setup], object]] = {"hf": PrefillWorker, "vllm": EngineWorker, OPENAI: ServedWorker}
@@ -48,16 +47,10 @@ class MethodWorkers(Workers):
         asked, candidate = self._plan.request, self._candidates[name]
         return WORKERS[engine_name(asked.engine)] if asked.model else MethodWorker, Setup(
             candidate.spec,
-            asked.backend,
-            asked.inputs,
-            asked.dtype,
-            asked.seed,
+            asked,
             "cpu" if asked.servers else str(self._plan.machine.device),
             candidate.code_version,
             threads=self._threads,
-            model=asked.model or "",
-            engine=asked.engine,
-            longest=max(asked.lens),
             share=1 / len(self._candidates),
         )
 
@@ -68,7 +61,7 @@ class MethodWorkers(Workers):
         self.release(everything=True)
         return True
 
-    def check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
+    def check(self, cell: Cell, group: Group) -> Found | Failure:
         """Run a cell once and compare its output; afterwards it can be timed."""
         found = self._check(cell, group)
         if isinstance(found, Failure) and found.status == "oom" and self.make_room(cell.label):
@@ -77,10 +70,8 @@ class MethodWorkers(Workers):
             self.release()
         return found
 
-    def measure(
-        self, cell: Cell, group: Group
-    ) -> tuple[Timing | PrefillTiming | ServedTiming, dict[str, Any]] | Failure:
-        """Time one round of a cell; return it with the machine's state meanwhile."""
+    def measure(self, cell: Cell, group: Group) -> Fields | Failure:
+        """Time one round of a cell; return what its record says of it, and of the machine meanwhile."""
         label = cell.label
         if self.post(label).holds != cell.key:
             again = self._check(cell, group)
@@ -89,13 +80,13 @@ class MethodWorkers(Workers):
         # A GPU here may not be the server's.
         watch = Watch(None if self._plan.request.servers else self._plan.machine.gpu, self._our_processes())
         limit = self._timeout or group.step_limit
-        timing = self.step(label, "timing", "measure", group.effort, limit=limit, tick=watch.tick)
+        timing: Fields | Failure = self.step(label, "timing", "measure", group.effort, limit=limit, tick=watch.tick)
         if isinstance(timing, Failure):
             return timing
-        seen = watch.fields() | {"launch": self.post(label).launch}
+        found = timing | watch.fields() | {"launch": self.post(label).launch}
         if not group.keep_inputs:
             self.release()
-        return timing, seen
+        return found
 
     def release(self, *, everything: bool = False) -> None:
         """Make all workers free the memory of their inputs; with ``everything``, of their models too."""
@@ -108,7 +99,7 @@ class MethodWorkers(Workers):
             except RuntimeError:
                 self.end(label)
 
-    def _check(self, cell: Cell, group: Group) -> Found | PrefillFound | Failure:
+    def _check(self, cell: Cell, group: Group) -> Found | Failure:
         label = cell.label
         # Imports and loading are not a step of a cell and may take longer than one.
         here = self._plan.request.model and not self._plan.request.servers
@@ -116,9 +107,7 @@ class MethodWorkers(Workers):
             return failed
         self.post(label).holds = cell.key
         limit = self._timeout or group.step_limit
-        found: Found | PrefillFound | Failure = self.step(
-            label, "checking", "check", group.shape, group.layer, limit=limit
-        )
+        found: Found | Failure = self.step(label, "checking", "check", group.shape, group.layer, limit=limit)
         if isinstance(found, Failure):
             self.forget(label)
         return found

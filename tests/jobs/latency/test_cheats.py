@@ -14,6 +14,7 @@ from fp_bench.jobs.latency.kept_maps import kept_maps
 from fp_bench.jobs.latency.measure import Effort, check, computed_entries, measure
 from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.jobs.latency.worker import Setup
+from fp_bench.jobs.request import LatencyRequest
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.dense import Dense
 from fp_bench.methods.registry import Spec
@@ -183,7 +184,7 @@ def ttft_of(cheat, monkeypatch, rounds=2):
     """Return what came of a cheat's time to first token: a failure, or the timing of its last round."""
     monkeypatch.setattr(ttft, "create_method", lambda *_: cheat())
     monkeypatch.setattr(ttft, "check_code", lambda *_: None)
-    hand = ttft.PrefillWorker(Setup(Spec("best"), "auto", "", "fp32", 0, "cpu", "", model="embedded"))
+    hand = ttft.PrefillWorker(Setup(Spec("best"), LatencyRequest(model="embedded", dtype="fp32"), "cpu", ""))
     answers = [hand.load(), hand.check(Shape(1, 300, 6, 2, 64), 0)]
     answers += [hand.measure(FAST) for _ in range(rounds)]
     return next((answer.value for answer in answers if isinstance(answer.value, Failure)), answers[-1].value)
@@ -220,6 +221,6 @@ def test_the_honest_one_has_a_time_to_first_token_of_prompts_that_differ(monkeyp
         "_first_token",
         lambda hand: prompts.append(tuple(hand._ids[0].tolist())) or first_token(hand),
     )
-    assert len(ttft_of(cheats.Best, monkeypatch).samples_ms) == 3
+    assert len(ttft_of(cheats.Best, monkeypatch)["samples_ms"]) == 3
     assert len(set(prompts)) == len(prompts) == 8
     assert len({tuple(sorted(prompt)) for prompt in prompts}) == 1
