@@ -1,7 +1,7 @@
 """The look of all plots: one style, a fixed colour for each method, shared helpers."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,13 +108,8 @@ class Plot:
 
 def new_figure(title: str, caption: str, panels: int) -> tuple[Figure, list[Axes]]:
     """Return a figure with a title, a caption and panels side by side that share their y axis."""
-    # Room above for the title and below for the caption.
-    figure = Figure(figsize=(2.0 + 5.6 * panels, 4.9), layout=ConstrainedLayoutEngine(rect=(0.0, 0.05, 1.0, 0.87)))
-    axes = figure.subplots(1, panels, squeeze=False, sharey=True)[0]
-    margin = 0.12 / figure.get_figwidth()
-    figure.text(margin, 0.975, title, fontsize=14, fontweight="bold", va="top")
-    figure.text(margin, 0.022, caption, fontsize=8.5, color=MUTED, va="bottom")
-    return figure, list(axes)
+    figure = titled_figure(title, caption, (2.0 + 5.6 * panels, 4.9), below=0.25, above=0.4)
+    return figure, panel_grid(figure, panels, across=panels)
 
 
 def titled_figure(
@@ -143,7 +138,7 @@ def titled_figure(
     figure = Figure(figsize=size, layout=room)
     figure.text(0.12 / width, 1 - 0.12 / height, title, fontsize=14, fontweight="bold", va="top")
     figure.text(0.12 / width, 1 - 0.45 / height, note, fontsize=9.5, color=MUTED, va="top")
-    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom")
+    figure.text(0.12 / width, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom", wrap=True)
     return figure
 
 
@@ -194,9 +189,14 @@ def length_axis(axes: Axes, rows: pd.DataFrame) -> None:
 
 def ratio_axis(axes: Axes, subs: Sequence[float] = (1,)) -> None:
     """Make the y axis one of speed-ups, with ticks at ``subs`` times each power of two."""
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_locator(LogLocator(base=2, subs=subs))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}x"))
+    log_axis(axes, lambda ratio: f"{ratio:g}x", subs, base=2)
+
+
+def log_axis(axes: Axes, show: Callable[[float], str], subs: Sequence[float] = (1, 2, 5), *, base: int = 10) -> None:
+    """Make the y axis logarithmic, with labels at ``subs`` times each power of the base and no other ticks."""
+    axes.set_yscale("log", base=base)
+    axes.yaxis.set_major_locator(LogLocator(base=base, subs=subs))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show(value)))
     axes.yaxis.set_minor_locator(NullLocator())
 
 

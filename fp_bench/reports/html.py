@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from fp_bench.reports.joint import headline_tables, pareto_plots
 from fp_bench.reports.latency.selection_plots import head_maps
 from fp_bench.reports.output import write, writing
 from fp_bench.reports.report import Part, environment_table
-from fp_bench.reports.table import Table
 
 MARK = "Made by fpbench from "
 """In every page."""
@@ -53,7 +51,7 @@ def render(parts: Sequence[Part]) -> str:
         answer=answer(runs),
         findings=[line for part in parts for chapter in part.chapters for line in chapter.headlines],
         headline=headline_tables(runs),
-        pareto=[_figure(plot) for plot in pareto_plots(runs)],
+        pareto=pareto_plots(runs),
         runs=[_section(part) for part in parts],
         style=Markup((templates / "report.css").read_text()),
         script=Markup(script),
@@ -61,59 +59,24 @@ def render(parts: Sequence[Part]) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Image:
-    """A plot as the page shows it."""
-
-    name: str
-    title: str
-    png: bytes
-    inches: float
-    """Its width; a narrow screen scrolls it, so that its text stays readable."""
-
-
-@dataclass(frozen=True)
-class ChapterView:
-    """A chapter with all of its plots."""
-
-    chapter: Chapter
-    figures: Sequence[Image]
-
-
-@dataclass(frozen=True)
-class Section:
-    """One run on the page."""
-
-    name: str
-    machine: str
-    when: str
-    code: str
-    chapters: Sequence[ChapterView]
-    commands: Sequence[str]
-    environment: Table
-
-
-def _section(part: Part) -> Section:
+def _section(part: Part) -> dict[str, object]:
+    """Return what the page says of one run."""
     run = part.run
     times = sorted(record.time for record in run.records if record.time)
-    return Section(
-        name=run.folder.resolve().name,
-        machine=run.machine,
-        when=" to ".join(dict.fromkeys((times[0][:16], times[-1][:16]))).replace("T", " ") + " UTC" if times else "",
-        code=", ".join(dict.fromkeys(record.code_version for record in run.records)),
-        chapters=[ChapterView(chapter, _figures(part, chapter)) for chapter in part.chapters],
-        commands=part.commands,
-        environment=environment_table(run.environment),
-    )
+    return {
+        "name": run.folder.resolve().name,
+        "machine": run.machine,
+        "when": " to ".join(dict.fromkeys((times[0][:16], times[-1][:16]))).replace("T", " ") + " UTC" if times else "",
+        "code": ", ".join(dict.fromkeys(record.code_version for record in run.records)),
+        "chapters": [(chapter, _plots(part, chapter)) for chapter in part.chapters],
+        "commands": part.commands,
+        "environment": environment_table(run.environment),
+    }
 
 
-def _figures(part: Part, chapter: Chapter) -> list[Image]:
+def _plots(part: Part, chapter: Chapter) -> list[Plot]:
     more = head_maps(part.run.latency, part.run.machine) if chapter.name == "latency" else []
-    return [_figure(plot) for plot in (*chapter.plots, *more)]
-
-
-def _figure(plot: Plot) -> Image:
-    return Image(plot.name, plot.title, plot.png, plot.figure.get_figwidth())
+    return [*chapter.plots, *more]
 
 
 def _prose(text: str) -> Markup:
@@ -122,5 +85,5 @@ def _prose(text: str) -> Markup:
     return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts))
 
 
-def _image(figure: Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(figure.png).decode()}"
+def _image(plot: Plot) -> str:
+    return f"data:image/png;base64,{base64.b64encode(plot.png).decode()}"

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fp_bench.records.record import LatencyRecord
 from fp_bench.records.store import newest
@@ -16,6 +16,7 @@ from fp_bench.reports.drawing import (
     Plot,
     label_ends,
     left_out,
+    log_axis,
     method_lines,
     new_figure,
 )
@@ -125,10 +126,7 @@ def _plot(rows: pd.DataFrame, column: str, what: str, name: str, caption: str) -
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_xlabel(what)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        log_axis(axes, lambda ms: f"{ms:g}")
         axes.set_title(f"{format_length(length)}: milliseconds, median; bars up to the 99th percentile", **PANEL_TITLE)
     for axes, found in zip(panels, ends, strict=True):  # once the shared limits are known
         label_ends(axes, found)

@@ -7,7 +7,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from fp_bench.records.record import LatencyRecord
 from fp_bench.reports.drawing import (
@@ -19,6 +19,7 @@ from fp_bench.reports.drawing import (
     label_ends,
     left_out,
     length_axis,
+    log_axis,
     method_lines,
     new_figure,
     panel_grid,
@@ -76,11 +77,8 @@ def _latency(rows: pd.DataFrame, name: str, caption: str) -> Plot:
         axes.plot(line["seq_len"], line["ms"], **look)
         axes.vlines(line["seq_len"], line["low_ms"], line["high_ms"], color=look["color"], linewidth=1)
         ends.append((label, float(line["ms"].dropna().iloc[-1]), look["color"]))
-    axes.set_yscale("log")
     few_decades = rows["ms"].max() < 100 * rows["ms"].min()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
+    log_axis(axes, lambda ms: f"{ms:g}", (1, 2, 5) if few_decades else (1,))
     axes.set_title("milliseconds, median of rounds; bars from the fastest to the slowest round", **PANEL_TITLE)
     length_axis(axes, rows)
     label_ends(axes, ends)

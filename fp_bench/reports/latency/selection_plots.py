@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from fp_bench.records.kept_maps import KeptMap, map_path, read_maps
@@ -20,13 +18,13 @@ from fp_bench.records.store import newest
 from fp_bench.reports.drawing import (
     GRID,
     INK,
-    MUTED,
     PANEL_TITLE,
     STYLE,
     Plot,
     label_ends,
     left_out,
     length_axis,
+    log_axis,
     method_colour,
     method_lines,
     new_figure,
@@ -94,11 +92,8 @@ def _by_length(sparse: pd.DataFrame, name: str, caption: str) -> Plot:
         if marks:
             axes.legend(loc="lower left", fontsize=9)
         table = table.assign(published=table["seq_len"].map(marks).where(sparse["method"] == "flashprefill"))
-    axes.set_yscale("log")
+    log_axis(axes, lambda share: f"{share:.0%}" if share >= 0.01 else f"{share:.1%}")
     axes.set_ylim(top=1.0)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title("density, mean over heads", **PANEL_TITLE)
     length_axis(axes, sparse)
     label_ends(axes, ends)
@@ -208,16 +203,10 @@ def _kept_blocks(mapped: Sequence[tuple[LatencyRecord, list[KeptMap]]], name: st
     columns = max(len(maps) for _, maps in mapped)
     length = format_length(mapped[0][0].seq_len)
     width, height = max(5.6, 1.2 + 3.0 * columns), 1.1 + 3.25 * len(mapped)
-    room = ConstrainedLayoutEngine(rect=(0.0, 0.35 / height, 1.0, 1 - 0.95 / height))
-    figure = Figure(figsize=(width, height), layout=room)
-    margin = 0.12 / width
-    figure.text(
-        margin, 1 - 0.12 / height, f"Blocks that are kept at {length}", fontsize=14, fontweight="bold", va="top"
-    )
-    if any(((one.share > 0) & (one.share < 255)).any() for _, maps in mapped for one in maps):
-        note = "a cell is many block pairs; its shade is the square root of the share that is kept"
-        figure.text(margin, 1 - 0.45 / height, note, fontsize=9, color=MUTED, va="top")
-    figure.text(margin, 0.1 / height, caption, fontsize=8.5, color=MUTED, va="bottom", wrap=True)
+    partly = any(((one.share > 0) & (one.share < 255)).any() for _, maps in mapped for one in maps)
+    note = "a cell is many block pairs; its shade is the square root of the share that is kept" if partly else ""
+    title = f"Blocks that are kept at {length}"
+    figure = titled_figure(title, caption, (width, height), below=0.35, above=0.6, note=note)
     axes_of = figure.subplots(len(mapped), columns, squeeze=False)
     rows: list[dict[str, Any]] = []
     for (record, maps), line in zip(mapped, axes_of, strict=True):
@@ -226,9 +215,9 @@ def _kept_blocks(mapped: Sequence[tuple[LatencyRecord, list[KeptMap]]], name: st
         densities = [one.density for one in maps]
         for axes, one in zip(line, maps, strict=False):
             extreme = {min(densities): "sparsest", max(densities): "densest"}.get(one.density)
-            title = f"head {one.head}{f', the {extreme}' if extreme and len(maps) > 1 else ''}: {one.density:.1%}"
+            which = f"head {one.head}{f', the {extreme}' if extreme and len(maps) > 1 else ''}"
             draw_map(axes, one.share, record.label)
-            axes.set_title(title, **PANEL_TITLE)
+            axes.set_title(f"{which}: {one.density:.1%}", **PANEL_TITLE)
             axes.set_xlabel("key block")
             what = {"label": record.label, "layer": record.layer, "head": one.head}
             rows += [

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter
 
 from fp_bench.reports.drawing import (
     MUTED,
@@ -18,6 +18,7 @@ from fp_bench.reports.drawing import (
     Plot,
     label_ends,
     length_axis,
+    log_axis,
     method_lines,
     new_figure,
 )
@@ -39,17 +40,14 @@ def draw(figure: PaperFigure, measured: Sequence[Measured]) -> Plot | None:
     points = pd.concat([_theirs(figure), ours], ignore_index=True)
     caption = f"published: {figure.paper}, {figure.place}; {figure.theirs}\nours: {source.setting} · {source.machine}"
     with matplotlib.rc_context(STYLE):
-        drawn, (axes,) = new_figure(figure.title, "\n".join(_lines(caption)), panels=1)
+        wrapped = [fill(line, CAPTION_WIDTH) for line in caption.splitlines()]
+        drawn, (axes,) = new_figure(figure.title, "\n".join(wrapped), panels=1)
         drawn.set_layout_engine(ConstrainedLayoutEngine(rect=(0.0, 0.12, 1.0, 0.79)))
         if figure.against == "length":
             _against_length(axes, figure, points)
         else:
             _against_method(axes, figure, points)
     return Plot(figure.name, figure.title, drawn, points[["source", "label", "seq_len", "value"]])
-
-
-def _lines(caption: str) -> list[str]:
-    return [fill(line, CAPTION_WIDTH) for line in caption.splitlines()]
 
 
 def _ours(figure: PaperFigure, source: Measured) -> pd.DataFrame:
@@ -94,12 +92,9 @@ def _against_length(axes: Axes, figure: PaperFigure, points: pd.DataFrame) -> No
     if figure.quantity in ACCURACY:
         axes.legend(handles=[Line2D([], [], color=colour, label=label) for label, _, colour in ends.values()])
         return
-    axes.set_yscale("log")
     span = points["value"].max() / points["value"].min()
     subs = (1, 1.2, 1.5, 2, 3, 5) if span < 5 else (1, 2, 5) if span < 50 else (1,)
-    axes.yaxis.set_major_locator(LogLocator(subs=subs))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(figure.quantity, value)))
+    log_axis(axes, lambda value: tick(figure.quantity, value), subs)
     label_ends(axes, list(ends.values()))
 
 
