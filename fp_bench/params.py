@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from fp_bench.errors import UsageError, did_you_mean
+from fp_bench.errors import UnavailableError, UsageError, did_you_mean
 
 LIMITS = {
     "minimum": "at least {}",
@@ -102,6 +102,18 @@ def read_layers(path: Path) -> list[float]:
 
 
 def write_layers(path: Path, numbers: list[float]) -> None:
-    """Write the file that `read_layers` reads, and the folder it lies in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([float(f"{number:.3g}") for number in numbers]) + "\n")
+    """Write the file that `read_layers` reads; see `write_json`."""
+    write_json(path, [float(f"{number:.3g}") for number in numbers])
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file for a method's parameter, and the folder it lies in.
+
+    Raises:
+        UnavailableError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content) + "\n")
+    except OSError as error:
+        raise UnavailableError(f"cannot write {path}: {error.strerror}; give another --out") from None

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fp_bench.errors import UsageError
 
@@ -64,14 +64,8 @@ def format_length(tokens: int) -> str:
 
 def format_lengths(lengths: Sequence[int]) -> str:
     """Return ascending lengths in the form of `parse_lengths`: three or more that double become a range."""
-    runs: list[list[int]] = []
-    for length in lengths:
-        if runs and length == 2 * runs[-1][-1]:
-            runs[-1].append(length)
-        else:
-            runs.append([length])
     parts = []
-    for run in runs:
+    for run in _runs(lengths, lambda before, length: length == 2 * before):
         ends = [format_length(length) for length in run]
         parts += [f"{ends[0]}-{ends[-1]}"] if len(run) > 2 else ends
     return ", ".join(parts)
@@ -94,14 +88,25 @@ def parse_layers(text: str, between: str = ",") -> list[int]:
 
 def format_layers(layers: Sequence[int]) -> str:
     """Return ascending layers as `parse_layers` reads them; one alone as a range, since a number alone is a count."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    text = ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    text = format_ranges(layers)
     return f"{text}-{text}" if text.isdigit() else text
+
+
+def format_ranges(numbers: Sequence[int]) -> str:
+    """Return ``0-4,6`` for ascending numbers."""
+    runs = _runs(numbers, lambda before, number: number == before + 1)
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _runs(numbers: Sequence[int], follows: Callable[[int, int], bool]) -> list[list[int]]:
+    """Return numbers in runs, in each of which one follows the other."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and follows(runs[-1][-1], number):
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return runs
 
 
 def parse_share(text: str, what: str) -> float:

@@ -4,7 +4,6 @@ Exact attention determines the blocks that a row needs. The tau of a head is the
 that keeps them all (specification of arXiv 2503.16428's repository; the paper uses dynamic programming).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 from torch import Tensor
 
 from fp_bench.calibration.captured import captured_calls, captured_model
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
 from fp_bench.jobs.machine import parse_dtype
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.xattention import antidiagonal_weights
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.xattention import XAttention
+from fp_bench.params import write_json
 from fp_bench.reports.table import Table
 
 
@@ -48,11 +48,7 @@ class TauTable:
         Raises:
             UnavailableError: it cannot be written.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.taus) + "\n")
-        except OSError as error:
-            raise UnavailableError(f"cannot write {path}: {error.strerror}; give another --out") from None
+        write_json(path, self.taus)
 
 
 def profile_model(

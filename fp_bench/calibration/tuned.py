@@ -14,7 +14,7 @@ from fp_bench.methods.registry import Spec
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.reports.clusters import divergence_interval
 from fp_bench.reports.drawing import Plot, method_lines, new_figure
-from fp_bench.reports.table import Table
+from fp_bench.reports.table import Table, or_blank
 from fp_bench.reports.verdict import Rule, Verdict, compare_times
 from fp_bench.sizes import format_length
 
@@ -122,11 +122,11 @@ def _cells(each: Tuned, verdict: str) -> list[str]:
     return [
         each.label or each.method,
         verdict,
-        _or_blank(each.kl, ".4f"),
+        or_blank(each.kl, ".4f"),
         interval,
-        _or_blank(each.density, ".0%"),
-        _or_blank(each.attention_ms, ".4g"),
-        _or_blank(each.ttft_ms, ".4g"),
+        or_blank(each.density, ".0%"),
+        or_blank(each.attention_ms, ".4g"),
+        or_blank(each.ttft_ms, ".4g"),
     ]
 
 
@@ -142,10 +142,6 @@ def gain_of_layers(found: Sequence[Tuned]) -> str:
                 f"{format_length(length)}: an alpha for each layer takes {1 - each_layer / one:.0%} less attention time"
             )
     return "; ".join(lines) or "an alpha for each layer cannot be compared: one of both searches found nothing"
-
-
-def _or_blank(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
 
 
 def methods_file(found: Sequence[Tuned], model: str) -> str:

@@ -8,11 +8,10 @@ import typer
 
 from fp_bench.cli.front import EXIT_NOTHING, app
 from fp_bench.cli.options import read_runs, within
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UnavailableError, UsageError, said
 from fp_bench.sizes import format_length, parse_length
 
 if TYPE_CHECKING:
-    from fp_bench.jobs.accuracy.again import Prompts
     from fp_bench.records.record import AccuracyRecord
     from fp_bench.reports.accuracy.samples import Answers
 
@@ -41,31 +40,29 @@ def samples(
     if not read.accuracy:
         raise UsageError(f"{run} has no accuracy records; give a run of fpbench accuracy")
     from fp_bench.cli.terminal import say
-    from fp_bench.jobs.accuracy.again import Prompts
     from fp_bench.reports.accuracy.samples import samples as found_in
 
     found = found_in(read.accuracy, task=task, method=method, length=tokens, differs=differs)
     if not found:
         say("no sample: the methods' scores are the same on all of them" if differs else "no sample")
         raise typer.Exit(EXIT_NOTHING)
-    prompts = Prompts()
     if as_json:
-        print(json.dumps([_row(answers, prompts) for answers in found[:limit]], indent=1))
+        print(json.dumps([_row(answers) for answers in found[:limit]], indent=1))
     else:
         for answers in found[:limit]:
-            _show(answers, prompts, full)
+            _show(answers, full)
     if len(found) > limit:
         say(f"{limit} of {len(found)} samples; --limit {len(found)} shows all of them")
 
 
-def _show(answers: "Answers", prompts: "Prompts", full: bool) -> None:
+def _show(answers: "Answers", full: bool) -> None:
     from fp_bench.reports.accuracy.samples import answer_lines, shortened
     from fp_bench.reports.escape import printable
 
     first = answers.first
     name = f"{first.suite}@{first.variant}" if first.variant else first.suite
     lines = [f"== {name} {first.task} at {format_length(first.seq_len)}: {first.sample_id}, seed {first.seed}"]
-    text, why_not = _prompt(first, prompts)
+    text, why_not = _prompt(first)
     if text is None:
         lines.append(f"prompt: not available: {why_not}")
     else:
@@ -76,17 +73,19 @@ def _show(answers: "Answers", prompts: "Prompts", full: bool) -> None:
     print(printable("\n".join([*lines, *answer_lines(answers)])) + "\n")
 
 
-def _prompt(record: "AccuracyRecord", prompts: "Prompts") -> tuple[str | None, str]:
+def _prompt(record: "AccuracyRecord") -> tuple[str | None, str]:
     """Return a prompt, or the reason why it cannot be generated again."""
+    from fp_bench.jobs.accuracy.again import sample_of
+
     try:
-        return prompts.sample(record).text, ""
+        return sample_of(record).text, ""
     except (UsageError, UnavailableError) as error:
-        return None, " ".join(str(error).split())
+        return None, said(error)
 
 
-def _row(answers: "Answers", prompts: "Prompts") -> dict[str, Any]:
+def _row(answers: "Answers") -> dict[str, Any]:
     first = answers.first
-    text, why_not = _prompt(first, prompts)
+    text, why_not = _prompt(first)
     shared = ("suite", "variant", "task", "seq_len", "sample_id", "seed", "model", "prompt_tokens")
     of_each = ("label", "status", "reason", "score", "kl", "prediction")
     return {name: getattr(first, name) for name in shared} | {

@@ -17,6 +17,7 @@ from fp_bench.models.load import load_model, model_label
 from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.spec import positions
 from fp_bench.models.written_prompt import needle_prompt
+from fp_bench.records.files import replace_file
 
 ATTENTION = "fp_bench_capture"
 """The attention function's name in transformers; a name with "flash" would be treated as a flash kernel."""
@@ -85,7 +86,7 @@ def capture(
         dtype=str(dtype).removeprefix("torch."),
         files=recorder.files,
     )
-    _write_last(out / MANIFEST, manifest.model_dump_json(indent=1))
+    replace_file(out / MANIFEST, manifest.model_dump_json(indent=1).encode())
     return manifest
 
 
@@ -201,11 +202,5 @@ def _clear(folder: Path) -> None:
 def _is_ours(path: Path) -> bool:
     return (
         path.is_file()
-        and re.fullmatch(rf"len\d+_layer\d+\.safetensors|{re.escape(MANIFEST)}(\.partial)?", path.name) is not None
+        and re.fullmatch(rf"len\d+_layer\d+\.safetensors|{re.escape(MANIFEST)}(\.new)?", path.name) is not None
     )
-
-
-def _write_last(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)

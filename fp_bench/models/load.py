@@ -1,6 +1,6 @@
 """Hugging Face models by name, folder or GGUF file, and the embedded one."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fp_bench.errors import UnavailableError, UsageError, first_line
+from fp_bench.errors import UnavailableError, UsageError, first_line, first_of
 from fp_bench.models import embedded
 from fp_bench.models.loading.config_check import check_folder, check_numbers
 from fp_bench.models.loading.gguf_file import check_gguf, gguf_identity
@@ -180,7 +180,7 @@ def check_weights(name: str, model: Any, report: Mapping[str, Any]) -> None:
         "has another shape of": {key for key, *_ in report["mismatched_keys"]},
         "has values that are not finite in": {key for key, value in model.named_parameters() if not _is_finite(value)},
     }
-    said = [f"{fault} {_some(sorted(keys))}" for fault, keys in faults.items() if keys]
+    said = [f"{fault} {first_of(sorted(keys), 3)}" for fault, keys in faults.items() if keys]
     if said:
         raise UnavailableError(f"model {name!r} {', '.join(said)}: its weights do not fit its configuration")
 
@@ -188,11 +188,6 @@ def check_weights(name: str, model: Any, report: Mapping[str, Any]) -> None:
 def _is_finite(weight: torch.Tensor) -> bool:
     known = weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and not weight.is_meta
     return not known or bool(weight.isfinite().all())
-
-
-def _some(keys: Sequence[str], most: int = 3) -> str:
-    """Return the first names, and the number of further ones."""
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _forget_quantisation(model: Any) -> None:

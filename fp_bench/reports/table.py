@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from textwrap import wrap
 from typing import Any
 
@@ -15,6 +16,11 @@ READABLE = 28
 """Smallest width of a column of sentences on a terminal."""
 GAP = 2
 """Spaces between two columns."""
+
+
+def or_blank(value: float | None, form: str) -> str:
+    """Return a number in a format; an empty text for None and NaN."""
+    return "" if value is None or isnan(value) else format(value, form)
 
 
 @dataclass(frozen=True)

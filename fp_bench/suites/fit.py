@@ -1,9 +1,12 @@
 """Finds the longest prompt that fits: drafts of a few sizes are written and counted completely."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from fp_bench.errors import UsageError
+from fp_bench.suites.suite import Tokenizer
 
 SLACK = 0.003
 """Share of the limit that may stay unused if units are small."""
@@ -48,6 +51,33 @@ class Stream:
         """Return the first items."""
         self._taken += itertools.islice(self._items, max(0, count - len(self._taken)))
         return self._taken[:count]
+
+
+def longest_prompt(
+    drafts: Iterable[Draft], tokenizer: Tokenizer, *, limit: int, length: int, suite: str, task: str
+) -> tuple[Draft, Prompt]:
+    """Return the first of a sample's drafts that fits, with as much filling as fits too.
+
+    Args:
+        drafts: the sample, then replacements if even its smallest prompt is too long.
+        tokenizer: counts tokens.
+        limit: tokens that the prompt may take.
+        length: tokens asked for, of which the limit is left.
+        suite: for the message.
+        task: the same.
+
+    Raises:
+        UsageError: not even the last one fits.
+    """
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text))
+
+    for draft in drafts:
+        if (prompt := fitted(draft, count, limit)) is not None:
+            return draft, prompt
+    least = count(draft.write(draft.least).text) + length - limit
+    raise UsageError(f"{suite}: length {length} is too short for {task}; its shortest prompt and answer take {least}")
 
 
 def fitted(draft: Draft, count: Callable[[str], int], limit: int) -> Prompt | None:

@@ -9,8 +9,7 @@ from difflib import SequenceMatcher
 from itertools import islice
 from typing import ClassVar
 
-from fp_bench.errors import UsageError
-from fp_bench.suites.fit import Draft, Prompt, Stream, fitted
+from fp_bench.suites.fit import Draft, Prompt, Stream, longest_prompt
 from fp_bench.suites.ruler.hermetic import prose
 from fp_bench.suites.ruler.hermetic.words import NOUNS, letters
 from fp_bench.suites.sample import Sample
@@ -45,19 +44,10 @@ class Mrcr(Suite):
         """
         self.check_tasks([task])
         limit = length - reserved - self.max_new_tokens
-
-        def count(text: str) -> int:
-            return len(tokenizer.encode(text))
-
         for index in indices:
             draw = random.Random(f"{self.name} {self.version} {task} {length} {seed} {index}")
             draft, depth = _draft(draw, NEEDLES[task], index)
-            prompt = fitted(draft, count, limit)
-            if prompt is None:
-                least = count(draft.write(draft.least).text) + length - limit
-                raise UsageError(
-                    f"{self.name}: length {length} is too short for {task}; its shortest prompt and answer take {least}"
-                )
+            _, prompt = longest_prompt([draft], tokenizer, limit=limit, length=length, suite=self.name, task=task)
             yield Sample(
                 id=self.sample_id(task, length, index),
                 task=task,

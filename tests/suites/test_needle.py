@@ -138,7 +138,9 @@ def test_a_haystack_that_cannot_be_had_is_one_line(content, tmp_path):
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_too_short_a_length_says_what_it_takes(suite):
-    with pytest.raises(UsageError, match=r"length 60 is too short; its shortest prompt and answer take \d+") as caught:
+    with pytest.raises(
+        UsageError, match=r"length 60 is too short for needle; its shortest prompt and answer take \d+"
+    ) as caught:
         write(suite, 60, [0])
     least = int(re.search(r"take (\d+)", str(caught.value))[1])
     assert write(suite, least, [0])

@@ -1,13 +1,13 @@
 """Table of a model's layers and whether each method would run them sparse."""
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from fp_bench.errors import UnavailableError
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import Spec, create_method, methods
 from fp_bench.models.layers import Layer, layers_of
 from fp_bench.reports.table import Table
+from fp_bench.sizes import format_ranges
 
 
 def layer_tables(model: str, specs: Sequence[Spec] | None) -> list[Table]:
@@ -58,7 +58,7 @@ def _alike(layers: Sequence[Layer]) -> list[list[Layer]]:
 def _rows(layers: Sequence[Layer], labels: Sequence[str]) -> Iterator[list[str]]:
     """Yield a row for the methods that would run these layers sparse, and one for each reason against it."""
     first = layers[0]
-    where = [_ranges([layer.number for layer in layers]), first.kind.replace("_", " "), first.shape]
+    where = [format_ranges([layer.number for layer in layers]), first.kind.replace("_", " "), first.shape]
     sparse = [label for label in labels if label not in first.dense]
     if sparse:
         yield [*where, "sparse", _some(sparse, labels), ""]
@@ -68,9 +68,3 @@ def _rows(layers: Sequence[Layer], labels: Sequence[str]) -> Iterator[list[str]]
 
 def _some(chosen: Sequence[str], labels: Sequence[str]) -> str:
     return f"all {len(labels)}" if len(labels) > 1 and len(chosen) == len(labels) else ", ".join(chosen)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Return ``0-4,6`` for ascending numbers."""
-    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
-    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -9,8 +9,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UsageError
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, Lines, Pattern
+from fp_bench.params import write_json
 
 DEFAULT = Lines(1000, 6096)
 """Pattern of heads that the file does not name, or of all heads without a file."""
@@ -63,12 +64,7 @@ def write_patterns(path: Path, layers: Sequence[Sequence[tuple[Pattern, float]]]
     Raises:
         UnavailableError: it cannot be written.
     """
-    text = [{str(head): _entry(*found) for head, found in enumerate(layer)} for layer in layers]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(text) + "\n")
-    except OSError as error:
-        raise UnavailableError(f"cannot write {path}: {error.strerror}; give another --out") from None
+    write_json(path, [{str(head): _entry(*found) for head, found in enumerate(layer)} for layer in layers])
 
 
 def _entry(pattern: Pattern, score: float) -> list[object]:

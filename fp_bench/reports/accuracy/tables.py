@@ -12,7 +12,7 @@ from fp_bench.records.store import newest, remembered
 from fp_bench.reports.clusters import Floats, divergence_interval, share_interval
 from fp_bench.reports.latency.tables import density_heading
 from fp_bench.reports.scores import changed_answers, paired_interval, wilson
-from fp_bench.reports.table import Table
+from fp_bench.reports.table import Table, or_blank
 from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "reasoning", "seed")
@@ -238,16 +238,16 @@ def summary_table(rows: pd.DataFrame) -> Table:
         cells = [format_length(int(row["seq_len"])), _label(row), str(row["n"])]
         score = [points(row["score"]), _between(row["low"], row["high"], points)]
         if compares:
-            cells += [_number(row["kl"], ".3g"), _between(row["kl_low"], row["kl_high"], lambda end: f"{end:.3g}")]
-            cells += [*score, _number(row["nll"], ".4f"), _number(row["nll_difference"], "+.4f")]
+            cells += [or_blank(row["kl"], ".3g"), _between(row["kl_low"], row["kl_high"], lambda end: f"{end:.3g}")]
+            cells += [*score, or_blank(row["nll"], ".4f"), or_blank(row["nll_difference"], "+.4f")]
         elif pd.isna(row["difference"]):
             cells += [*score, "", "", ""]
         else:
             changed = changed_answers(int(row["changed"]), int(row["paired"]))
             ends = _between(row["difference_low"], row["difference_high"], signed)
             cells += [*score, signed(row["difference"]), ends, changed]
-        sparse = [_share(row["density_sparse"])] if of_sparse else []
-        shown.append([*cells, _share(row["density"]), *sparse, _share(row["recall"])])
+        sparse = [or_blank(row["density_sparse"], ".1%")] if of_sparse else []
+        shown.append([*cells, or_blank(row["density"], ".1%"), *sparse, or_blank(row["recall"], ".1%")])
     what = "next-token agreement with dense attention" if compares else f"average of {rows['tasks'].max()} task(s)"
     headings += [density_heading(rows), *(["density of sparse layers"] if of_sparse else []), "recall"]
     return Table(f"{setting_title(rows.iloc[0])}: {what}", headings, shown, numbers=2)
@@ -296,11 +296,3 @@ def points(score: float) -> str:
 def signed(difference: float) -> str:
     """Return a difference of scores in points, with its sign."""
     return f"{100 * difference:+.1f}"
-
-
-def _share(value: float | None) -> str:
-    return _number(value, ".1%")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None or pd.isna(value) else format(value, form)

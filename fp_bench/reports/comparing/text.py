@@ -14,7 +14,7 @@ from fp_bench.reports.comparing.compare import Comparison, code_of, side_name
 from fp_bench.reports.comparing.rows import IDENTICAL, geometric_mean
 from fp_bench.reports.latency.tables import SETTING, setting_title
 from fp_bench.reports.scores import changed_answers
-from fp_bench.reports.table import Table
+from fp_bench.reports.table import Table, or_blank
 from fp_bench.reports.verdict import Verdict
 from fp_bench.sizes import format_length
 
@@ -83,12 +83,12 @@ def _latency_table(rows: pd.DataFrame, most: int) -> Table:
         where += [str(row["layer"])] if layers else []
         note = [_more(row["more"], str(row["by"]))] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
-        numbers = [_or_blank(row["base_ms"], ".4g"), _or_blank(row["new_ms"], ".4g"), _or_blank(row["ratio"], ".3f")]
+        numbers = [or_blank(row["base_ms"], ".4g"), or_blank(row["new_ms"], ".4g"), or_blank(row["ratio"], ".3f")]
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
         rounds = "+".join(
             map(_rounds, (row["base_rounds"], row["new_rounds"]), (row["base_launches"], row["new_launches"]))
         )
-        lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g"), rounds])
+        lines.append([*where, "; ".join(note), *numbers, interval, or_blank(row["p"], ".2g"), rounds])
     title = f"{setting_title(rows.iloc[0])}{left_out}"
     return Table(title, [*headings, "interval", "corrected p", "rounds"], lines, numbers=len(headings) - 3)
 
@@ -116,7 +116,7 @@ def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
         # Identical answers leave no doubt on these samples.
         same = row["note"] == IDENTICAL
         interval = "" if same else f"{signed(row['low'])} to {signed(row['high'])}"
-        lines.append([*where, "; ".join(note), *numbers, interval, _or_blank(row["p"], ".2g")])
+        lines.append([*where, "; ".join(note), *numbers, interval, or_blank(row["p"], ".2g")])
         lines[-1].append(changed_answers(int(row["worse"] + row["better"]), int(row["n"])))
     headings = [
         "verdict",
@@ -149,10 +149,6 @@ def _more(number: float, of_what: str) -> str:
         more = "; use several launches" if of_what == "rounds" else ""
         return f"no number of {of_what} is likely to decide{more}"
     return f"about {number:.0f} more {of_what if number > 1 else of_what.removesuffix('s')} would decide"
-
-
-def _or_blank(value: float, form: str) -> str:
-    return "" if pd.isna(value) else format(value, form)
 
 
 def markdown(comparison: Comparison) -> str:

@@ -21,7 +21,7 @@ from fp_bench.reports.drawing import (
     new_figure,
 )
 from fp_bench.reports.latency.tables import SETTING, setting_title
-from fp_bench.reports.table import Table
+from fp_bench.reports.table import Table, or_blank
 from fp_bench.sizes import format_length
 
 ALIKE = SETTING[:-1]
@@ -72,7 +72,7 @@ def load_tables(table: pd.DataFrame) -> list[Table]:
     Args:
         table: what `served` returns.
     """
-    columns = [*MEASURES, "request_throughput", "vs_dense"]
+    columns = [*MEASURES, "request_throughput"]
     headings = [f"{name.removesuffix('_ms').upper()} p{percent}" for name in TIMES for percent in PERCENTILES]
     headings = ["length", "load", "server", "requests", *headings, "requests/s", "vs dense"]
     tables = []
@@ -81,14 +81,11 @@ def load_tables(table: pd.DataFrame) -> list[Table]:
         for _, row in rows.iterrows():
             first = [format_length(int(row["seq_len"])), str(row["load"]), str(row["label"])]
             count = str(row["status"]) if row["status"] != "ok" else f"{row['requests']:.0f}"
-            lines.append([*first, count, *(_short(row[name], "x" * (name == "vs_dense")) for name in columns)])
+            ratio = or_blank(row["vs_dense"], ".4g")
+            lines.append([*first, count, *(or_blank(row[name], ".4g") for name in columns), ratio and f"{ratio}x"])
         title = f"{setting_title(rows.iloc[0].drop('load'))}; milliseconds"
         tables.append(Table(title, headings, lines, numbers=3))
     return tables
-
-
-def _short(value: float, unit: str) -> str:
-    return "" if pd.isna(value) else f"{value:.4g}{unit}"
 
 
 def load_plots(table: pd.DataFrame, machine: str) -> Iterator[Plot]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from fp_bench.errors import first_of
 from fp_bench.records.record import LatencyRecord
 from fp_bench.reports.chapter import Chapter
 from fp_bench.reports.drawing import Plot
@@ -23,6 +24,8 @@ from fp_bench.reports.latency.tables import (
 from fp_bench.reports.verdict import Rule
 from fp_bench.sizes import format_length
 
+MOST_NAMED = 6
+"""Cells in a sentence."""
 METHOD_NOTE = """\
 Before any timing, every output was compared with the float32 definition on sampled query rows. A failed cell has a
 reason and no time. Methods take turns in rounds of shuffled order. A time is the median of the rounds' medians; the
@@ -158,8 +161,8 @@ def _unexplained(table: pd.DataFrame) -> Iterator[str]:
     if len(rows):
         named = [f"{row['label']} at {format_length(int(row['seq_len']))}" for _, row in rows.iterrows()]
         yield (
-            f"(!) Faster than the ideal by more than the spread of rounds: {_some(named)}. No declared lower "
-            "precision and no faster attention explains it. Find the cause before you trust it."
+            f"(!) Faster than the ideal by more than the spread of rounds: {first_of(named, MOST_NAMED)}. No declared "
+            "lower precision and no faster attention explains it. Find the cause before you trust it."
         )
 
 
@@ -171,7 +174,7 @@ def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:
         cells_of = sorted({f"{record.label} at {format_length(record.seq_len)}" for record in throttled})
         yield (
             f"In {len(throttled)} of {len(timed)} rounds the GPU's clocks were held down ({', '.join(reasons)}): "
-            f"{_some(cells_of)}. The records mark them `throttled`; they count like the others."
+            f"{first_of(cells_of, MOST_NAMED)}. The records mark them `throttled`; they count like the others."
         )
     elif any(record.throttled is False for record in timed):
         yield "The GPU's clocks were never held down."
@@ -188,9 +191,3 @@ def _disturbances(timed: Sequence[LatencyRecord]) -> Iterator[str]:
     loads = [record.load_average for record in timed if record.load_average is not None]
     if loads:
         yield f"Load average of the host: {min(loads):g} to {max(loads):g}, this run included."
-
-
-def _some(words: Sequence[str], most: int = 6) -> str:
-    """Return a list of words, truncated if it is long."""
-    rest = len(words) - most
-    return ", ".join(words[:most]) + (f" and {rest} more" if rest > 0 else "")

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from fp_bench.errors import UsageError
-from fp_bench.suites.fit import Draft, Prompt, Stream, fitted
+from fp_bench.suites.fit import Draft, Prompt, Stream, longest_prompt
 from fp_bench.suites.needle import haystack
 from fp_bench.suites.needle.templates import (
     GKAMRADT_NEEDLE,
@@ -82,10 +81,7 @@ class Grid(Suite):
         self.check_tasks([task])
         grid = depths(self.params.depths, self.params.spacing)
         run = f"{self.full_name()} {self.version} {seed}"
-
-        def count(text: str) -> int:
-            return len(tokenizer.encode(text))
-
+        suite = self.full_name()
         for index in indices:
             turn, place = divmod(index, len(grid))
             text = random.Random(f"{run} haystack {turn}")
@@ -94,12 +90,7 @@ class Grid(Suite):
             draft = _draft(hidden, grid[place], filling)
             # A turn takes no more than a whole template does.
             limit = length - reserved * (1 + len(hidden.turns)) - self.max_new_tokens
-            prompt = fitted(draft, count, limit)
-            if prompt is None:
-                least = count(draft.write(draft.least).text) + length - limit
-                raise UsageError(
-                    f"{self.full_name()}: length {length} is too short; its shortest prompt and answer take {least}"
-                )
+            _, prompt = longest_prompt([draft], tokenizer, limit=limit, length=length, suite=suite, task=task)
             turns = [(prompt.context + hidden.turns[0][0], hidden.turns[0][1])] if hidden.turns else []
             yield Sample(
                 id=self.sample_id(task, length, index),

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-from fp_bench.errors import UsageError
 from fp_bench.suites.cache import SampleCache
-from fp_bench.suites.fit import fitted
+from fp_bench.suites.fit import longest_prompt
 from fp_bench.suites.ruler import tasks
 from fp_bench.suites.ruler.hermetic.draft import Draw
 from fp_bench.suites.ruler.hermetic.drafts import draft
@@ -44,13 +43,6 @@ class Ruler(Suite):
     def _write(self, task: str, length: int, index: int, tokenizer: Tokenizer, seed: int, reserved: int) -> Sample:
         limit = length - reserved - MAX_NEW_TOKENS[task]
         draw = Draw(f"ruler {self.version} {task} {length} {seed}", index)
-
-        def count(text: str) -> int:
-            return len(tokenizer.encode(text))
-
-        for drafted in draft(task, draw, limit):
-            prompt = fitted(drafted, count, limit)
-            if prompt is not None:
-                return tasks.sample_of(task, length, index, Written(prompt, drafted.answers))
-        least = count(drafted.write(drafted.least).text) + length - limit
-        raise UsageError(f"ruler: length {length} is too short for {task}; its shortest prompt and answer take {least}")
+        drafts = draft(task, draw, limit)
+        drafted, prompt = longest_prompt(drafts, tokenizer, limit=limit, length=length, suite=self.name, task=task)
+        return tasks.sample_of(task, length, index, Written(prompt, drafted.answers))
