@@ -61,14 +61,13 @@ def open_places(
         yield places
 
 
-def run_folder(verb: str, out: Path | None, resume: bool, now: datetime | None = None) -> Path:
+def run_folder(verb: str, out: Path | None, resume: bool) -> Path:
     """Return the folder of a run: the named one, the newest of the command, or a new one.
 
     Args:
         verb: that measures.
         out: the named folder.
         resume: whether to continue the newest run.
-        now: local time for the name of a new folder; None: this moment.
 
     Raises:
         UsageError: there is no run to continue.
@@ -80,7 +79,7 @@ def run_folder(verb: str, out: Path | None, resume: bool, now: datetime | None =
         if not runs:
             raise UsageError(f"--resume: there is no {verb} run in {RUNS}/ yet; remove --resume, or give --out FOLDER")
         return max(runs, key=lambda run: run.stat().st_mtime_ns)
-    stem = f"{verb}-{now or datetime.now():%Y-%m-%d-%H%M%S}"
+    stem = f"{verb}-{datetime.now():%Y-%m-%d-%H%M%S}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(RUNS / name for name in names if not (RUNS / name).exists())
 

@@ -127,12 +127,6 @@ class BlockGrid:
         """Number of key blocks, the last one possibly partial."""
         return -(-self.kv_len // self.block_size)
 
-    @property
-    def causal_pairs(self) -> int:
-        """Number of (row, key block) pairs with at least one visible key: what density counts."""
-        per_block = self.block_size // self.row_size
-        return sum(row // per_block + 1 for row in range(self.first, self.first + self.rows))
-
     def diagonals(self, device: torch.device | str = "cpu") -> Tensor:
         """Return ``[rows]`` int64: the key block in which each row lies, the last one that it can see."""
         return torch.arange(self.first, self.first + self.rows, device=device) // (self.block_size // self.row_size)

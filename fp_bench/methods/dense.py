@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -48,25 +50,15 @@ def _fa2(call: AttentionCall) -> Tensor:
     return _sdpa(call, SDPBackend.FLASH_ATTENTION)
 
 
-def _flash_attn(call: AttentionCall) -> Tensor:
-    from flash_attn import flash_attn_func
+def _of_package(package: str) -> Implementation:
+    """Return FlashAttention from a package of its authors."""
+    attend = import_module(package).flash_attn_func
 
-    out: Tensor = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
-    return out
+    def run(call: AttentionCall) -> Tensor:
+        out: Tensor | tuple[Tensor, ...] = attend(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
+        return out[0] if isinstance(out, tuple) else out
 
-
-def _fa3(call: AttentionCall) -> Tensor:
-    from flash_attn_interface import flash_attn_func
-
-    out: Tensor | tuple[Tensor, ...] = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
-    return out[0] if isinstance(out, tuple) else out
-
-
-def _fa4(call: AttentionCall) -> Tensor:
-    from flash_attn.cute import flash_attn_func
-
-    out: Tensor | tuple[Tensor, ...] = flash_attn_func(call.q, call.k, call.v, softmax_scale=call.scale, causal=True)
-    return out[0] if isinstance(out, tuple) else out
+    return run
 
 
 class _Flex:
@@ -100,9 +92,9 @@ class _Flex:
 _IMPLEMENTATIONS: dict[str, tuple[str, str | None, Callable[[], Implementation]]] = {
     "cudnn": ("cuda", None, lambda: _cudnn),
     "fa2": ("cuda", None, lambda: _fa2),
-    "flash_attn": ("cuda", "flash_attn", lambda: _flash_attn),
-    "fa3": ("cuda", "flash_attn_interface", lambda: _fa3),
-    "fa4": ("cuda", "flash_attn.cute", lambda: _fa4),
+    "flash_attn": ("cuda", "flash_attn", partial(_of_package, "flash_attn")),
+    "fa3": ("cuda", "flash_attn_interface", partial(_of_package, "flash_attn_interface")),
+    "fa4": ("cuda", "flash_attn.cute", partial(_of_package, "flash_attn.cute")),
     "flex_attention": ("cuda", None, _Flex),
     "sdpa_cpu": ("cpu", None, lambda: _fa2),
 }

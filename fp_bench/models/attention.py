@@ -7,7 +7,6 @@ goes dense with the right mask and is counted with its reason.
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -113,13 +112,11 @@ class SparsePrefill:
         self._former = self._language.config._attn_implementation
         self._language.set_attn_implementation(self._name)
         if self._language.config._attn_implementation != self._name:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise UnsupportedError(f"{type(self._language).__name__} does not allow its attention to be replaced")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restore the model's former attention."""
         from transformers import AttentionInterface, AttentionMaskInterface
 

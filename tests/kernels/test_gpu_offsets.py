@@ -15,8 +15,9 @@ from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
 from fp_bench.kernels.fp8 import block_sparse_attention_fp8, quantise_kv
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.lines import select_vertical_slash, vertical_slash_attention
+from fp_bench.kernels.lines import vertical_slash_attention
 from fp_bench.kernels.lines.head_patterns import AShape, HeadPatterns
+from fp_bench.kernels.lines.mixed_heads import select_heads
 from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.pooling import pool_keys
@@ -105,7 +106,7 @@ def last(q, k, v):
 
 def lines(q, k, v):
     patterns = HeadPatterns.of([AShape(64, 512)] * Q_HEADS, "cuda")
-    return vertical_slash_attention(q, k, v, select_vertical_slash(q, k, patterns, scale=SCALE), scale=SCALE)
+    return vertical_slash_attention(q, k, v, select_heads(q, k, patterns, scale=SCALE), scale=SCALE)
 
 
 def composed(q, k, v):

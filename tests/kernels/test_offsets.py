@@ -23,8 +23,9 @@ from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
 from fp_bench.kernels.flexprefill import select_flex
 from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BlockGrid
-from fp_bench.kernels.lines import select_vertical_slash, vertical_slash_attention
+from fp_bench.kernels.lines import vertical_slash_attention
 from fp_bench.kernels.lines.head_patterns import Blocks, HeadPatterns, Lines
+from fp_bench.kernels.lines.mixed_heads import select_heads
 from fp_bench.kernels.lines.strongest_blocks import select_strongest_blocks
 from fp_bench.kernels.paged import flash_prefill_paged
 from fp_bench.kernels.paged.batch import PagedBatch
@@ -119,7 +120,7 @@ def xattention(q, k, v):
 
 def lines(q, k, v):
     patterns = HeadPatterns.of([Lines(20, 20)] * q.shape[2])
-    index = select_vertical_slash(q, k, patterns, scale=SCALE, backend="triton")
+    index = select_heads(q, k, patterns, scale=SCALE, backend="triton")
     return index.octet_counts, *vertical_slash_attention(q, k, v, index, scale=SCALE, backend="triton")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fp_bench.errors import UnsupportedError
 from fp_bench.kernels.attention import block_sparse_attention, reference
 from fp_bench.kernels.backend import triton_missing
-from fp_bench.kernels.block_index import BlockIndex, causal_blocks
+from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.flashprefill_v2 import reference as reference_packed
 from fp_bench.kernels.flashprefill_v2 import select_packed_blocks
@@ -63,7 +63,6 @@ def test_rows_cover_every_query_once_and_lie_in_one_key_block(case):
     rows = position // grid.row_size - grid.first
     assert rows.unique().tolist() == list(range(grid.rows))
     assert torch.equal(grid.diagonals()[rows], position // grid.block_size)
-    assert grid.causal_pairs == causal_blocks(grid).sum()
 
 
 @settings(max_examples=40)

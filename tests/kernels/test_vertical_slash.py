@@ -11,7 +11,6 @@ from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.lines import (
     convert,
     following_diagonals,
-    select_vertical_slash,
     vertical_slash_attention,
 )
 from fp_bench.kernels.lines import reference as defined
@@ -180,7 +179,7 @@ def test_triton_on_long_walks_and_a_head_that_reads_nothing():
     case = Case(batch=1, q_len=460, kv_len=460, q_heads=4, kv_heads=2)
     assert_as_defined(case, heads[:2] + heads[3:] + [AShape(0, 100)], "triton")
     q, k, v = case.tensors()
-    index = select_vertical_slash(q, k, HeadPatterns.of(heads), scale=case.scale, backend="triton")
+    index = select_heads(q, k, HeadPatterns.of(heads), scale=case.scale, backend="triton")
     out, lse = vertical_slash_attention(q, k, v, index, scale=case.scale, backend="triton")
     assert index.density()[0, 2] == 0
     assert (out[:, :, 2] == 0).all()
@@ -192,7 +191,7 @@ def test_triton_on_long_walks_and_a_head_that_reads_nothing():
 def test_all_of_one_kind_of_line_is_dense(backend, head):
     case = Case(q_len=300, kv_len=300)
     q, k, v = case.tensors()
-    index = select_vertical_slash(q, k, HeadPatterns.of([head] * 2), scale=case.scale, backend=backend)
+    index = select_heads(q, k, HeadPatterns.of([head] * 2), scale=case.scale, backend=backend)
     assert index.density().tolist() == [[1.0, 1.0]]
     out = vertical_slash_attention(q, k, v, index, scale=case.scale, backend=backend).out
     assert relative_error(out, reference.attention(q, k, v, scale=case.scale).out) < 1e-5
@@ -211,12 +210,12 @@ def test_what_is_not_defined_is_refused_in_a_line():
     q, k, v = case.tensors()
     two = HeadPatterns.of([Lines(30, 100)] * 2)
     with pytest.raises(UnsupportedError, match="q_len 128 is not kv_len 256"):
-        select_vertical_slash(q, k, two, scale=1.0)
+        select_heads(q, k, two, scale=1.0)
     with pytest.raises(UnsupportedError, match="less than one tile"):
-        select_vertical_slash(q[:, :32], k[:, :32], two, scale=1.0)
+        select_heads(q[:, :32], k[:, :32], two, scale=1.0)
     with pytest.raises(UnsupportedError, match="3 heads"):
-        select_vertical_slash(q, k[:, :128], HeadPatterns.of([AShape(1, 1)] * 3), scale=1.0)
-    index = select_vertical_slash(q, k[:, :128], two, scale=1.0)
+        select_heads(q, k[:, :128], HeadPatterns.of([AShape(1, 1)] * 3), scale=1.0)
+    index = select_heads(q, k[:, :128], two, scale=1.0)
     with pytest.raises(UnsupportedError, match="index is for"):
         vertical_slash_attention(q, k, v, index, scale=1.0)
 

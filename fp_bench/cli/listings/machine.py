@@ -21,6 +21,8 @@ TESTED = (
     ("3.12", "2.11", "3.6", "H200"),
 )
 """Versions of Python, torch and triton that passed the tests, and the device."""
+TRIAL_SECONDS = 120.0
+"""That a trial may take, compiling included."""
 TINY = (256, 4096)
 """Lengths of the trial calls; the longer one is for methods that run dense on the shorter."""
 
@@ -63,21 +65,16 @@ def _everything() -> Iterator[tuple[Spec, str]]:
 
 
 class Trials:
-    """Tries methods in a worker process, so that a crash or a hang is reported like any other failure.
+    """Tries methods in a worker process, so that a crash or a hang is reported like any other failure."""
 
-    Args:
-        timeout: seconds that one may take, compiling included.
-    """
-
-    def __init__(self, timeout: float = 120.0) -> None:
-        self._timeout = timeout
+    def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
 
     def tried(self, spec: Spec, backend: str = "auto") -> tuple[str, str]:
         """Run a method on a tiny call; return its kernel, and why it failed or why a faster kernel did not run."""
         self._worker = self._worker or WorkerProcess(Trial)
         try:
-            runs, why_not = self._worker.call("run", spec, backend, timeout=self._timeout)
+            runs, why_not = self._worker.call("run", spec, backend, timeout=TRIAL_SECONDS)
         except (WorkerLostError, WorkerHungError) as error:
             self.close()
             return "", str(error)

@@ -21,28 +21,6 @@ SINK_COLUMNS, NEAR_DIAGONALS = 30, 100
 """Columns at the start, and diagonals beside the main one, that are kept before any other."""
 
 
-def select_vertical_slash(
-    q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto"
-) -> VerticalSlashIndex:
-    """Return the tiles and columns that MInference and A-shape keep for each block of 64 queries of each query head.
-
-    Defined by `lines.reference`. Of equal masses, which is kept is left open. On GPUs nothing waits for the
-    device; beside the index it takes two vectors of ``kv_len`` floats a head, and about four while it works.
-
-    Args:
-        q: ``[batch, kv_len, q_heads, head_dim]``.
-        k: ``[batch, kv_len, kv_heads, head_dim]``, at least 64 keys.
-        patterns: what each query head keeps; heads that keep blocks read nothing here.
-        scale: factor on the logits, positive.
-        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
-
-    Raises:
-        UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
-    """
-    lines = strongest_lines(q, k, patterns, scale=scale, backend=backend)
-    return index_of_lines(lines, patterns, (q.shape[0], k.shape[1]), resolve_backend(q, backend))
-
-
 def check_prompt(q: Tensor, k: Tensor, patterns: HeadPatterns) -> None:
     """Refuse what patterns are not defined for.
 
@@ -65,8 +43,18 @@ def strongest_lines(
     """Return ``(columns, offsets)``, ``[batch, q_heads, most]`` int32 each; None where no head keeps lines.
 
     An offset is how far a diagonal's keys are before their queries. Both ascend, as many as the head is to keep, then
-    numbers past every key follow; those of heads that keep no lines are undefined. Arguments and errors are those of
-    `select_vertical_slash`.
+    numbers past every key follow; those of heads that keep no lines are undefined. Of equal masses, which is kept is
+    left open. On GPUs nothing waits for the device; it takes about four vectors of ``kv_len`` floats a head.
+
+    Args:
+        q: ``[batch, kv_len, q_heads, head_dim]``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``, at least 64 keys.
+        patterns: what each query head keeps; heads that keep blocks read nothing here.
+        scale: factor on the logits, positive.
+        backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
+
+    Raises:
+        UnsupportedError: a chunk of a prompt, a prompt of less than one tile, or patterns of other heads.
     """
     check_prompt(q, k, patterns)
     check_scale(scale)

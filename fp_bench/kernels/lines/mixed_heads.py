@@ -61,7 +61,7 @@ HeadsIndex = VerticalSlashIndex | BlockIndex | MixedIndex
 
 
 def select_heads(q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, backend: str = "auto") -> HeadsIndex:
-    """Return what each query head reads: arguments and errors are those of `vertical_slash.select_vertical_slash`."""
+    """Return what each query head reads; defined by `lines.reference`, arguments and errors as of `strongest_lines`."""
     lines = strongest_lines(q, k, patterns, scale=scale, backend=backend)
     return index_heads(q, k, patterns, lines, backend=backend)
 
@@ -69,7 +69,7 @@ def select_heads(q: Tensor, k: Tensor, patterns: HeadPatterns, *, scale: float, 
 def index_heads(
     q: Tensor, k: Tensor, patterns: HeadPatterns, lines: tuple[Tensor, Tensor] | None, *, backend: str = "auto"
 ) -> HeadsIndex:
-    """Return what each query head reads, given lines from `vertical_slash.strongest_lines`; as `select_heads` else."""
+    """Return what each query head reads, given lines from `strongest_lines`; as `select_heads` else."""
     if patterns.only_blocks:
         return select_strongest_blocks(q, k, patterns, backend=backend)
     of_lines = index_of_lines(lines, patterns, (q.shape[0], k.shape[1]), resolve_backend(q, backend))
@@ -83,7 +83,7 @@ def attend_heads(
 ) -> AttentionOut:
     """Return causal attention of every query over what its head reads.
 
-    Defined by `reference.attention`; arguments and errors are those of `vertical_slash.vertical_slash_attention`.
+    Defined by `reference.attention`; arguments and errors are those of `vertical_slash_attention`.
     """
     if isinstance(index, VerticalSlashIndex):
         return vertical_slash_attention(q, k, v, index, scale=scale, backend=backend)

@@ -60,12 +60,19 @@ def flash_prefill_paged(
         raise UnsupportedError(f"out is {out.dtype} {list(out.shape)}; it must equal q's: {q.dtype} {list(q.shape)}")
     kernel = implementation(q, k, v, out, backend)
     if kernel == "torch":
-        from fp_bench.kernels.paged.paged_torch import flash_prefill_paged_torch as fill
-    elif kernel == "hopper":
-        from fp_bench.kernels.paged.triton import flash_prefill_paged_hopper as fill
+        from fp_bench.kernels.paged.paged_torch import flash_prefill_paged_torch
+
+        flash_prefill_paged_torch(q, k, v, batch, rule, scale, out)
+        return out
+    from fp_bench.kernels.paged.discovery_triton import select_paged_blocks
+    from fp_bench.kernels.paged.pooling_triton import pool_paged_keys
+
+    if kernel == "hopper":
+        from fp_bench.kernels.paged.hopper import attend_paged  # Gluon, which not every Triton has
     else:
-        from fp_bench.kernels.paged.triton import flash_prefill_paged_triton as fill
-    fill(q, k, v, batch, rule, scale, out)
+        from fp_bench.kernels.paged.attention_triton import attend_paged
+    lists = select_paged_blocks(q, pool_paged_keys(k, batch), batch, rule, scale)
+    attend_paged(q, k, v, batch, lists, scale, out)
     return out
 
 

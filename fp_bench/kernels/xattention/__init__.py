@@ -21,7 +21,6 @@ def select_antidiagonal(
     *,
     stride: int,
     scale: float,
-    block_size: int = BLOCK_SIZE,
     lagging: int = 0,
     rounded: bool = False,
     backend: str = "auto",
@@ -34,9 +33,8 @@ def select_antidiagonal(
         q: ``[batch, q_len, q_heads, head_dim]``.
         k: ``[batch, kv_len, kv_heads, head_dim]``.
         tau: ``[q_heads]`` float32 on Q's device.
-        stride: tokens of a cell, a divisor of ``block_size``.
+        stride: tokens of a cell, a divisor of the block of 128.
         scale: factor on the logits, positive.
-        block_size: tokens of a block.
         lagging: see `cumulative_blocks`.
         rounded: see `antidiagonal_weights`.
         backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
@@ -44,10 +42,8 @@ def select_antidiagonal(
     Raises:
         UnsupportedError: a stride or scale outside its limits, or more key blocks than a list can name.
     """
-    weights = antidiagonal_weights(
-        q, k, stride=stride, scale=scale, block_size=block_size, rounded=rounded, backend=backend
-    )
-    grid = BlockGrid(q.shape[1], k.shape[1], block_size)
+    weights = antidiagonal_weights(q, k, stride=stride, scale=scale, rounded=rounded, backend=backend)
+    grid = BlockGrid(q.shape[1], k.shape[1])
     on_gpu = resolve_backend(q, backend) == "triton"
     return cumulative_blocks(weights, tau, grid, lagging=lagging, backend="triton" if on_gpu else "torch")
 

@@ -58,23 +58,23 @@ def summary(comparison: Comparison) -> list[str]:
     return [*lines, *(f"{note[0].upper()}{note[1:]}." for note in comparison.notes)]
 
 
-def tables(comparison: Comparison, most: int = MOST_ROWS) -> list[Table]:
+def tables(comparison: Comparison) -> list[Table]:
     """Return the most important rows, worst first; unchanged ones only if there is room."""
-    found = [_latency_table(rows, most) for _, rows in comparison.latency.groupby([*SETTING], sort=False)]
-    return found + ([_accuracy_table(comparison.accuracy, most)] if len(comparison.accuracy) else [])
+    found = [_latency_table(rows) for _, rows in comparison.latency.groupby([*SETTING], sort=False)]
+    return found + ([_accuracy_table(comparison.accuracy)] if len(comparison.accuracy) else [])
 
 
-def _gravest(rows: pd.DataFrame, most: int) -> tuple[pd.DataFrame, str]:
+def _gravest(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the rows to show and, for the title, the number of omitted ones."""
     order = rows.assign(_gravity=rows["verdict"].map(GRAVITY)).sort_values(
         ["_gravity", "seq_len", "label"], kind="stable"
     )
-    left_out = len(order) - most
-    return order.head(most), f"; {left_out} more rows in --format csv" if left_out > 0 else ""
+    left_out = len(order) - MOST_ROWS
+    return order.head(MOST_ROWS), f"; {left_out} more rows in --format csv" if left_out > 0 else ""
 
 
-def _latency_table(rows: pd.DataFrame, most: int) -> Table:
-    shown, left_out = _gravest(rows, most)
+def _latency_table(rows: pd.DataFrame) -> Table:
+    shown, left_out = _gravest(rows)
     layers = rows["layer"].nunique() > 1
     headings = ["verdict", "length", "method", *(["layer"] if layers else []), "note", "base ms", "new ms", "ratio"]
     lines = []
@@ -100,8 +100,8 @@ def _rounds(rounds: float, launches: float) -> str:
     return f"{rounds:.0f}" if launches == 1 else f"{rounds:.0f} in {launches:.0f} launches"
 
 
-def _accuracy_table(rows: pd.DataFrame, most: int) -> Table:
-    shown, left_out = _gravest(rows, most)
+def _accuracy_table(rows: pd.DataFrame) -> Table:
+    shown, left_out = _gravest(rows)
     lines = []
     for _, row in shown.iterrows():
         suite = f"{row['suite']}@{row['variant']}" if row["variant"] else str(row["suite"])

@@ -22,14 +22,9 @@ def lm_eval_score(prediction: str, answers: Sequence[str]) -> float:
     return all_of(printable(prediction), answers)
 
 
-def effective_length(averages: Mapping[int, float], threshold: float = EFFECTIVE) -> int | None:
-    """Return the largest length whose average reaches the threshold, or None.
-
-    Args:
-        averages: average of each length.
-        threshold: the average to reach.
-    """
-    return max((length for length, score in averages.items() if score >= threshold), default=None)
+def effective_length(averages: Mapping[int, float]) -> int | None:
+    """Return the largest length, of those with an average, whose average reaches the threshold, or None."""
+    return max((length for length, score in averages.items() if score >= EFFECTIVE), default=None)
 
 
 def weighted_average(averages: Mapping[int, float], *, longer_counts_more: bool) -> float:
