@@ -227,7 +227,8 @@ class RecordStore:
         except OSError:
             pass
         held = [*self.records, *in_hand]
-        beside = next(place for n in range(1, 10_000) if not (place := _beside(self.folder, n)).exists())
+        names = (f"{self.folder.name}-saved-{number}" for number in range(1, 10_000))
+        beside = next(place for name in names if not (place := self.folder.with_name(name)).exists())
         try:
             beside.mkdir(parents=True)
             replace_file(beside / RECORDS, b"".join(map(_line, held)))
@@ -317,10 +318,6 @@ class RecordStore:
 
 def _line(record: Record) -> bytes:
     return record.model_dump_json(exclude_none=True).encode() + b"\n"
-
-
-def _beside(folder: Path, number: int) -> Path:
-    return folder.with_name(f"{folder.name}-saved-{number}")
 
 
 def _masked(value: Any) -> Any:

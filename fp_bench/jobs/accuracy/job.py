@@ -49,11 +49,11 @@ def run(
 
 def pending_items(plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT) -> list[Item]:
     """Return the items that `run` would answer."""
-
-    def is_pending(item: Item) -> bool:
-        return store.settled(item.key, item.asked["code_version"], retry_failed=conduct.retry_failed) == frozenset()
-
-    return [item for item in plan.items if is_pending(item)]
+    return [
+        item
+        for item in plan.items
+        if store.settled(item.key, item.asked["code_version"], retry_failed=conduct.retry_failed) == frozenset()
+    ]
 
 
 class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):

@@ -132,7 +132,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     specs = request.methods or (METHODS_EMBEDDED if request.model == EMBEDDED else METHODS)
     methods = candidates(specs, request.backend, request.servers)
     samples = request.samples or (GPU_SAMPLES if machine.gpu or request.servers else CPU_SAMPLES)
-    counts = {(name, task): _count(suites[name], task, samples) for name in suites for task in tasks[name]}
+    available = {(name, task): suites[name].available(task) for name in suites for task in tasks[name]}
     # Once, because they read a model's weights and a suite's files.
     of_all = _asked_of_all(request)
     reasoning = _reasoning(request, reads)
@@ -152,7 +152,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
         for number in range(samples)
         for name in suites
         for task in tasks[name]
-        if number < counts[name, task]
+        if (most := available[name, task]) is None or number < most
         for candidate in methods
     ]
     return Plan(request, machine, methods, items, samples, any(chat.values()), reasoning, code_version())
@@ -200,12 +200,6 @@ def _check_tasks(suites: Sequence[Suite], asked: Sequence[str]) -> None:
     for task in asked:
         if task not in known:
             raise UsageError(f"no suite has task {task!r}{did_you_mean(task, known)}")
-
-
-def _count(suite: Suite, task: str, samples: int) -> int:
-    """Return the number of samples of a task, at most as many as it has."""
-    available = suite.available(task)
-    return samples if available is None else min(samples, available)
 
 
 def _asked_of_all(request: AccuracyRequest) -> Fields:

@@ -229,7 +229,7 @@ class KeysRead:
 
     def density(self) -> Tensor:
         """Return the kept share of the sampled queries' causal pairs, ``[batch, q_heads]`` float64."""
-        visible = self._visible(self._positions)
+        visible = torch.arange(self.kv_len, device=self._positions.device) <= self._positions[:, None]
         shares = [
             [(self.keys_read(b, h, self._positions) & visible).sum() / visible.sum() for h in range(self._shape[1])]
             for b in range(self._shape[0])
@@ -256,6 +256,3 @@ class KeysRead:
             read = self.keys_read(0, head, end[None] - 1 + self._offset)[0]
             kept[number].index_add_(0, blocks, read.to(kept))
         return kept / sizes
-
-    def _visible(self, positions: Tensor) -> Tensor:
-        return torch.arange(self.kv_len, device=positions.device) <= positions[:, None]

@@ -107,7 +107,8 @@ def _latency_row(base: Side | None, new: Side | None) -> dict[str, Any]:
             row[f"{name}_ms"] = float(time_of(_times(side, len(side.launches), numbers)))
             row[f"{name}_rounds"], row[f"{name}_launches"] = len(side.records), len(side.launches)
     if (verdict := _without_numbers(base, new)) is not None:
-        return row | {"verdict": verdict.value, "note": _why(base, new)}
+        reason = next((side.reason for side in (new, base) if side and side.reason), "")
+        return row | {"verdict": verdict.value, "note": reason}
     assert base
     assert new
     return row | {"note": "; ".join(_latency_notes(base, new, row["new_ms"] / row["base_ms"]))}
@@ -126,10 +127,6 @@ def _without_numbers(base: Side | None, new: Side | None) -> Verdict | None:
     if base.fell_back != new.fell_back:
         return Verdict.NEW_FAILURE if new.fell_back else Verdict.FIXED
     return None
-
-
-def _why(base: Side | None, new: Side | None) -> str:
-    return (new.reason if new else "") or (base.reason if base else "")
 
 
 def _latency_notes(base: Side, new: Side, ratio: float) -> Iterator[str]:
