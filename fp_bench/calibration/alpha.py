@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from fp_bench.calibration.captured import captured_calls, captured_model
+from fp_bench.calibration.captured import captured_calls
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.jobs.machine import parse_dtype
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.flashprefill import FlashPrefill
 from fp_bench.reports.table import Table
@@ -41,30 +40,6 @@ class Calibration:
         ]
         columns = ["layer", "density", "sparsest head", "densest head"]
         return Table(f"Density by layer at alpha {self.alpha:.4g}", columns, rows, numbers=1)
-
-
-def calibrate_model(
-    model: str,
-    lengths: Sequence[int],
-    wanted: float,
-    *,
-    layers: Sequence[int] | None = None,
-    text: str | None,
-    seed: int,
-    device: torch.device,
-    dtype: str,
-) -> Calibration:
-    """Capture Q, K, V of a model's layers, all by default, and find the alpha that keeps ``wanted`` of them.
-
-    Raises:
-        UsageError: a density that no alpha gives, a text that is too short, a length beyond the model's.
-        UnsupportedError: attention that a dense causal call does not define.
-        UnavailableError: the model cannot be loaded.
-    """
-    check_density(wanted)
-    kind = parse_dtype(dtype)
-    with captured_model(model, lengths, layers=layers, text=text, seed=seed, device=device, dtype=kind) as source:
-        return calibrate(source, wanted, device=device, dtype=kind)
 
 
 def check_density(wanted: float) -> None:

@@ -4,17 +4,15 @@ Exact attention determines the blocks that a row needs. The tau of a head is the
 that keeps them all (specification of arXiv 2503.16428's repository; the paper uses dynamic programming).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fp_bench.calibration.captured import captured_calls, captured_model
+from fp_bench.calibration.captured import captured_calls
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.jobs.machine import parse_dtype
 from fp_bench.kernels.layout import BlockGrid
 from fp_bench.kernels.xattention import antidiagonal_weights
 from fp_bench.methods.base import AttentionCall
@@ -49,29 +47,6 @@ class TauTable:
             UnavailableError: it cannot be written.
         """
         write_json(path, self.taus)
-
-
-def profile_model(
-    model: str,
-    lengths: Sequence[int],
-    coverage: float,
-    stride: int,
-    *,
-    text: str | None,
-    seed: int,
-    device: torch.device,
-    dtype: str,
-) -> TauTable:
-    """Capture Q, K, V of all layers of a model and profile its taus; see `profile`.
-
-    Raises:
-        UsageError: a coverage that is not a share, a text that is too short, a length beyond the model's.
-        UnsupportedError: attention that a dense causal call does not define, or a stride that divides no block.
-        UnavailableError: the model cannot be loaded.
-    """
-    check_coverage(coverage)
-    with captured_model(model, lengths, text=text, seed=seed, device=device, dtype=parse_dtype(dtype)) as source:
-        return profile(source, coverage, stride, device=device, dtype=parse_dtype(dtype))
 
 
 def check_coverage(coverage: float) -> None:

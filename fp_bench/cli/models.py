@@ -99,23 +99,30 @@ def calibrate(
         raise UsageError(f"--method {method!r}: taus are found only for a stride; write xattention:stride=16")
     if spec.name == "xattention" and chosen is not None:
         raise UsageError("--layers: a file of taus needs every layer; remove it, or calibrate flashprefill")
+    from fp_bench.calibration.captured import captured_model
     from fp_bench.cli.terminal import say, show_tables
-    from fp_bench.jobs.machine import parse_device
+    from fp_bench.jobs.machine import parse_device, parse_dtype
 
-    on = parse_device(device)
+    on, kind = parse_device(device), parse_dtype(dtype)
+    captured = captured_model(name, lengths, layers=chosen, text=content, seed=seed, device=on, dtype=kind)
     if spec.name == "flashprefill":
-        from fp_bench.calibration.alpha import calibrate_model
+        from fp_bench.calibration.alpha import calibrate as find_alpha
+        from fp_bench.calibration.alpha import check_density
 
-        found = calibrate_model(name, lengths, density, layers=chosen, text=content, seed=seed, device=on, dtype=dtype)
+        check_density(density)
+        with captured as source:
+            found = find_alpha(source, density, device=on, dtype=kind)
         show_tables([found.table()])
         say(f"alpha {found.alpha:.4g} keeps {found.density:.1%} of the causal query-key pairs at {lens}; use it with:")
         print(f"flashprefill:alpha={found.alpha:.4g}")
         return
-    from fp_bench.calibration.taus import profile_model
+    from fp_bench.calibration.taus import check_coverage, profile
     from fp_bench.methods.xattention import XAttention
 
     stride = XAttention.from_options(spec.options).params.stride
-    taus = profile_model(name, lengths, coverage, stride, text=content, seed=seed, device=on, dtype=dtype)
+    check_coverage(coverage)
+    with captured as source:
+        taus = profile(source, coverage, stride, device=on, dtype=kind)
     taus.save(out)
     show_tables([taus.table()])
     say(f"taus with mean {taus.mean:.3f} in {out}; use them with:")

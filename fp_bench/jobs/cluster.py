@@ -13,7 +13,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 from fp_bench.errors import UnavailableError, first_line
 from fp_bench.jobs.isolation import START_SECONDS
 from fp_bench.jobs.machine import Machine
-from fp_bench.jobs.places import Here, PlaceLostError
+from fp_bench.jobs.places import Place, PlaceLostError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class _Keeper:
 
     def __init__(self) -> None:
         self._kept: dict[int, Any] = {}
-        self._place = Here.of(Machine.here())
+        self._place = Place.of(Machine.here())
 
     def facts(self) -> tuple[Machine, Mapping[str, Any]]:
         """Return the device and the environment."""
@@ -100,8 +100,8 @@ def _outcome(function: Callable[..., Any], args: Any, more: Any) -> tuple[bool, 
         return False, error
 
 
-class RayPlace:
-    """A device of a cluster; see `fp_bench.jobs.places.Place`.
+class RayPlace(Place):
+    """A device of a cluster.
 
     Args:
         share: resources of the cluster in Ray's form.

@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fp_bench.errors import UnavailableError, said
 from fp_bench.jobs.server import start_server
@@ -43,18 +43,26 @@ class WorkerHungError(RuntimeError):
     """The call did not return in time, and its process was stopped."""
 
 
-class Worker(Protocol):
-    """Calls the methods of a remote object."""
+class Worker:
+    """Calls the methods of an object, here in this process, for debuggers: without isolation and timeouts.
+
+    Args:
+        make: makes the object.
+        *args: for ``make``.
+    """
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        self._object = make(*args)
 
     @property
     def pid(self) -> int:
         """The process it lives in."""
-        ...
+        return os.getpid()
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be called."""
-        ...
+        return True
 
     def call(self, name: str, *args: Any, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Any:
         """Call a method of the object and return what it returns.
@@ -70,40 +78,15 @@ class Worker(Protocol):
             WorkerHungError: no answer in time.
             RuntimeError: the method raised.
         """
-        ...
-
-    def close(self) -> None:
-        """End it, whatever it is doing."""
-        ...
-
-
-class LocalWorker:
-    """The object in this process, for debuggers and profilers: without isolation and timeouts."""
-
-    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        self._object = make(*args)
-
-    @property
-    def pid(self) -> int:
-        """This process."""
-        return os.getpid()
-
-    @property
-    def is_alive(self) -> bool:
-        """It is."""
-        return True
-
-    def call(self, name: str, *args: Any, timeout: float | None = None, tick: Callable[[], None] | None = None) -> Any:
-        """Call a method of the object."""
         del timeout, tick
         return getattr(self._object, name)(*args)
 
     def close(self) -> None:
-        """Forget the object."""
+        """End it, whatever it is doing."""
         self._object = None
 
 
-class WorkerProcess:
+class WorkerProcess(Worker):
     """The object in its own process, which is started at once and not waited for.
 
     It is forked from a server that has imported the modules of the first ``make``, which takes seconds, and has done

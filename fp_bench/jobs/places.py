@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 
@@ -26,21 +26,22 @@ class PlaceLostError(RuntimeError):
         self.device = device
 
 
-class Place(Protocol):
-    """One device and the processes that work on it, one thing at a time."""
+@dataclass(eq=False)
+class Place:
+    """One device and the processes that work on it, one thing at a time: a device of this machine."""
 
-    own_cores: ClassVar[bool]
+    own_cores: ClassVar[bool] = False
     """Whether it has its own cores, or shares those of this machine."""
 
-    @property
-    def machine(self) -> Machine:
-        """The device as it is seen there."""
-        ...
+    machine: Machine
+    """The device as it is seen there."""
+    environment: Mapping[str, Any]
+    """Of records of this place."""
 
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        """The environment of records of this place."""
-        ...
+    @classmethod
+    def of(cls, machine: Machine) -> "Place":
+        """Return the place of a device of this machine."""
+        return cls(machine, machine.environment())
 
     def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
         """Call a function there and return what it returns.
@@ -48,49 +49,22 @@ class Place(Protocol):
         Raises:
             PlaceLostError: the place is gone.
         """
-        ...
+        return function(*args, **more)
 
     def open(self, make: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
         """Make an object there; its methods run there too, and raise `PlaceLostError` once the place is gone."""
-        ...
+        return make(*args, **more)
 
     def replace(self, lost: PlaceLostError) -> None:
-        """Move to another device after a loss.
+        """Move to another device after a loss; this machine is not lost while it runs this.
 
         Raises:
             PlaceLostError: there is none.
         """
-        ...
-
-
-@dataclass(frozen=True)
-class Here:
-    """A device of this machine."""
-
-    own_cores: ClassVar[bool] = False
-
-    machine: Machine
-    environment: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, machine: Machine) -> "Here":
-        """Return the place of a device of this machine."""
-        return cls(machine, machine.environment())
-
-    def run(self, function: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
-        """Call a function."""
-        return function(*args, **more)
-
-    def open(self, make: Callable[P, T], /, *args: P.args, **more: P.kwargs) -> T:
-        """Make an object."""
-        return make(*args, **more)
-
-    def replace(self, lost: PlaceLostError) -> None:
-        """Raise, because this machine is not lost while it runs this."""
         raise lost
 
 
-def places_here(devices: Sequence[int] | None, most: int = 1) -> list[Here]:
+def places_here(devices: Sequence[int] | None, most: int = 1) -> list[Place]:
     """Return places of this machine.
 
     Args:
@@ -101,10 +75,10 @@ def places_here(devices: Sequence[int] | None, most: int = 1) -> list[Here]:
         UnavailableError: a missing GPU.
     """
     if devices is None and not torch.cuda.is_available():
-        return [Here.of(Machine.here())]
+        return [Place.of(Machine.here())]
     count = torch.cuda.device_count()
     for number in devices or ():
         if number >= count:
             raise UnavailableError(f"--devices {number} is not here: {count} GPUs are visible, numbered from 0")
     numbers = range(min(most, count)) if devices is None else devices
-    return [Here.of(Machine.of(torch.device("cuda", number))) for number in numbers]
+    return [Place.of(Machine.of(torch.device("cuda", number))) for number in numbers]

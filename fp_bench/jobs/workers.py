@@ -8,7 +8,7 @@ from typing import Any, cast
 from uuid import uuid4
 
 from fp_bench.jobs.failures import Answer, Failure
-from fp_bench.jobs.isolation import LOAD_SECONDS, LocalWorker, Worker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.jobs.isolation import LOAD_SECONDS, Worker, WorkerHungError, WorkerLostError, WorkerProcess
 
 
 class StoppedError(RuntimeError):
@@ -36,7 +36,7 @@ class Workers(ABC):
     """
 
     def __init__(self, *, isolate: bool = True) -> None:
-        self._make: Callable[..., Worker] = WorkerProcess if isolate else LocalWorker
+        self._make: type[Worker] = WorkerProcess if isolate else Worker
         self._posts: dict[str, Post] = {}
         self._refused: dict[str, Failure] = {}
         """Reason why an object does not load, by name."""

@@ -1,7 +1,7 @@
 """Places that are lost when a test says so."""
 
 from fp_bench.jobs.machine import Machine
-from fp_bench.jobs.places import Here, PlaceLostError
+from fp_bench.jobs.places import Place, PlaceLostError
 
 
 class Shaky:
@@ -16,7 +16,7 @@ class Shaky:
 
     def __init__(self, losses, replacements=99):
         self.machine = Machine.here()
-        self.environment = Here.of(self.machine).environment
+        self.environment = Place.of(self.machine).environment
         self._losses = set(losses)
         self._replacements = replacements
         self._calls = 0

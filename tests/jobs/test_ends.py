@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from fp_bench.jobs.failures import Answer
-from fp_bench.jobs.isolation import LocalWorker, WorkerProcess
+from fp_bench.jobs.isolation import Worker, WorkerProcess
 from fp_bench.jobs.machine import Machine
-from fp_bench.jobs.places import Here
+from fp_bench.jobs.places import Place
 from fp_bench.jobs.server import TOLD
 from fp_bench.jobs.workers import Workers
 from fp_bench.records.reading import read_records
@@ -78,7 +78,7 @@ def test_ctrl_c_with_two_places_ends_all_and_loses_nothing(name, delay, tmp_path
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    places, threads = [Here.of(Machine.here()) for _ in range(2)], set(threading.enumerate())
+    places, threads = [Place.of(Machine.here()) for _ in range(2)], set(threading.enumerate())
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         signal.setitimer(signal.ITIMER_REAL, delay)
@@ -305,7 +305,7 @@ def test_a_worker_that_ended_after_it_had_loaded_is_replaced_by_one_that_loads(m
     assert workers.load("a", 1) is None
     ((_, post),) = workers.posts()
     post.worker.close()
-    monkeypatch.setattr(LocalWorker, "is_alive", property(lambda worker: worker._object is not None))
+    monkeypatch.setattr(Worker, "is_alive", property(lambda worker: worker._object is not None))
     assert workers.step("a", "answering", "answer", limit=1) is True
     assert workers.posts()[0][1] is not post
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from fp_bench.jobs.isolation import LocalWorker, WorkerHungError, WorkerLostError, WorkerProcess
+from fp_bench.jobs.isolation import Worker, WorkerHungError, WorkerLostError, WorkerProcess
 from tests.soak.kill_resume import is_alive
 
 
@@ -30,7 +30,7 @@ class Thing:
 
 
 def test_calls_share_the_object_and_errors_leave_it_usable():
-    for make in (WorkerProcess, LocalWorker):
+    for make in (WorkerProcess, Worker):
         worker = make(Thing, 1)
         assert [worker.call("add", 2), worker.call("add", 3)] == [3, 6]
         with pytest.raises((RuntimeError, KeyError), match="no such thing"):

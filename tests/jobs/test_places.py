@@ -9,7 +9,7 @@ from fp_bench.jobs.accuracy import job as accuracy_job
 from fp_bench.jobs.accuracy.plan import make_plan as make_accuracy_plan
 from fp_bench.jobs.latency import job as latency_job
 from fp_bench.jobs.machine import Machine
-from fp_bench.jobs.places import Here
+from fp_bench.jobs.places import Place
 from fp_bench.jobs.threads import merged
 from fp_bench.models.load import load_model
 from fp_bench.records.store import RecordStore, read_records
@@ -48,12 +48,12 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(run, tmp_path_factory):
     jobs = ("latency", "accuracy")
-    return {name: run(name, tmp_path_factory.mktemp(name), [Here.of(Machine.here())]) for name in jobs}
+    return {name: run(name, tmp_path_factory.mktemp(name), [Place.of(Machine.here())]) for name in jobs}
 
 
 @each_job
 def test_several_places_write_what_one_does(name, tmp_path, run, undisturbed):
-    assert run(name, tmp_path, [Here.of(Machine.here()) for _ in range(2)]) == undisturbed[name]
+    assert run(name, tmp_path, [Place.of(Machine.here()) for _ in range(2)]) == undisturbed[name]
 
 
 @each_job
@@ -77,7 +77,7 @@ def test_what_loses_one_place_after_the_other_is_a_record(name, tmp_path, run, u
 
 @each_job
 def test_where_there_is_no_other_the_rest_goes_elsewhere(name, tmp_path, run, undisturbed):
-    places = [Shaky({3}, replacements=0), Here.of(Machine.here())]
+    places = [Shaky({3}, replacements=0), Place.of(Machine.here())]
     assert run(name, tmp_path, places) == undisturbed[name]
 
 
@@ -87,7 +87,7 @@ def test_when_all_are_lost_what_was_measured_is_kept_and_the_same_command_goes_o
         run(name, tmp_path, [Shaky({5}, replacements=0)])
     kept = identities(read_records(tmp_path).records)
     assert 0 < len(kept) < len(undisturbed[name])
-    assert run(name, tmp_path, [Here.of(Machine.here())]) == undisturbed[name]
+    assert run(name, tmp_path, [Place.of(Machine.here())]) == undisturbed[name]
 
 
 def test_sources_are_read_at_the_same_time():

@@ -5,7 +5,7 @@ from fp_bench.jobs import places
 
 
 def two_here(*_, **__):
-    return [places.Here.of(places.Machine.here()) for _ in range(2)]
+    return [places.Place.of(places.Machine.here()) for _ in range(2)]
 
 
 if __name__ == "__main__":

@@ -59,16 +59,12 @@ def method_tables(name: str) -> list[Table]:
 
 def _unsupported(method: Method) -> Iterator[list[str]]:
     """Yield the kinds of call that a method refuses with its defaults, with its reason; equal calls share a row."""
-    refused: dict[str, list[str]] = {}
-    for kind, values in (("head_dim", HEAD_DIMS), ("query heads a KV head", GROUPS)):
-        for value in values:
-            call = _call(head_dim=value) if kind == "head_dim" else _call(group=value)
-            if method.unsupported(call):
-                refused.setdefault(kind, []).append(str(value))
-    for kind, found in refused.items():
-        last = int(found[-1])
-        reason = method.unsupported(_call(head_dim=last) if kind == "head_dim" else _call(group=last))
-        yield [f"{kind} {', '.join(found)}", reason or ""]
+    sizes = {"head_dim": {size: _call(head_dim=size) for size in HEAD_DIMS}}
+    sizes["query heads a KV head"] = {group: _call(group=group) for group in GROUPS}
+    for kind, calls in sizes.items():
+        refused = {size: reason for size, call in calls.items() if (reason := method.unsupported(call))}
+        if refused:
+            yield [f"{kind} {', '.join(map(str, refused))}", [*refused.values()][-1]]
     others = {
         "float32": _call(dtype=torch.float32),
         "a chunk of a prompt (fewer queries than keys)": _call(q_len=128),

@@ -6,7 +6,7 @@ from fp_bench.jobs.accuracy.plan import Item, Plan, by_sample
 from fp_bench.jobs.accuracy.worker import Stripe
 from fp_bench.jobs.accuracy.workers import ModelWorkers
 from fp_bench.jobs.failures import Failure
-from fp_bench.jobs.places import Here, Place
+from fp_bench.jobs.places import Place
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import RecordStore
@@ -35,7 +35,7 @@ def run(
     samples = list(by_sample(pending_items(plan, store, conduct)))
     if not samples:
         return
-    places = places or [Here.of(plan.machine)]
+    places = places or [Place.of(plan.machine)]
     # One worker per process, because transformers replaces attention for the whole process.
     count = min(plan.request.workers or len(places), len(samples)) if conduct.isolate else 1
     dealt: list[Dealt] = [{} for _ in range(count)]

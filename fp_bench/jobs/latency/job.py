@@ -9,7 +9,7 @@ from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
 from fp_bench.jobs.latency.worker import Found
 from fp_bench.jobs.latency.workers import MethodWorkers
-from fp_bench.jobs.places import Here, Place
+from fp_bench.jobs.places import Place
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
 from fp_bench.records.environment import machine_name
 from fp_bench.records.kept_maps import KeptMap
@@ -40,7 +40,7 @@ def run(
     tasks = [Task(_Left(group, pending)) for group in plan.groups if (pending := _pending(group, store, conduct))]
     if not tasks:
         return
-    places = places or [Here.of(plan.machine)]
+    places = places or [Place.of(plan.machine)]
     _check_machine(store, places)
     for found, environment in _Measuring(plan, tasks, conduct, store).run(places):
         if isinstance(found, _Maps):

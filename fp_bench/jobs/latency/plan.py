@@ -1,7 +1,7 @@
 """The plan of a latency run: lengths x layers x methods become cells, with rounds and samples for each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import product
 from typing import Any, ClassVar
 
@@ -197,8 +197,7 @@ class _Calls:
         self.name = source.name
         self.model = source.manifest.model if isinstance(source, Captured) else None
         self.heads = request.heads or _default_heads(machine, max(request.lens))
-        heads = (self.heads.q_heads, self.heads.kv_heads, self.heads.head_dim)
-        self.shapes = [source.shapes(Shape(request.batch, length, *heads)) for length in request.lens]
+        self.shapes = [source.shapes(Shape(request.batch, length, *astuple(self.heads))) for length in request.lens]
         self.layers = _layers(source, request.layers)
 
     def flop(self, shape: Shape) -> float:
@@ -229,7 +228,7 @@ class _Prefills:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self._config, self._weights = config, weights_in_use(config)
-        self.shapes = [Shape(1, length, heads, self.heads.kv_heads, head_dim) for length in request.lens]
+        self.shapes = [Shape(1, length, *astuple(self.heads)) for length in request.lens]
         most = positions(config)
         if most is not None and max(request.lens) > most:
             raise UsageError(
@@ -325,14 +324,10 @@ def _asked(
         one = one.pinned(heads=Heads(shape.q_heads, shape.kv_heads, shape.head_dim), layers=[layer])
     return {
         **method,
+        **asdict(shape),
         "kind": "latency",
         "asked_backend": candidate.method.backend if candidate.method else request.backend,
-        "seq_len": shape.seq_len,
         "q_len": shape.seq_len,
-        "batch": shape.batch,
-        "q_heads": shape.q_heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
         "dtype": request.dtype if load is None else AS_SERVED,
         "input": subject.name,
         "engine": engine_name(request.engine) if request.model else "operator",

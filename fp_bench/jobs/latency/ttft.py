@@ -1,9 +1,7 @@
 """Time to first token: the worker process that times a model's prefill with one method."""
 
 import secrets
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from statistics import median
 from time import perf_counter
 from typing import Any, ClassVar, TypeVar
@@ -12,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fp_bench.inputs.source import Shape
-from fp_bench.jobs.failures import Answer, IncorrectError, attempt, collect_and_free
+from fp_bench.jobs.failures import IncorrectError, collect_and_free
 from fp_bench.jobs.held import HeldPrefill
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import Event, WallClock, synchronize
-from fp_bench.jobs.latency.worker import Found, Setup
+from fp_bench.jobs.latency.worker import Found, Setup, StepWorker
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
@@ -41,42 +39,7 @@ def first_token_times(clock: WallClock, samples: Sequence[float]) -> Fields:
     }
 
 
-class FirstTokenWorker(ABC):
-    """The steps of a worker process that times first tokens, each as an answer that may be a failure."""
-
-    _device: torch.device
-
-    def load(self) -> Answer[None]:
-        """Bring up what answers prompts, unless it is there."""
-        return self._attempt(self._load)
-
-    def check(self, shape: Shape, layer: int) -> Answer[Found]:
-        """Make the prompt and have it read; ``layer`` is ignored."""
-        del layer
-        return self._attempt(partial(self._check, shape.seq_len))
-
-    def measure(self, effort: Effort) -> Answer[Fields]:
-        """Time one round on the prompt of the last `check`; return what its record says of it."""
-        return self._attempt(partial(self._measure, effort))
-
-    @abstractmethod
-    def _load(self) -> None: ...
-
-    @abstractmethod
-    def _check(self, length: int) -> Found: ...
-
-    @abstractmethod
-    def _measure(self, effort: Effort) -> Fields: ...
-
-    @abstractmethod
-    def _forget(self) -> None:
-        """Drop what a failed step may have broken."""
-
-    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        return attempt(step, self._device, self._forget)
-
-
-class PrefillWorker(FirstTokenWorker):
+class PrefillWorker(StepWorker):
     """A model with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token runs from token ids on the device to the first new token on the host, without tokenization
@@ -86,9 +49,7 @@ class PrefillWorker(FirstTokenWorker):
     IMPORTS: ClassVar = ("fp_bench.models.loading.imports",)
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._device = torch.device(setup.device)
-        self._method: Method | None = None
+        super().__init__(setup)
         self._model: Any = None
         self._tokenizer: Any = None
         self._ids: Tensor | None = None
@@ -113,12 +74,12 @@ class PrefillWorker(FirstTokenWorker):
             dtype = parse_dtype(setup.request.dtype)
             self._model, self._tokenizer = load_model(setup.model, device=self._device, dtype=dtype)
 
-    def _check(self, length: int) -> Found:
+    def _check(self, shape: Shape, _layer: int) -> Found:
         self._ids = None
         if self._method is None or self._model is None:
             raise RuntimeError("check comes after load")
         vocabulary = self._model.config.get_text_config().vocab_size
-        ids = some_tokens(self._tokenizer, length, self._setup.request.seed, vocabulary=vocabulary)
+        ids = some_tokens(self._tokenizer, shape.seq_len, self._setup.request.seed, vocabulary=vocabulary)
         self._ids = torch.tensor([ids], device=self._device)
         with SparsePrefill(self._model, self._method) as prefill:
             self._prefill()

@@ -2,13 +2,13 @@
 
 import torch
 
+from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import collect_and_free
 from fp_bench.jobs.latency.measure import MIN_SAMPLES, Effort
 from fp_bench.jobs.latency.timers import WallClock
-from fp_bench.jobs.latency.ttft import FirstTokenWorker, first_token_times, turned
-from fp_bench.jobs.latency.worker import Found, Setup
+from fp_bench.jobs.latency.ttft import first_token_times, turned
+from fp_bench.jobs.latency.worker import Found, Setup, StepWorker
 from fp_bench.jobs.machine import parse_dtype
-from fp_bench.methods.base import Method
 from fp_bench.methods.registry import create_method
 from fp_bench.models.load import model_config, model_facts
 from fp_bench.models.spec import RANDOM
@@ -18,7 +18,7 @@ from fp_bench.records.environment import check_code
 from fp_bench.records.record import Fields
 
 
-class EngineWorker(FirstTokenWorker):
+class EngineWorker(StepWorker):
     """A vLLM engine with its prefill attention swapped for one method, and a prompt that begins elsewhere at each call.
 
     Time to first token runs from token ids on the host to the first new token there, with scheduling, chunks, sampling
@@ -26,9 +26,7 @@ class EngineWorker(FirstTokenWorker):
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._device = torch.device(setup.device)
-        self._method: Method | None = None
+        super().__init__(setup)
         self._engine: VllmEngine | None = None
         self._ids: list[int] = []
 
@@ -52,13 +50,13 @@ class EngineWorker(FirstTokenWorker):
                 share=setup.share,
             )
 
-    def _check(self, length: int) -> Found:
+    def _check(self, shape: Shape, _layer: int) -> Found:
         setup, method = self._setup, self._method
         if method is None or self._engine is None:
             raise RuntimeError("check comes after load")
         tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
         vocabulary = model_config(setup.model).vocab_size
-        self._ids = some_tokens(tokenizer, length, setup.request.seed, vocabulary=vocabulary)
+        self._ids = some_tokens(tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary)
         self._engine.use(method)
         self._first_token()
         self._change()  # as in `PrefillWorker`

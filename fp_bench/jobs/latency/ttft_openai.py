@@ -2,13 +2,12 @@
 
 from uuid import uuid4
 
-import torch
-
+from fp_bench.inputs.source import Shape
 from fp_bench.jobs.failures import IncorrectError
 from fp_bench.jobs.latency.measure import Effort
 from fp_bench.jobs.latency.timers import WallClock
-from fp_bench.jobs.latency.ttft import FirstTokenWorker, first_token_times
-from fp_bench.jobs.latency.worker import Found, Setup
+from fp_bench.jobs.latency.ttft import first_token_times
+from fp_bench.jobs.latency.worker import Found, Setup, StepWorker
 from fp_bench.jobs.openai.client import Client, Completion
 from fp_bench.jobs.openai.servers import Load
 from fp_bench.models.load import model_config, model_facts, model_source
@@ -34,7 +33,7 @@ def served_times(answers: list[Completion], seconds: float) -> Fields:
     }
 
 
-class ServedWorker(FirstTokenWorker):
+class ServedWorker(StepWorker):
     """The client of one server.
 
     Time to first token is from sending a request to the first piece of text: the network, a queue there, and making
@@ -43,8 +42,7 @@ class ServedWorker(FirstTokenWorker):
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._device = torch.device("cpu")
+        super().__init__(setup)
         self._client: Client | None = None
         self._ids: list[int] = []
 
@@ -64,9 +62,9 @@ class ServedWorker(FirstTokenWorker):
             client.open()
             self._client = client
 
-    def _check(self, length: int) -> Found:
+    def _check(self, shape: Shape, _layer: int) -> Found:
         vocabulary = model_config(self._setup.model).vocab_size
-        self._ids = some_tokens(self._tokenizer, length, self._setup.request.seed, vocabulary=vocabulary)
+        self._ids = some_tokens(self._tokenizer, shape.seq_len, self._setup.request.seed, vocabulary=vocabulary)
         self._answers(1, Load(1))
         return Found({"backend": "server"})
 

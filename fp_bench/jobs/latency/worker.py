@@ -1,5 +1,6 @@
 """The worker process: it makes the requested inputs, and checks and times one method on them."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -57,7 +58,48 @@ class Found:
     """Of what its selection kept; none of a model's prefill, which has too many heads."""
 
 
-class MethodWorker:
+class StepWorker(ABC):
+    """The steps of a worker process, each as an answer that may be a failure."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._device = torch.device(setup.device)
+        self._method: Method | None = None
+
+    def load(self) -> Answer[None]:
+        """Bring up what is measured, unless it is there."""
+        return self._attempt(self._load)
+
+    def check(self, shape: Shape, layer: int) -> Answer[Found]:
+        """Make the inputs or the prompt, and run once; they are kept for `measure`."""
+        return self._attempt(partial(self._check, shape, layer))
+
+    def measure(self, effort: Effort) -> Answer[Fields]:
+        """Time one round on what the last `check` kept; return what its record says of it."""
+        return self._attempt(partial(self._measure, effort))
+
+    @abstractmethod
+    def release(self, everything: bool = True) -> None:
+        """Free the memory of the inputs or the prompt, or also of the model, which must then be loaded again."""
+
+    @abstractmethod
+    def _load(self) -> None: ...
+
+    @abstractmethod
+    def _check(self, shape: Shape, layer: int) -> Found: ...
+
+    @abstractmethod
+    def _measure(self, effort: Effort) -> Fields: ...
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop what a failed step may have broken."""
+
+    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
+        return attempt(step, self._device, self._forget)
+
+
+class MethodWorker(StepWorker):
     """One method with the inputs it was last checked on.
 
     Every worker makes the inputs itself: they are deterministic, so each sees the same numbers, and none shares
@@ -65,24 +107,9 @@ class MethodWorker:
     """
 
     def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._device = torch.device(setup.device)
-        self._method: Method | None = None
+        super().__init__(setup)
         self._timer: WallClock | None = None
         self._ready: Checked | None = None
-
-    def load(self) -> Answer[None]:
-        """Import and build the method, unless done."""
-        return self._attempt(self._load)
-
-    def check(self, shape: Shape, layer: int) -> Answer[Found]:
-        """Make the inputs, run the method once and compare its output; the inputs are kept for `measure`."""
-        self.release()
-        return self._attempt(partial(self._check, shape, layer))
-
-    def measure(self, effort: Effort) -> Answer[Fields]:
-        """Time one round on the inputs of the last `check`; return what its record says of it."""
-        return self._attempt(partial(self._measure, effort))
 
     def release(self, everything: bool = True) -> None:
         """Free the memory of the inputs."""
@@ -102,6 +129,7 @@ class MethodWorker:
     def _check(self, shape: Shape, layer: int) -> Found:
         if self._method is None or self._timer is None:
             raise RuntimeError("check comes after load")
+        self.release()
         asked = self._setup.request
         source, dtype = open_inputs(asked.inputs), parse_dtype(asked.dtype)
         q, k, v = source.tensors(shape, layer=layer, seed=asked.seed, dtype=dtype, device=self._device)
@@ -119,9 +147,6 @@ class MethodWorker:
         if self._ready is None or self._timer is None:
             raise RuntimeError("measure comes after check")
         return asdict(measure(self._ready, effort, self._timer))
-
-    def _attempt(self, step: Callable[[], T]) -> Answer[T]:
-        return attempt(step, self._device, self._forget)
 
     def _forget(self) -> None:
         self._ready = None

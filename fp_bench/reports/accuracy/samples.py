@@ -7,6 +7,8 @@ from fp_bench.errors import UsageError, did_you_mean
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import newest
 
+QUESTION = [name for name in AccuracyRecord.asked if name not in ("method", "method_hash", "asked_backend")]
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -68,19 +70,9 @@ def _check(what: str, given: str | None, known: set[str]) -> None:
         raise UsageError(f"the run has no {what} {given!r}{did_you_mean(given, known)}")
 
 
-def _question(record: AccuracyRecord) -> tuple[object, ...]:
+def _question(record: AccuracyRecord) -> tuple[str, ...]:
     """Return a key shared by all answers to one question."""
-    variant = record.variant, str(record.suite_params), record.suite_version
-    settings = (
-        record.model,
-        record.dtype,
-        record.dense_layers,
-        record.chat,
-        record.reasoning,
-        record.seed,
-        record.engine,
-    )
-    return record.suite, *variant, *settings, record.sample_id
+    return tuple(str(getattr(record, name)) for name in QUESTION)
 
 
 def answer_lines(answers: Answers) -> Iterator[str]:

@@ -17,48 +17,12 @@ from fp_bench.sizes import format_length
 
 SETTING = ("suite", "variant", "suite_params", "model", "dtype", "dense_layers", "chat", "reasoning", "seed")
 """Scores are compared only if these agree."""
-PER_SAMPLE = (
-    "seq_len",
-    "task",
-    "task_number",
-    "sample_id",
-    "method",
-    "label",
-    "asked_backend",
-    "cell_key",
-    "status",
-    "reason",
-)
-FOUND = (
-    "score",
-    "lenient_score",
-    "thought_cut",
-    "kl",
-    "nll",
-    "nll_difference",
-    "kl_by_part",
-    "agreement_by_part",
-    "density",
-    "density_of",
-    "density_sparse",
-    "recall",
-    "depth",
-    "groups",
-    "templated",
-    "cut_tokens",
-    "prompt_tokens",
-    "new_tokens",
-    "prediction",
-    "answers",
-    "fallback",
-    "seconds",
-)
 
 
 @remembered
 def samples(records: Sequence[AccuracyRecord]) -> pd.DataFrame:
     """Return one row per sample and method, from the newest code that scored it."""
-    names = (*SETTING, *PER_SAMPLE, *FOUND)
+    names = tuple(AccuracyRecord.model_fields)
     table = pd.DataFrame.from_records(list(map(attrgetter(*names), newest(records))), columns=names)
     return table.assign(
         suite_params=[_options(params) for params in table["suite_params"]], reasoning=table["reasoning"].fillna("")

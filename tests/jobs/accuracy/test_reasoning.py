@@ -6,7 +6,7 @@ import pytest
 
 from fp_bench.errors import UsageError
 from fp_bench.jobs.accuracy import worker as accuracy_worker
-from fp_bench.jobs.accuracy.again import Prompts
+from fp_bench.jobs.accuracy.again import sample_of
 from fp_bench.jobs.accuracy.job import Conduct, run
 from fp_bench.jobs.accuracy.plan import make_plan
 from fp_bench.jobs.request import AccuracyRequest, read_command
@@ -99,7 +99,7 @@ def test_a_record_says_how_to_ask_again(tmp_path, model, script):
     assert f"--reasoning on --thinking-tokens {THOUGHT}" in record.command
     (item,) = make_plan(read_command(record.command)).items
     assert item.key == record.cell_key
-    assert Prompts().sample(record).answers == tuple(record.answers)
+    assert sample_of(record).answers == tuple(record.answers)
 
 
 def test_what_changes_answers_changes_the_cell(model):
