@@ -297,14 +297,13 @@ def compile_fp8() -> list[dict[str, object]]:
     from triton.experimental.gluon import language as gl
 
     from fp_bench.kernels.fp8 import hopper as block_sparse_fp8
-    from fp_bench.kernels.fp8 import layout as fp8
     from fp_bench.kernels.fp8 import triton as fp8_triton
 
     target = GPUTarget("cuda", 90, 32)
     kernel = fp8_triton._quantise_kernel
-    types = signature(kernel, "bf16") | {"k8_ptr": "*fp8e4nv", "v8_ptr": "*fp8e4nv", "scales_ptr": "*fp32"}
-    constants = {"BLOCK": 128, "HEAD_DIM": 128, "LARGEST": fp8.LARGEST, "SMALLEST_PEAK": fp8.SMALLEST_PEAK}
-    quantise = compile_kernel(kernel, types, constants, target=target, options={"num_warps": 8})
+    types = signature(kernel, "bf16") | {"k8_ptr": "*i8", "v8_ptr": "*fp8e4nv"}
+    types |= {"scales_ptr": "*fp32", "shift_ptr": "*fp32"}
+    quantise = compile_kernel(kernel, types, fp8_triton.constants(), target=target, options={"num_warps": 8})
 
     kernel = block_sparse_fp8._block_sparse_fp8_kernel
 
@@ -313,7 +312,7 @@ def compile_fp8() -> list[dict[str, object]]:
 
     types = signature(kernel, "bf16") | {"counter_ptr": "*i32"}
     types |= dict.fromkeys(("q_desc", "out_desc"), descriptor("bf16", [1, 64, 1, 128], gl.bfloat16))
-    types["k_desc"] = descriptor("fp8e4nv", [1, 1, 1, 128, 128], gl.float8e4nv)
+    types["k_desc"] = descriptor("i8", [1, 1, 1, 128, 128], gl.int8)
     types["vt_desc"] = descriptor("fp8e4nv", [1, 1, 1, 128, 128], gl.float8e4nv)
     types["scales_desc"] = descriptor("fp32", [1, 1, 1, 4], gl.float32)
     attend = _compiled(kernel, types, block_sparse_fp8.constants())
