@@ -164,7 +164,8 @@ class Method(ABC):
     @property
     def method_hash(self) -> str:
         """Hash of name, version, parameters and files named there, which joins latency and accuracy records."""
-        asked = _hash(json.dumps([self.name, self.results_version(), self.params.model_dump(mode="json")], sort_keys=True))
+        version = self.results_version()
+        asked = _hash(json.dumps([self.name, version, self.params.model_dump(mode="json")], sort_keys=True))
         content = self.file_content()
         return asked if content is None else _hash(f"{asked} {content}")
 

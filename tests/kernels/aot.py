@@ -328,7 +328,7 @@ def _exchanged_in_loops(ptx: str) -> list[dict[str, int]]:
     """Count what moves numbers between threads or bytes, and exponentials, in each softmax under a product."""
     found = []
     for part in re.findall(r"wgmma.wait_group.sync.aligned\s+1;(.*?)wgmma.wait_group.sync.aligned\s+0;", ptx, re.S):
-        operations = ("shfl.sync", "st.shared", "ld.shared", "prmt", "ex2.approx")
+        operations = ("shfl.sync", "st.shared", "ld.shared", "prmt", "ex2.approx", "cvt.rn.f32.s32")
         found.append({operation: part.count(operation) for operation in operations})
     return found
 
