@@ -22,8 +22,8 @@ from fp_bench.methods.base import AttentionCall, Knob, MethodParams
 from fp_bench.methods.blocks import BlockMethod, BlockParams, without_unset_skip
 from fp_bench.params import read_layers
 
-FP8_TOLERANCE = 0.1
-"""Largest relative error of a head in FP8, to attention over the same blocks."""
+FP8_TOLERANCE = 0.08
+"""Largest relative error of a head in 8 bits, to attention over the same blocks; docs/kernels.md has what was found."""
 
 
 class FlashPrefill(BlockMethod):

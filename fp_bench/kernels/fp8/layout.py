@@ -47,7 +47,8 @@ def key_shift(k: Tensor) -> Tensor:
     Args:
         k: ``[batch, kv_len, kv_heads, head_dim]``.
     """
-    return k[:, :: -(-k.shape[1] // SHIFT_KEYS)].mean(1, dtype=torch.float32)
+    sample = k[:, :: -(-k.shape[1] // SHIFT_KEYS)]
+    return sample.contiguous().mean(1, dtype=torch.float32)  # one order of the sum, whatever the strides
 
 
 def key_order(device: torch.device | str = "cpu") -> Tensor:
