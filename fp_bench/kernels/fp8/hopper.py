@@ -1,8 +1,7 @@
 """Block-sparse causal attention in 8 bits for Hopper (sm_90) in Gluon: warp-specialised, TMA in, wgmma, TMA out.
 
-S = Q K^T multiplies INT8 and sums exactly in int32; O += P V multiplies e4m3 and sums in float32. Both run at twice the
-rate of half precision. Errors of S are amplified by the softmax, and keys, less their mean, spread evenly enough for
-integers of one scale; P spans many powers of two. docs/kernels.md has the error of each rounding.
+S = Q K^T multiplies INT8 and sums exactly in int32; O += P V multiplies e4m3. Both run at twice the rate of half
+precision. The softmax amplifies errors of S; docs/kernels.md has what each rounding costs.
 
 Partitions, order of rows, counter and mailbox are those of `attention.hopper`; head_dim 128, tiles of a whole block
 of 128 keys, no packed rows, no means. What differs:
@@ -13,8 +12,8 @@ of 128 keys, no packed rows, no means. What differs:
 - a consumer reads its 64 rows of Q (half precision) once into registers, scales each row by its own largest magnitude
   and keeps them there as the int8 operand (16 registers); K's scale is a factor on the logits;
 - S is at most 127 * 127 * 128 < 2**22, so one integer addition of the bits of ROUNDER makes float32 of it, raised by
-  ROUNDER, and no conversion is needed; the softmax's FMA takes ROUNDER off again. Its rounding moves all
-  logits of a block by about one unit of S;
+  ROUNDER; the softmax's FMA takes ROUNDER off again. Its rounding moves all logits of a block by about one unit of S.
+  Row maxima are of integers, which one instruction takes two at a time;
 - P goes from the accumulator of S to the operand of O += P V without an exchange: V's columns are in the order in which
   a thread holds P (`fp8.key_order`), and four weights are packed into a register by two conversions. P crosses the
   loop's end in float32, because Triton carries 8-bit tensors one number a register;
@@ -30,7 +29,7 @@ Shared memory, 197 KB of 227: Q double-buffered 64 KB (O leaves through it), K 4
 launch, 240 in consumers: S then P 64, O 64, total 64, P 16, Q 16.
 
 Floor: a listed block is 8.4 MFLOP, twice as fast as in half precision, and 16384 exponentials, which take as long as
-the products do: 1024 cycles of an SM each. Its 537 instructions a warp take 1074 issue slots of a scheduler.
+the products do: 1024 cycles of an SM each. Its 507 instructions a warp take 1014 issue slots of a scheduler.
 """
 
 import functools
@@ -141,9 +140,9 @@ def _raised(products):
 
 
 @gluon.jit
-def _softmax(raised, factor, highest, denominator, ROUNDER: gl.constexpr, LOG2_WEIGHTS: gl.constexpr):
-    """Return (weights, factor on what was summed before, running maximum, running denominator)."""
-    new_highest = gl.maximum(highest, (gl.max(raised, 1) - ROUNDER) * factor)
+def _softmax(raised, peak, factor, highest, denominator, ROUNDER: gl.constexpr, LOG2_WEIGHTS: gl.constexpr):
+    """Return (weights, factor on what was summed before, running maximum, running denominator); ``peak`` is of S."""
+    new_highest = gl.maximum(highest, peak * factor)
     weights = gl.exp2(raised * factor[:, None] - (factor * ROUNDER + new_highest - LOG2_WEIGHTS)[:, None])
     shrink = gl.exp2(highest - new_highest)
     return weights, shrink, new_highest, denominator * shrink + gl.sum(weights, 1)
@@ -269,7 +268,7 @@ def _consume(
         key = last.to(gl.int32) * BLOCK + in_tile
         raised = gl.where(position[:, None] >= key[None, :], _raised(products), -1.0e30)
         weights, _, highest, denominator = _softmax(
-            raised, q_factor * k_scale, highest, denominator, ROUNDER, LOG2_WEIGHTS
+            raised, gl.max(raised, 1) - ROUNDER, q_factor * k_scale, highest, denominator, ROUNDER, LOG2_WEIGHTS
         )
         total = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         total_highest = highest
@@ -293,8 +292,9 @@ def _consume(
                 per_v_scale = _scale_of(scales_smem, stage, 2, ROW, ALIGNED)
                 products = warpgroup_mma_wait(1, deps=[next_products])
                 mbarrier.arrive(k_empty.index(stage), count=1)
+                peak = gl.max(products, 1).to(gl.float32)
                 weights, shrink, highest, denominator = _softmax(
-                    _raised(products), q_factor * k_scale, highest, denominator, ROUNDER, LOG2_WEIGHTS
+                    _raised(products), peak, q_factor * k_scale, highest, denominator, ROUNDER, LOG2_WEIGHTS
                 )
                 shrink = shrink * (v_scale * per_v_scale)
                 v_scale = next_v_scale
