@@ -427,7 +427,7 @@ def block_sparse_attention_fp8_hopper(q: Tensor, rounded: Fp8KV, index: BlockInd
     """Return what `fp8.block_sparse_attention_fp8` does."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
-    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
     tiles = -(-grid.rows // ROW_GROUP) * ROW_GROUP * batch * q_heads
     _attend(
         multiprocessors(q.device),

@@ -3,8 +3,9 @@
 One program reads one ``[128, 128]`` tile of K and one of V straight from device memory (rows of 256 bytes, each read
 once), finds the largest magnitude of each in registers, and writes K's tile as rows of 128 bytes, V's transposed as
 rows of 128 bytes, four scales and one mean. V's rows are read in the order in which its columns are written
-(`fp8.key_order`), so the transpose, through 16 KB of shared memory, is the only exchange. Bound by memory: 3 bytes a
-number; at 256K with 8 KV heads 1.6 GB, 0.4 ms at 4.0 TB/s (H200).
+(`fp8.key_order`), so the transpose, through 16 KB of shared memory, is the only exchange. The shift of K is computed
+before, from at most 1024 keys. Bound by memory: 3 bytes a number; at 256K with 8 KV heads 1.6 GB, 0.4 ms at 4.0 TB/s
+(H200).
 """
 
 import torch
