@@ -174,7 +174,7 @@ ACCURACY = Scores(
         "flexprefill": "FlexPrefill",
         "flashprefill_v2": "FlashPrefill V2",
         "flashprefill:alpha=0.33": "flashprefill, alpha 0.33",
-        "flashprefill:alpha=0.33:precision=fp8": "the same in FP8",
+        "flashprefill:alpha=0.33:precision=fp8": "the same in FP8, version 1",
         "streaming": "StreamingLLM",
     },
 )

@@ -34,8 +34,8 @@ TYPES = {
     torch.int64: "i64",
 }
 """Triton's names of the types that a tensor argument can have."""
-GLUON_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8e4nv": "float8e4nv"}
-TMA_TYPES = {"fp16": 6, "bf16": 9, "fp32": 7, "fp8e4nv": 0}
+GLUON_TYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp8e4nv": "float8e4nv", "i8": "int8"}
+TMA_TYPES = {"fp16": 6, "bf16": 9, "fp32": 7, "fp8e4nv": 0, "i8": 0}
 """Of ``CUtensorMapDataType``; 8-bit numbers are copied as bytes."""
 MAP_BYTES = 128
 """Of a tensor map, which tells TMA where a tensor lies."""

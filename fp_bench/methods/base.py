@@ -164,9 +164,14 @@ class Method(ABC):
     @property
     def method_hash(self) -> str:
         """Hash of name, version, parameters and files named there, which joins latency and accuracy records."""
-        asked = _hash(json.dumps([self.name, self.version, self.params.model_dump(mode="json")], sort_keys=True))
+        version = self.results_version()
+        asked = _hash(json.dumps([self.name, version, self.params.model_dump(mode="json")], sort_keys=True))
         content = self.file_content()
         return asked if content is None else _hash(f"{asked} {content}")
+
+    def results_version(self) -> int:
+        """Return ``version``, or a later one of a setting whose results have changed since; part of ``method_hash``."""
+        return self.version
 
     def file_content(self) -> object:
         """Return the content of the file that a parameter names, or None; it is part of ``method_hash``."""

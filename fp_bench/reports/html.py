@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fp_bench.reports.joint import headline_tables, pareto_plots
 from fp_bench.reports.latency.selection_plots import head_maps
 from fp_bench.reports.output import write, writing
 from fp_bench.reports.report import Part, environment_table
+from fp_bench.reports.table import Table
 
 MARK = "Made by fpbench from "
 """In every page."""

@@ -261,7 +261,8 @@ def test_the_fp8_kernels_use_8_bit_products_and_exchange_nothing_but_row_sums(tm
     quantise, attend = compile_elsewhere("fp8", cache=tmp_path)["fp8"]
     assert quantise["spill_bytes"] == 0
     assert 4 * (quantise["shared_bytes"] + KIB) <= 228 * KIB  # four programs an SM
-    assert attend["products"] == ["m64n128k32.f32.e4m3.e4m3"]
+    assert 2 * 256 * quantise["registers"] <= 65536  # two
+    assert attend["products"] == ["m64n128k32.f32.e4m3.e4m3", "m64n128k32.s32.s8.s8"]
     assert attend["wgmma_waits"] == [0, 1]
     assert attend["registers"] == 168
     assert attend["shared_bytes"] <= LIMIT["cuda-90"] * KIB
@@ -270,4 +271,5 @@ def test_the_fp8_kernels_use_8_bit_products_and_exchange_nothing_but_row_sums(tm
         assert softmax["ex2.approx"] == 64 + 2
         assert softmax["shfl.sync"] == 2 * 2 * 2  # maximum and sum of two rows over four threads
         assert softmax["st.shared"] == softmax["prmt"] == 0
+        assert softmax["cvt.rn.f32.s32"] == 2  # the maxima
     assert len(attend["exchanged"]) == 2

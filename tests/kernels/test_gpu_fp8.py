@@ -1,4 +1,4 @@
-"""FP8 on a real Hopper GPU against its definition. No timing: speed lives in benchmarks."""
+"""8-bit attention on a real Hopper GPU against its definition. No timing: speed lives in benchmarks."""
 
 import pytest
 import torch
@@ -30,11 +30,10 @@ def assert_attends_as_defined(case, index):
     poison = torch.full_like(q, float("nan"))
     del poison  # the allocator hands this memory to the output
     rounded = quantise_kv(k, v)
-    out, lse = block_sparse_attention_fp8(q, k, v, index, scale=case.scale, rounded=rounded)
+    out = block_sparse_attention_fp8(q, k, v, index, scale=case.scale, rounded=rounded)
     defined = reference_fp8.attention(q, rounded, index, scale=case.scale)
     assert out.dtype == q.dtype
-    assert relative_error(out, defined.out) < TOLERANCE
-    torch.testing.assert_close(lse, defined.lse, atol=2e-2, rtol=1e-3)
+    assert relative_error(out, defined) < TOLERANCE
 
 
 def test_the_kernel_passes_its_own_test():
@@ -49,7 +48,8 @@ def test_rounding(case):
     found, defined = quantise_kv(k, v), reference_fp8.quantise_kv(k, v)
     for ours, exact in ((found.k.float(), defined.k.float()), (found.v.float(), defined.v.float())):
         assert (ours != exact).float().mean() < 1e-3  # a product on the edge of two numbers rounds either way
-        assert ((ours - exact).abs() <= exact.abs() / 8 + 2**-9).all()
+    assert ((found.k.int() - defined.k.int()).abs() <= 1).all()
+    assert ((found.v.float() - defined.v.float()).abs() <= defined.v.float().abs() / 8 + 2**-9).all()
     torch.testing.assert_close(found.scales, defined.scales, rtol=1e-6, atol=0)
     torch.testing.assert_close(found.pooled, pool_keys(k))
 

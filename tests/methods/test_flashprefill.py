@@ -123,7 +123,12 @@ def test_fp8_selects_what_the_input_precision_selects_and_hashes_apart():
     assert torch.equal(fp8.select(call).mask(), half.select(call).mask())
     assert fp8.method_hash != half.method_hash
     assert "precision" not in half.params.model_dump()
-    assert (fp8.tolerance(), half.tolerance()) == (0.1, None)
+    assert (fp8.tolerance(), half.tolerance()) == (0.08, None)
+
+
+def test_only_the_results_in_8_bits_have_a_later_version():
+    fp8, half = FlashPrefill.from_options({"precision": "fp8"}), FlashPrefill()
+    assert (fp8.results_version(), half.results_version()) == (2, half.version)
 
 
 def test_fp8_runs_dense_where_it_is_told_to():

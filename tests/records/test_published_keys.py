@@ -23,6 +23,7 @@ def test_a_published_record_has_the_key_of_what_it_asked(pin: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("pin", PINNED, ids=lambda pin: f"{pin['folder']}-{pin['label']}")
-def test_a_method_of_published_parameters_has_the_published_hash(pin: dict[str, Any]) -> None:
+def test_a_method_of_published_parameters_has_the_published_hash_until_its_results_change(pin: dict[str, Any]) -> None:
     name = pin["label"].partition(":")[0]
-    assert create_method(Spec(name, pin["params"])).method_hash == pin["method_hash"]
+    same = create_method(Spec(name, pin["params"])).method_hash == pin["method_hash"]
+    assert same != pin.get("superseded", False)

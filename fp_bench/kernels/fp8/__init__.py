@@ -1,13 +1,15 @@
-"""Attention in FP8 (e4m3): rounds keys and values once, and attends over a BlockIndex.
+"""8-bit attention: keys and values rounded once, what their layout is, and the operator over a BlockIndex.
 
-It is optional: weights and values have 3 bits of mantissa, so outputs differ from exact attention by a few per cent.
-The lists of blocks come from the unrounded keys. It runs on Hopper only (`fp8.hopper`); `fp8.reference` defines it.
+Q K^T multiplies in INT8 and P V in e4m3. Softmax amplifies errors of the logits, and 8 bits of one block carry more as
+integers than with the 3 bits of mantissa of e4m3; weights, which span many powers of two, and values lose less.
+Opt-in: outputs differ from exact attention by a few per cent. The lists of blocks are those of the unrounded keys.
+Runs on Hopper alone (`fp8.hopper`); `fp8.reference` defines it.
 """
 
 from torch import Tensor
 
 from fp_bench.errors import UnavailableError, UnsupportedError
-from fp_bench.kernels.attention import AttentionOut, check_call, hopper_missing
+from fp_bench.kernels.attention import check_call, hopper_missing
 from fp_bench.kernels.backend import resolve_backend
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.fp8.layout import HEAD_DIM, Fp8KV
@@ -15,7 +17,7 @@ from fp_bench.kernels.layout import BLOCK_SIZE, check_layout, check_no_grad
 
 
 def quantise_kv(k: Tensor, v: Tensor, *, backend: str = "auto") -> Fp8KV:
-    """Round K and V to e4m3, with a scale for each block of 128 keys of a KV head; also return the means of K.
+    """Round K, less a sample's mean, to INT8 and V to e4m3, a scale a block of 128 keys and KV head; pool K as it came.
 
     Defined by `fp8.reference.quantise_kv`.
 
@@ -42,10 +44,10 @@ def quantise_kv(k: Tensor, v: Tensor, *, backend: str = "auto") -> Fp8KV:
 
 def block_sparse_attention_fp8(
     q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, *, scale: float, rounded: Fp8KV | None = None
-) -> AttentionOut:
-    """Return `attention.block_sparse_attention` with products of e4m3, accumulated in float32.
+) -> Tensor:
+    """Return attention over the listed blocks, with Q K^T in INT8, P V in e4m3 and the softmax in float32.
 
-    Defined by `fp8.reference.attention`. Each query is scaled to e4m3 by its own largest magnitude, inside the kernel.
+    Defined by `fp8.reference.attention`. Each query is scaled to INT8 by its own largest magnitude, inside the kernel.
 
     Args:
         q: ``[batch, q_len, q_heads, 128]``, float16 or bfloat16.
@@ -54,6 +56,9 @@ def block_sparse_attention_fp8(
         index: the lists, a list a query head, blocks of 128.
         scale: factor on the logits, positive.
         rounded: `quantise_kv` of ``k`` and ``v``, if there is one already.
+
+    Returns:
+        Shape and dtype of ``q``, contiguous. There is no lse: the logits lack what the shift of the keys adds to them.
 
     Raises:
         UnsupportedError: tensors or an index that the kernels do not define, or inputs that require grad.
@@ -67,7 +72,7 @@ def block_sparse_attention_fp8(
     from fp_bench.kernels.fp8.hopper import block_sparse_attention_fp8_hopper
 
     rounded = quantise_kv(k, v) if rounded is None else rounded
-    return AttentionOut(*block_sparse_attention_fp8_hopper(q, rounded, index, scale))
+    return block_sparse_attention_fp8_hopper(q, rounded, index, scale)
 
 
 def fp8_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE) -> str | None:
