@@ -31,6 +31,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "local.1": (0.6, 2.5),
     "recency.0": (0.2, 1.6),
     "recency.1": (0.4, 3.0),
+    "offset.1": (0.0, 16.0),
     "token": (0.3, 2.5),
 }
 """Names of the fitted strengths with their bounds; ``.0`` and ``.1`` are the ends of a range."""
@@ -58,7 +59,7 @@ def measure(
         seed: of the inputs.
     """
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    kept = {}
+    kept: dict[tuple[int, str], Kept] = {}
     for length in sorted({length for length, _ in cells}):
         qkv = Structured(strengths=strengths).tensors(
             Shape(1, length, *heads), layer=0, seed=seed, dtype=dtype, device=device

@@ -74,8 +74,9 @@ def of_records(run: Path, text: str) -> list[Target]:
     """
     found: dict[tuple[str, int, str], list[Kept]] = defaultdict(list)
     for record in read_run(run).records:
-        asked = isinstance(record, AccuracyRecord) and record.status == "ok" and record.label in (*METHODS, *FURTHER)
-        if asked and record.density is not None and record.recall is not None:
+        if not (isinstance(record, AccuracyRecord) and record.label in (*METHODS, *FURTHER)):
+            continue
+        if record.status == "ok" and record.density is not None and record.recall is not None:
             found[record.model, record.seq_len, record.label].append(Kept(record.density, record.recall))
     where = "/".join(run.parts[-3:])
     return [
