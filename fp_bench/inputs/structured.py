@@ -31,6 +31,8 @@ from fp_bench.kernels.block_index import BlockIndex
 
 SINK_HEIGHTS = (4.0, 3.9, 3.8, 3.7)
 """Of the first tokens' keys."""
+OFFSET_HEIGHT = 4.0
+"""Of all keys, where heads differ in `Strengths.offset`; the larger, the less the noise of keys is read with it."""
 PASSAGE_TOKENS = (64, 320)
 """Shortest and longest passage."""
 PASSAGE_FEATURES = 24
@@ -314,7 +316,7 @@ class _KVHead:
         if strengths.token:
             content = content + strengths.token * own(seq_len, draw)
         if strengths.has_offset:
-            single = torch.cat([single, torch.ones_like(single[:, :1])], dim=1)
+            single = torch.cat([single, torch.full_like(single[:, :1], OFFSET_HEIGHT)], dim=1)
         phases = [_rotary(document.positions, each) for each in (strengths.wavelengths, strengths.long_wavelengths)]
         return torch.cat([single, *phases, content], dim=1)
 
@@ -378,7 +380,7 @@ class _QueryHead:
         """Return ``[seq_len, features]`` float32."""
         strengths, positions = self.strengths, document.positions
         sink = (self.sink + strengths.sink_growth * torch.log((positions + 1) / SINK_POSITION)) / SINK_HEIGHTS[0]
-        constant = [self.column, self.offset] if strengths.has_offset else [self.column]
+        constant = [self.column, self.offset / OFFSET_HEIGHT] if strengths.has_offset else [self.column]
         single = torch.stack([sink, *(torch.full_like(sink, each) for each in constant)], dim=1)
         waves, long_waves = strengths.wavelengths, strengths.long_wavelengths
         rotary = self.local * _rotary(positions, waves) + self.slash * _rotary(positions - self.distance, waves)

@@ -6,6 +6,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return measure(strengths, cells, heads=heads, device=torch.device(asked.device), seed=asked.seed)
 
     if asked.what == "fit":
-        found_strengths = fit(strengths_of(VERSION), cells, keep, most=asked.steps)
+        found_strengths = fit(strengths_of(VERSION), cells, keep, most=asked.steps, said=partial(print, flush=True))
         STRENGTHS.write_text(written(found_strengths))
     else:
         print(table(cells, keep(strengths_of(VERSION))))

@@ -7,7 +7,6 @@ one: at 95 % recall, 94 % counts as a miss of a fifth.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ def fit(
     keep: Callable[[Strengths], Cells],
     *,
     most: int,
-    said: Callable[[str], None] = partial(print, flush=True),
+    said: Callable[[str], None],
 ) -> Strengths:
     """Return the strengths whose cells come nearest to the wanted ones.
 
