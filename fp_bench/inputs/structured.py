@@ -36,8 +36,8 @@ OFFSET_HEIGHT = 4.0
 PASSAGE_TOKENS = (64, 320)
 """Shortest and longest passage."""
 PASSAGE_FEATURES = 24
-SINK_POSITION = 4096
-"""Where a query reads the first token with the logit `Strengths.sink`."""
+POSITION = 4096
+"""Of a query whose first token has the logit `Strengths.sink` and whose scores the spread `Strengths.focus`."""
 SLASH_DISTANCE = (256, 4096)
 """In tokens."""
 NOISE_POOL = 4096
@@ -64,10 +64,12 @@ class Strengths(BaseModel):
     """Share of the heads at the lower end of `focus` and `local`: they read a little of everything."""
     focus: tuple[float, float]
     """Standard deviation of a head's passage scores: the larger, the fewer blocks come near the best one."""
+    focus_growth: float
+    """The standard deviation grows with this power of the query's position; 0: the same at all lengths."""
     interest: float
     """How far each query's own direction differs from its passage's, relative to it."""
     sink: tuple[float, float]
-    """Logit of the first token at position SINK_POSITION."""
+    """Logit of the first token at position POSITION."""
     sink_focused: float
     """Logit that the first token has on top of it in the most focused head."""
     sink_growth: float
@@ -379,7 +381,7 @@ class _QueryHead:
     def features(self, document: _Document, own: "_Noise", draw: Generator) -> Tensor:
         """Return ``[seq_len, features]`` float32."""
         strengths, positions = self.strengths, document.positions
-        sink = (self.sink + strengths.sink_growth * torch.log((positions + 1) / SINK_POSITION)) / SINK_HEIGHTS[0]
+        sink = (self.sink + strengths.sink_growth * torch.log((positions + 1) / POSITION)) / SINK_HEIGHTS[0]
         constant = [self.column, self.offset / OFFSET_HEIGHT] if strengths.has_offset else [self.column]
         single = torch.stack([sink, *(torch.full_like(sink, each) for each in constant)], dim=1)
         waves, long_waves = strengths.wavelengths, strengths.long_wavelengths
@@ -387,7 +389,10 @@ class _QueryHead:
         wanted = self.passages[document.passage]
         if strengths.interest:
             wanted = wanted + strengths.interest * PASSAGE_FEATURES**-0.5 * own(len(positions), draw)
-        return torch.cat([single, rotary, self.recency * _rotary(positions, long_waves), self.focus * wanted], dim=1)
+        focus: float | Tensor = self.focus
+        if strengths.focus_growth:
+            focus = focus * ((positions + 1) / POSITION)[:, None] ** strengths.focus_growth
+        return torch.cat([single, rotary, self.recency * _rotary(positions, long_waves), focus * wanted], dim=1)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ FITTED: dict[str, tuple[float, float]] = {
     "diffuse": (0.0, 0.6),
     "focus.0": (0.1, 1.0),
     "focus.1": (1.0, 4.0),
+    "focus_growth": (-0.2, 0.4),
     "interest": (0.1, 2.0),
     "common": (0.0, 0.9),
     "sink.0": (4.0, 14.0),
@@ -39,8 +40,9 @@ MISSED = 0.01
 """Missed shares of attention are compared with this added, so that 99.9 % and 99.99 % recall are alike."""
 RECALL_WEIGHT = 0.5
 """Of the residuals of missed shares, next to 1 of those of densities."""
-STEP = 0.08
-"""Relative step of the differences that stand for derivatives; what is kept jumps in smaller ones."""
+STEP = 0.02
+"""Of the differences that stand for derivatives, about this share of a strength's range; what is kept jumps in smaller
+ones."""
 
 Cells = Mapping[tuple[int, str], Kept]
 """What is kept by length and method."""
@@ -99,9 +101,9 @@ def fit(
     low, high = np.array(list(FITTED.values())).T
     best = (math.inf, start)
 
-    def of(values: np.ndarray) -> np.ndarray:
+    def of(places: np.ndarray) -> np.ndarray:
         nonlocal best
-        strengths = with_values(start, values)
+        strengths = with_values(start, low + (places - 1) * (high - low))
         found = np.array(residuals(keep(strengths), wanted))
         loss = float((found**2).mean()) ** 0.5
         if loss < best[0]:
@@ -109,8 +111,9 @@ def fit(
             said(f"{loss:.4f} {strengths.model_dump_json()}")
         return found
 
-    begin = np.clip(values_of(start), low + 1e-3, high - 1e-3)
-    least_squares(of, begin, bounds=(low, high), diff_step=STEP, x_scale=high - low, loss="soft_l1", max_nfev=most)
+    # Places in the ranges are 1 to 2, not 0 to 1, because scipy's steps are relative.
+    begin = np.clip(1 + (values_of(start) - low) / (high - low), 1.001, 1.999)
+    least_squares(of, begin, bounds=(1, 2), diff_step=STEP, loss="soft_l1", max_nfev=most)
     return best[1]
 
 

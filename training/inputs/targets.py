@@ -80,8 +80,7 @@ def of_records(run: Path, text: str) -> list[Target]:
             found[record.model, record.seq_len, record.label].append(Kept(record.density, record.recall))
     where = "/".join(run.parts[-3:])
     return [
-        _target(model.partition("@")[0], text, length, method, kept, where)
-        for (model, length, method), kept in sorted(found.items())
+        _target(model, text, length, method, kept, where) for (model, length, method), kept in sorted(found.items())
     ]
 
 
@@ -107,8 +106,7 @@ def of_capture(folder: Path, text: str, lengths: Iterable[int]) -> list[Target]:
                 kept[length, method].append(one)
     layers = f"capture, layers {', '.join(map(str, have.layers))}"
     return [
-        _target(have.model.partition("@")[0], text, length, method, each, layers, samples=1)
-        for (length, method), each in kept.items()
+        _target(have.model, text, length, method, each, layers, samples=1) for (length, method), each in kept.items()
     ]
 
 
@@ -117,9 +115,15 @@ def _target(
 ) -> Target:
     mean = mean_kept(kept)
     return Target(
-        model=model, text=text, length=length, method=method, density=round(mean.density, 4),
-        recall=round(mean.recall, 4), samples=samples or len(kept), source=source,
-    )  # fmt: skip
+        model=Path(model.partition("@")[0]).name.removesuffix(".gguf").lower(),
+        text=text,
+        length=length,
+        method=method,
+        density=round(mean.density, 4),
+        recall=round(mean.recall, 4),
+        samples=samples or len(kept),
+        source=source,
+    )
 
 
 def wanted(targets: Iterable[Target], lengths: Iterable[int], methods: Iterable[str]) -> dict[tuple[int, str], Kept]:
