@@ -11,7 +11,7 @@ from fp_bench.inputs.structured import VERSION, strengths_of
 from training.inputs.__main__ import RESULTS, RUNS, STRENGTHS, table, written
 from training.inputs.fit import FITTED, fit, measure, residuals, values_of, with_values
 from training.inputs.observe import LONG, PARTED, Kept, observe
-from training.inputs.targets import METHODS, Target, of_capture, of_records, read_targets, wanted
+from training.inputs.targets import METHODS, MODEL, Target, of_capture, of_records, read_targets, wanted
 
 CPU = torch.device("cpu")
 ADAPTIVE = ("flashprefill:alpha=0.03", "flashprefill", "flashprefill_v2", "xattention", "flexprefill")
@@ -22,7 +22,7 @@ ADAPTIVE = ("flashprefill:alpha=0.03", "flashprefill", "flashprefill_v2", "xatte
 def test_targets_are_those_of_the_records(run):
     found = [target for target in read_targets() if target.source == f"results/real/{run}"]
     assert found == of_records(RESULTS / run, RUNS[run])
-    assert {target.model for target in found} == {"qwen2.5-coder-1.5b-instruct-q4_k_m"}
+    assert {target.model for target in found} == {MODEL}
 
 
 def test_targets_name_two_models_and_three_kinds_of_text():
@@ -41,14 +41,14 @@ def test_structured_inputs_give_what_real_models_give_within_a_third():
 
 
 def target(**changes):
-    about = {"model": "m", "text": "t", "length": 1024, "method": "streaming", "density": 0.4, "recall": 0.8}
+    about = {"model": MODEL, "text": "t", "length": 1024, "method": "streaming", "density": 0.4, "recall": 0.8}
     return Target(**about | {"samples": 1, "source": "s"} | changes)
 
 
-def test_texts_are_averaged_within_a_model_and_models_after():
+def test_sources_are_averaged_within_a_text_and_texts_after():
     targets = [
-        target(), target(density=0.6), target(model="n", density=0.9, recall=0.6),
-        target(length=2048), target(method="dense"),
+        target(), target(density=0.6), target(text="u", density=0.9, recall=0.6),
+        target(length=2048), target(method="dense"), target(model="n", density=0.0),
     ]  # fmt: skip
     found = wanted(targets, [1024], ["streaming"])
     assert found == {(1024, "streaming"): Kept(pytest.approx(0.7), pytest.approx(0.7))}

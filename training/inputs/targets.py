@@ -18,6 +18,8 @@ from fp_bench.records.store import read_run
 from training.inputs.observe import Kept, mean_kept, observe
 
 FILE = Path(__file__).with_name("targets.json")
+MODEL = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+"""Whose heads structured inputs are to be like; others are captured to see how far models differ."""
 METHODS = (
     "flashprefill:alpha=0.03", "flashprefill:alpha=0.05", "flashprefill:alpha=0.06", "flashprefill",
     "flashprefill:alpha=0.25", "flashprefill:alpha=0.33", "flashprefill:alpha=0.5", "flashprefill_v2",
@@ -126,11 +128,13 @@ def _target(
     )
 
 
-def wanted(targets: Iterable[Target], lengths: Iterable[int], methods: Iterable[str]) -> dict[tuple[int, str], Kept]:
-    """Return by length and method what structured inputs are to give: the mean over models of that over texts."""
+def wanted(
+    targets: Iterable[Target], lengths: Iterable[int], methods: Iterable[str], model: str = MODEL
+) -> dict[tuple[int, str], Kept]:
+    """Return by length and method what a model lets the methods keep: the mean over texts, each of its sources."""
     lengths, methods = set(lengths), set(methods)
-    by_model: dict[tuple[int, str], dict[str, list[Kept]]] = defaultdict(lambda: defaultdict(list))
+    by_text: dict[tuple[int, str], dict[str, list[Kept]]] = defaultdict(lambda: defaultdict(list))
     for one in targets:
-        if one.length in lengths and one.method in methods:
-            by_model[one.length, one.method][one.model].append(Kept(one.density, one.recall))
-    return {cell: mean_kept(map(mean_kept, models.values())) for cell, models in by_model.items()}
+        if one.model == model and one.length in lengths and one.method in methods:
+            by_text[one.length, one.method][one.text].append(Kept(one.density, one.recall))
+    return {cell: mean_kept(map(mean_kept, texts.values())) for cell, texts in by_text.items()}
