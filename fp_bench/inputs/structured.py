@@ -4,13 +4,15 @@ Every logit is a sum of a few patterns, each a handful of features that a key ca
 
 - sinks: the first tokens, read by every query, whose share does not fade as the context grows;
 - local window and slash diagonal: rotary phases, in step at distance 0 and at the head's own slash distance;
-- vertical columns: the first token of each passage, some read more than others;
+- recency: longer waves, which let attention fall with distance over the whole prompt;
+- vertical columns: heights of keys, some read by all queries more than others, the first token of a passage above all;
 - topics and a diffuse tail: the document is a row of passages, each on a topic that comes back later, and a query
   passage scores every key passage by Gaussian vectors that topics share. The extremes of these scores are what a
-  sparse method keeps, so the number kept grows slowly with length.
+  sparse method keeps, so the number kept grows slowly with length. Tokens differ from their passage.
 
 Passages do not align with blocks, sinks and columns hardly show in the mean key of a block, and the query heads of
-one KV head weigh the same keys differently, as in a model with grouped queries.
+one KV head weigh the same keys differently, as in a model with grouped queries. How strong each pattern is, is data
+(`Strengths`), one file a version. ``python -m training.inputs`` fits it to what sparse methods keep of real models.
 """
 
 import hashlib

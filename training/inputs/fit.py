@@ -129,7 +129,7 @@ def _part(value: float | tuple[float, float], end: str) -> float:
 def with_values(strengths: Strengths, values: np.ndarray) -> Strengths:
     """Return strengths with the fitted ones replaced, rounded as they are published."""
     changed: dict[str, list[float] | float] = {}
-    for name, value in zip(FITTED, np.round(values, 3).tolist(), strict=True):
+    for name, value in zip(FITTED, (np.round(values, 3) + 0.0).tolist(), strict=True):
         field, _, end = name.partition(".")
         if not end:
             changed[field] = value
