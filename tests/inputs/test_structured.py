@@ -159,7 +159,7 @@ def columns(attention: Tensor) -> float:
         ("token", 2.0, 0.5, tokens_to_cover),
         ("column", (0.0, 0.5), (2.0, 3.0), columns),
         ("token_height", 0.0, 2.0, columns),
-                ("recency", (2.0, 2.5), (0.2, 0.5), older_half),
+        ("recency", (2.0, 2.5), (0.2, 0.5), older_half),
     ],
 )
 def test_a_strength_does_what_it_says(
