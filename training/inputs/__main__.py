@@ -69,7 +69,8 @@ def table(real: Cells, made: Cells) -> str:
     """Return a Markdown table of real models' cells and structured inputs', with what misses by more than a third."""
     lines = ["| length | method | real: kept | structured: kept | real: mass | structured: mass |"]
     lines.append("| :-- | :-- | --: | --: | --: | --: |")
-    for (length, method), one in sorted(real.items(), key=lambda cell: cell[0][0]):
+    order = [*METHODS, *FURTHER]
+    for (length, method), one in sorted(real.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))):
         shown = [format_length(length), f"`{method}`", *_beside(one, made[length, method])]
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join(lines)
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("what", choices=["targets", "fit", "table"])
     parser.add_argument("captures", nargs="*", help="for targets: FOLDER=TEXT, a capture and what was read")
     parser.add_argument("--lens", default="8k,16k,32k,128k", help="lengths, as for fpbench latency")
-    parser.add_argument("--shape", default="8/2/128", help="query heads, KV heads, head_dim of structured inputs")
+    parser.add_argument("--shape", default="16/4/128", help="query heads, KV heads, head_dim of structured inputs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=4, help="most steps of the fit")
     parser.add_argument("--seed", type=int, default=0, help="of structured inputs")

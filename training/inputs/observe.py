@@ -13,8 +13,8 @@ from fp_bench.methods.registry import Spec, create_method
 LONG = 16384
 """Beyond this length XAttention is observed on parts of a prompt on a CPU; its scores of all pairs take minutes."""
 PARTED = ("xattention",)
-PARTS = 6
-"""Such parts, of equal shares of all pairs."""
+PARTS = 8
+"""Such parts, evenly spread."""
 PART_TOKENS = 256
 ROWS = 96
 """Queries on which recall is measured, evenly spread over a prompt or its parts."""
@@ -42,8 +42,13 @@ def observe(call: AttentionCall, labels: Iterable[str]) -> dict[str, Kept]:
     parted = [label for label in labels if label.startswith(PARTED) and not short]
     kept = _observe(call, [label for label in labels if label not in parted], ROWS)
     if parted:
-        of_parts = [_observe(part, parted, ROWS // PARTS) for part in _parts(call)]
-        kept |= {label: mean_kept(found[label] for found in of_parts) for label in parted}
+        parts = _parts(call)
+        of_parts = [_observe(part, parted, ROWS // PARTS) for part in parts]
+        pairs = [part.kv_len / sum(part.kv_len for part in parts) for part in parts]
+        for label in parted:
+            each = [found[label] for found in of_parts]
+            density = sum(one.density * share for one, share in zip(each, pairs, strict=True))
+            kept[label] = Kept(density, mean_kept(each).recall)
     return kept
 
 
@@ -54,9 +59,9 @@ def mean_kept(each: Iterable[Kept]) -> Kept:
 
 
 def _parts(call: AttentionCall) -> list[AttentionCall]:
-    """Return chunks of queries with the keys before them; the mean of their densities is about that of the whole."""
-    shares = ((number + 0.5) / PARTS for number in range(PARTS))
-    ends = [math.ceil(call.kv_len * math.sqrt(share) / PART_TOKENS) * PART_TOKENS for share in shares]
+    """Return evenly spread chunks of queries with the keys before them."""
+    middles = ((number + 0.5) / PARTS for number in range(PARTS))
+    ends = [math.ceil(call.kv_len * middle / PART_TOKENS) * PART_TOKENS for middle in middles]
     return [
         AttentionCall(
             call.q[:, end - PART_TOKENS : end], call.k[:, :end], call.v[:, :end], scale=call.scale, last_chunk=False
