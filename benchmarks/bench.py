@@ -106,8 +106,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def structured_call(
     shape: Shape, device: torch.device, dtype: torch.dtype = torch.bfloat16, seed: int = 0
 ) -> AttentionCall:
-    """Return a call on structured inputs."""
-    qkv = Structured().tensors(shape, layer=0, seed=seed, dtype=dtype, device=device)
+    """Return a call on structured inputs of version 1, on which the published rows were measured."""
+    qkv = Structured(1).tensors(shape, layer=0, seed=seed, dtype=dtype, device=device)
     return AttentionCall(*qkv, scale=shape.head_dim**-0.5)
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/rewrite_commands.py results
 
-Records of a model's time to first token were written with options of single attention calls (``--shape``, ``--layers``,
-``--batch``), which that request refuses. They are left out; the cell is the same, for the model decides them.
+Commands on structured inputs name their version, 1, since there is a newer one. Records of a model's time to first
+token were written with options of single attention calls (``--shape``, ``--layers``, ``--batch``), which that request
+refuses. They are left out; the cell is the same, for the model decides them.
 """
 
 import gzip
@@ -18,8 +19,21 @@ OF_CALLS = ("--shape", "--batch", "--layers", "--inputs")
 """Options that a prefill of a model has no use for; each has one value."""
 
 
-def mended(command: str) -> str:
-    """Return a command that is taken for the same cell; one that is taken already stays as it is."""
+FIRST = "--inputs structured:version=1"
+
+
+def mended(command: str, inputs: str | None = None) -> str:
+    """Return a command that is taken for the same cell; one that is taken already stays as it is.
+
+    Args:
+        command: of the record.
+        inputs: the record's; those of version 1 are called ``structured``.
+    """
+    if command.startswith("python -m benchmarks."):
+        return command
+    if inputs == "structured" and FIRST not in command:
+        named = command.replace("--inputs structured", FIRST)
+        return named if FIRST in named else f"{command} {FIRST}"
     try:
         read_command(command)
     except UsageError:
@@ -34,8 +48,9 @@ def mended(command: str) -> str:
 
 def mend_line(line: str) -> str:
     """Return a record's line with its command mended."""
-    before = json.loads(line)["command"]
-    after = mended(before)
+    record = json.loads(line)
+    before = record["command"]
+    after = mended(before, record.get("input"))
     if after == before:
         return line
     old, new = (f'"command":{json.dumps(text, ensure_ascii=False)}' for text in (before, after))

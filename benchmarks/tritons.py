@@ -99,7 +99,7 @@ def run(paths: Sequence[Path]) -> None:
     timer = CudaEvents(torch.device("cuda"))
     for head_dim, q_heads, kv_heads in CASES:
         shape = Shape(1, LENGTH, q_heads, kv_heads, head_dim)
-        q, k, v = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
+        q, k, v = Structured(1).tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
         scale = head_dim**-0.5
         index = select_blocks(q, pool_keys(k), KeepRule(ALPHA), kv_len=LENGTH, scale=scale)
         rows = reference.sample_rows(LENGTH, seed=0)

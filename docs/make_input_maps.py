@@ -1,4 +1,4 @@
-"""Make the pictures and the table of docs/inputs.md: python docs/make_input_maps.py [--table].
+"""Make the pictures of docs/inputs.md, or the table of version 1: python docs/make_input_maps.py [--table].
 
 Pictures take a minute on two cores; the table takes some minutes at 256K.
 """
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fp_bench.inputs.source import Shape
-from fp_bench.inputs.structured import Structured
+from fp_bench.inputs.structured import VERSION, Structured
 from fp_bench.jobs.latency.kept_maps import kept_share
 from fp_bench.kernels.attention.reference import attention_rows, sample_rows
 from fp_bench.methods.base import AttentionCall
@@ -29,10 +29,10 @@ CELL = 16
 IMAGES = Path(__file__).parent / "img"
 
 
-def structured_call(length: int) -> AttentionCall:
-    """Return the call that the pictures and the table are of."""
+def structured_call(length: int, version: int = VERSION) -> AttentionCall:
+    """Return the call that the pictures, or of version 1 the table, are of."""
     shape = Shape(1, length, HEADS, KV_HEADS, HEAD_DIM)
-    qkv = Structured().tensors(shape, layer=0, seed=SEED, dtype=torch.bfloat16, device=torch.device("cpu"))
+    qkv = Structured(version).tensors(shape, layer=0, seed=SEED, dtype=torch.bfloat16, device=torch.device("cpu"))
     return AttentionCall(*qkv, scale=HEAD_DIM**-0.5)
 
 
@@ -79,11 +79,11 @@ def draw(heads: dict[str, int], call: AttentionCall, name: str) -> None:
 
 
 def table(lengths: list[int]) -> None:
-    """Print density, published density and recall of FlashPrefill at each length."""
+    """Print density, published density and recall of FlashPrefill on version 1 at each length."""
     print("| length | published | density | sparsest head | densest head | recall |")
     print("| :-- | --: | --: | --: | --: | --: |")
     for length in lengths:
-        call = structured_call(length)
+        call = structured_call(length, version=1)
         index = FlashPrefill().select(call)
         by_head = index.density()[0]
         rows = sample_rows(length, SEED)

@@ -4,20 +4,26 @@ Every logit is a sum of a few patterns, each a handful of features that a key ca
 
 - sinks: the first tokens, read by every query, whose share does not fade as the context grows;
 - local window and slash diagonal: rotary phases, in step at distance 0 and at the head's own slash distance;
-- vertical columns: the first token of each passage, some read more than others;
+- recency: longer waves, which let attention fall with distance over the whole prompt;
+- vertical columns: heights of keys, some read by all queries more than others, the first token of a passage above all;
 - topics and a diffuse tail: the document is a row of passages, each on a topic that comes back later, and a query
   passage scores every key passage by Gaussian vectors that topics share. The extremes of these scores are what a
-  sparse method keeps, so the number kept grows slowly with length.
+  sparse method keeps, so the number kept grows slowly with length. Tokens differ from their passage.
 
 Passages do not align with blocks, sinks and columns hardly show in the mean key of a block, and the query heads of
-one KV head weigh the same keys differently, as in a model with grouped queries.
+one KV head weigh the same keys differently, as in a model with grouped queries. How strong each pattern is, is data
+(`Strengths`), one file a version. ``python -m training.inputs`` fits it to what sparse methods keep of real models.
 """
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
@@ -27,60 +33,121 @@ from fp_bench.kernels.block_index import BlockIndex
 
 SINK_HEIGHTS = (4.0, 3.9, 3.8, 3.7)
 """Of the first tokens' keys."""
-WAVELENGTHS = (12, 16, 20, 25, 32, 40, 50, 66, 90, 130, 330, 760)
-"""Wavelengths of the rotary phases, in tokens; whole numbers keep phases exact at any position."""
+OFFSET_HEIGHT = 4.0
+"""Of all keys, where heads differ in `Strengths.offset`; the larger, the less the noise of keys is read with it."""
 PASSAGE_TOKENS = (64, 320)
 """Shortest and longest passage."""
 PASSAGE_FEATURES = 24
-FEATURES = 2 + 2 * len(WAVELENGTHS) + PASSAGE_FEATURES
-NOISE_POOL = 4096
-
-# Strengths in natural-logarithm units of attention logits; a pair is a range over which heads spread. Found by hand so
-# that FlashPrefill's rule (alpha 0.12, sink 2, window 4, last 2) keeps its published density in the mean, and that
-# this holds most of the dense attention mass. Mean over 8 query heads on 2 KV heads of 128, seed 0:
-#   length     4K    8K    16K   32K   64K   128K  256K
-#   published  0.70  0.46  0.29  0.18  0.10  0.06  -
-#   density    0.653 0.425 0.301 0.176 0.105 0.065 0.033
-#   recall     0.98  0.96  0.96  0.96  0.92  0.92  0.89
-# Density rises as FOCUS and SALIENCE fall (SALIENCE more at long lengths); recall rises with SINK and LOCAL, the
-# error falls with VALUE_SHARE.
-FOCUS = (0.68, 2.8)
-"""Standard deviation of a head's passage scores: the larger, the fewer blocks come near the best one."""
-SINK = (14.0, 16.0)
-"""Logit of the first token at position SINK_POSITION."""
-SINK_POSITION = 4096
-SINK_GROWTH = 1.5
-"""The sinks' logits grow by this times ln(position): against a growing number of keys, heads with little to read rest
-on the sinks the more."""
-LOCAL = (0.8, 1.15)
-"""Amplitude of each rotary phase; their sum is the logit at distance 0."""
-SLASH = (0.0, 0.4)
-"""The same at the slash distance."""
+POSITION = 4096
+"""Of a query whose first token has the logit `Strengths.sink` and whose scores the spread `Strengths.focus`."""
 SLASH_DISTANCE = (256, 4096)
 """In tokens."""
-COLUMN = (0.0, 1.0)
-COLUMN_HEIGHT = 4.0
-"""Standard deviation of the heights of a KV head's columns, around COLUMN."""
-TOPIC = 0.2
-"""Cosine between the direction that a query passage looks for and its topic."""
-TOPIC_SHARE = 0.5
-"""Share of a key passage's variance that comes from its topic."""
-VALUE_SHARE = 0.5
-"""Share of a value's variance that all passages have in common."""
-SALIENCE = 0.3
-"""Spread, in logarithm, of the salience of passages: a few matter to many queries."""
-NOISE = 0.1
-"""Standard deviation of a token's noise per dimension; features are of order 1."""
+NOISE_POOL = 4096
+VERSION = 2
+"""The newest version of the inputs."""
+
+
+class Strengths(BaseModel):
+    """The data of one version: how strong each pattern is, ``structured-VERSION.json`` beside this file.
+
+    Strengths are in natural-logarithm units of attention logits; a pair is a range over which heads spread.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stratified: bool
+    """Whether the heads of a call spread evenly over each range, and those of great focus, local and recency are the
+    same; else they are drawn, except for `focus`."""
+    wavelengths: tuple[int, ...]
+    """Of the rotary phases, in tokens; whole numbers keep phases exact at any position."""
+    long_wavelengths: tuple[int, ...]
+    """Of further phases with a strength of their own, `recency`."""
+    diffuse: float
+    """Share of the heads at the lower end of `focus` and `local`: they read a little of everything."""
+    focus: tuple[float, float]
+    """Standard deviation of a head's passage scores: the larger, the fewer blocks come near the best one."""
+    focus_growth: float
+    """The standard deviation grows with this power of the query's position; 0: the same at all lengths."""
+    interest: float
+    """How far each query's own direction differs from its passage's, relative to it."""
+    sink: tuple[float, float]
+    """Logit of the first token at position POSITION."""
+    sink_focused: float
+    """Logit that the first token has on top of it in the most focused head."""
+    sink_growth: float
+    """The sinks' logits grow by this times ln(position): against a growing number of keys, heads with little to read
+    rest on the sinks the more."""
+    local: tuple[float, float]
+    """Amplitude of each rotary phase; their sum is the logit at distance 0."""
+    recency: tuple[float, float]
+    """Amplitude of each long phase: attention falls with distance over the whole prompt."""
+    offset: tuple[float, float]
+    """Logit of all keys alike: nothing to a softmax, but methods that add the scores of several heads follow those of
+    high logits."""
+    slash: tuple[float, float]
+    """Amplitude of each rotary phase at the slash distance."""
+    column: tuple[float, float]
+    """How much a head reads the heights of keys."""
+    column_height: float
+    """Standard deviation of the heights of passages' first tokens, which are all positive."""
+    token_height: float
+    """Standard deviation of the heights of other tokens."""
+    token: float
+    """How far a key's own content differs from its passage's, relative to it."""
+    topic: float
+    """Cosine between the direction that a query passage looks for and its topic."""
+    common: float
+    """Cosine between the directions that all query passages of a head look for and one of the head's own."""
+    topic_share: float
+    """Share of a key passage's variance that comes from its topic."""
+    value_share: float
+    """Share of a value's variance that all passages have in common."""
+    salience: float
+    """Spread, in logarithm, of the salience of passages: a few matter to many queries."""
+    noise: float
+    """Standard deviation of a token's noise per dimension; features are of order 1."""
+
+    @property
+    def has_offset(self) -> bool:
+        """Whether heads differ in `offset`, which takes a feature."""
+        return any(self.offset)
+
+    @property
+    def features(self) -> int:
+        """Number of features, the least head_dim."""
+        return 2 + self.has_offset + 2 * len(self.wavelengths) + 2 * len(self.long_wavelengths) + PASSAGE_FEATURES
+
+
+@cache
+def strengths_of(version: int) -> Strengths:
+    """Return the published strengths of a version.
+
+    Raises:
+        UsageError: there is no such version.
+    """
+    if not 1 <= version <= VERSION:
+        raise UsageError(f"structured inputs have versions 1 to {VERSION}, not {version}")
+    return Strengths.model_validate_json(Path(__file__).with_name(f"structured-{version}.json").read_bytes())
 
 
 class Structured:
-    """Deterministic from (seed, layer, shape), and the same on every device up to rounding.
+    """Deterministic from (version, seed, layer, shape), and the same on every device up to rounding.
 
     All random numbers are drawn on the CPU, and few are needed: a token's noise is the sum of two rows of one
     pool. The work proportional to ``seq_len * head_dim`` runs on the target device, one head at a time.
+
+    Args:
+        version: of the strengths; records of different versions are never compared.
+        strengths: others than the version's, for a fit.
+
+    Raises:
+        UsageError: there is no such version.
     """
 
-    name = "structured"
+    def __init__(self, version: int = VERSION, strengths: Strengths | None = None) -> None:
+        self.strengths = strengths or strengths_of(version)
+        self.name = "structured" if version == 1 else f"structured:version={version}"
+        """Records of version 1 were published before there were versions."""
 
     def layers(self) -> list[int]:
         """Return the one layer that a synthetic source has."""
@@ -92,8 +159,9 @@ class Structured:
         Raises:
             UsageError: heads too small to hold the patterns.
         """
-        if asked.head_dim < FEATURES:
-            raise UsageError(f"head_dim {asked.head_dim} is too small for structured inputs; at least {FEATURES}")
+        least = self.strengths.features
+        if asked.head_dim < least:
+            raise UsageError(f"head_dim {asked.head_dim} is too small for structured inputs; at least {least}")
         return asked
 
     def given_index(self, shape: Shape, *, seed: int, device: torch.device) -> BlockIndex | None:
@@ -110,21 +178,62 @@ class Structured:
         k = torch.empty(shape.batch, shape.seq_len, shape.kv_heads, shape.head_dim, dtype=dtype, device=device)
         v = torch.empty_like(k)
         group = shape.q_heads // shape.kv_heads
+        strengths = self.strengths
         for b in range(shape.batch):
-            draw = _generator(seed, layer, b, "document")
+            draws = _Draws(seed, layer, b)
+            draw = draws("document")
             document = _Document.draw(shape.seq_len, draw, device)
-            noise = _Noise.draw(shape.head_dim, draw, device)
-            levels = _levels(shape.q_heads, _generator(seed, layer, b, "levels"))
+            noise = _Noise.draw(shape.head_dim, strengths.noise * shape.head_dim**0.25, draw, device)
+            own = _Noise.draw(PASSAGE_FEATURES, 1.0, draws("tokens"), device)
+            levels = _Levels(shape.q_heads, draws, strengths.stratified, strengths.diffuse)
             for h_kv in range(shape.kv_heads):
-                draw = _generator(seed, layer, b, f"KV head {h_kv}")
-                head = _KVHead.draw(document, shape.head_dim, draw)
-                k[b, :, h_kv] = head.project(head.key_features(document)) + noise(shape.seq_len, draw)
+                draw, tokens = draws(f"KV head {h_kv}"), draws(f"tokens of KV head {h_kv}")
+                head = _KVHead.draw(document, shape.head_dim, strengths, draw)
+                k[b, :, h_kv] = head.project(head.key_features(document, own, tokens)) + noise(shape.seq_len, draw)
                 v[b, :, h_kv] = head.values(document) + noise(shape.seq_len, draw)
                 for h in range(h_kv * group, (h_kv + 1) * group):
-                    draw = _generator(seed, layer, b, f"query head {h}")
-                    features = _QueryHead.draw(document, head, levels[h], draw).features(document)
-                    q[b, :, h] = head.project(features) + noise(shape.seq_len, draw)
+                    draw, tokens = draws(f"query head {h}"), draws(f"tokens of query head {h}")
+                    query = _QueryHead.draw(document, head, levels.of(h, draw), draw, tokens)
+                    q[b, :, h] = head.project(query.features(document, own, tokens)) + noise(shape.seq_len, draw)
         return QKV(q, k, v)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Generators of the parts of one sequence."""
+
+    seed: int
+    layer: int
+    b: int
+
+    def __call__(self, part: str) -> Generator:
+        """Return the CPU generator of one part; equal arguments give equal numbers."""
+        digest = hashlib.sha256(f"structured {self.seed} {self.layer} {self.b} {part}".encode()).digest()
+        return Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Where the heads lie in the ranges of strengths, 0 to 1."""
+
+    heads: int
+    draws: _Draws
+    stratified: bool
+    diffuse: float
+
+    def of(self, head: int, draw: Generator) -> Callable[[str], float]:
+        """Return the function from a strength to the level of a head."""
+
+        def level(name: str) -> float:
+            if name == "focus" or (self.stratified and name in ("local", "recency")):
+                return max(0.0, (self._spread("levels")[head] - self.diffuse) / (1 - self.diffuse))
+            return self._spread(f"levels of {name}")[head] if self.stratified else float(torch.rand((), generator=draw))
+
+        return level
+
+    def _spread(self, part: str) -> list[float]:
+        """Return evenly spread levels of all heads, shuffled, so the mean over heads is fixed."""
+        return [(int(rank) + 0.5) / self.heads for rank in torch.randperm(self.heads, generator=self.draws(part))]
 
 
 @dataclass(frozen=True)
@@ -160,8 +269,9 @@ class _Document:
 class _KVHead:
     """Content of the keys and values of one KV head."""
 
+    strengths: Strengths
     basis: Tensor
-    """``[FEATURES, head_dim]``, orthonormal rows: directions of the features."""
+    """``[features, head_dim]``, orthonormal rows: directions of the features."""
     topics: Tensor
     """``[topics, PASSAGE_FEATURES]``, standard normal."""
     passages: Tensor
@@ -172,21 +282,23 @@ class _KVHead:
     """``[passages, head_dim]``: the value that a passage's tokens share."""
 
     @classmethod
-    def draw(cls, document: _Document, head_dim: int, draw: Generator) -> "_KVHead":
+    def draw(cls, document: _Document, head_dim: int, strengths: Strengths, draw: Generator) -> "_KVHead":
         def normal(*size: int) -> Tensor:
             return torch.randn(*size, generator=draw).to(document.passage.device)
 
         passages = len(document.starts)
-        basis = torch.linalg.qr(torch.randn(head_dim, FEATURES, generator=draw)).Q.T
+        basis = torch.linalg.qr(torch.randn(head_dim, strengths.features, generator=draw)).Q.T
         topics = normal(document.topics, PASSAGE_FEATURES)
         own = normal(passages, PASSAGE_FEATURES)
+        share, shared = strengths.topic_share, strengths.value_share
         return cls(
+            strengths=strengths,
             basis=basis.to(document.passage.device),
             topics=topics,
-            passages=(TOPIC_SHARE**0.5 * topics[document.topic] + (1 - TOPIC_SHARE) ** 0.5 * own)
-            * torch.exp(SALIENCE * normal(passages, 1)),
-            columns=normal(passages).abs() * COLUMN_HEIGHT,
-            contents=VALUE_SHARE**0.5 * normal(1, head_dim) + (1 - VALUE_SHARE) ** 0.5 * normal(passages, head_dim),
+            passages=(share**0.5 * topics[document.topic] + (1 - share) ** 0.5 * own)
+            * torch.exp(strengths.salience * normal(passages, 1)),
+            columns=normal(passages).abs() * strengths.column_height,
+            contents=shared**0.5 * normal(1, head_dim) + (1 - shared) ** 0.5 * normal(passages, head_dim),
         )
 
     def project(self, features: Tensor) -> Tensor:
@@ -194,14 +306,23 @@ class _KVHead:
         scale: float = self.basis.shape[1] ** 0.25
         return features @ self.basis * scale
 
-    def key_features(self, document: _Document) -> Tensor:
-        """Return ``[seq_len, FEATURES]`` float32."""
-        seq_len = len(document.passage)
+    def key_features(self, document: _Document, own: "_Noise", draw: Generator) -> Tensor:
+        """Return ``[seq_len, features]`` float32."""
+        strengths, seq_len = self.strengths, len(document.passage)
         single = self.basis.new_zeros(seq_len, 2)
         sinks = single.new_tensor(SINK_HEIGHTS)[:seq_len]
         single[: len(sinks), 0] = sinks
+        if strengths.token_height:
+            heights = torch.randn(seq_len, generator=draw).to(single.device)
+            single[len(sinks) :, 1] = strengths.token_height * heights[len(sinks) :]
         single[document.starts[1:], 1] = self.columns[1:]
-        return torch.cat([single, _rotary(document.positions), self.passages[document.passage]], dim=1)
+        content = self.passages[document.passage]
+        if strengths.token:
+            content = content + strengths.token * own(seq_len, draw)
+        if strengths.has_offset:
+            single = torch.cat([single, torch.full_like(single[:, :1], OFFSET_HEIGHT)], dim=1)
+        phases = [_rotary(document.positions, each) for each in (strengths.wavelengths, strengths.long_wavelengths)]
+        return torch.cat([single, *phases, content], dim=1)
 
     def values(self, document: _Document) -> Tensor:
         """Return ``[seq_len, head_dim]`` float32; values of sinks are small, as in trained models."""
@@ -214,9 +335,12 @@ class _KVHead:
 class _QueryHead:
     """How much one query head reads of each pattern."""
 
+    strengths: Strengths
     focus: float
     sink: float
     local: float
+    recency: float
+    offset: float
     slash: float
     distance: int
     """Of the slash diagonal, in tokens."""
@@ -225,26 +349,52 @@ class _QueryHead:
     """``[passages, PASSAGE_FEATURES]``, of length 1: direction that each query passage looks for."""
 
     @classmethod
-    def draw(cls, document: _Document, keys: _KVHead, level: float, draw: Generator) -> "_QueryHead":
-        def between(limits: tuple[float, float]) -> float:
-            return limits[0] + (limits[1] - limits[0]) * float(torch.rand((), generator=draw))
+    def draw(
+        cls, document: _Document, keys: _KVHead, level: Callable[[str], float], draw: Generator, tokens: Generator
+    ) -> "_QueryHead":
+        def between(name: str, limits: tuple[float, float]) -> float:
+            low, high = limits
+            return low if low == high else low + (high - low) * level(name)
 
+        strengths = keys.strengths
         # Draw a head's character first, then what grows with length, so that a head is the same at every length.
-        sink, local, slash, column = between(SINK), between(LOCAL), between(SLASH), between(COLUMN)
-        distance = int(between(SLASH_DISTANCE))
+        spread = {name: between(name, getattr(strengths, name)) for name in ("sink", "local", "slash", "column")}
+        distance = int(between("distance", SLASH_DISTANCE))
         own = normalize(torch.randn(len(document.starts), PASSAGE_FEATURES, generator=draw), dim=1)
         topical = normalize(keys.topics, dim=1)[document.topic]
-        passages = normalize(TOPIC * topical + (1 - TOPIC**2) ** 0.5 * own.to(topical.device), dim=1)
-        focus = FOCUS[0] * (FOCUS[1] / FOCUS[0]) ** level
-        return cls(focus, sink, local, slash, distance, column, passages)
+        wanted = strengths.topic * topical + (1 - strengths.topic**2) ** 0.5 * own.to(topical.device)
+        if strengths.common:
+            always = normalize(torch.randn(1, PASSAGE_FEATURES, generator=tokens), dim=1).to(topical.device)
+            wanted = strengths.common * always + (1 - strengths.common**2) ** 0.5 * normalize(wanted, dim=1)
+        passages = normalize(wanted, dim=1)
+        low, high = strengths.focus
+        focus = level("focus")
+        spread["sink"] += strengths.sink_focused * focus
+        return cls(
+            strengths=strengths,
+            focus=low * (high / low) ** focus,
+            recency=between("recency", strengths.recency),
+            offset=between("offset", strengths.offset),
+            distance=distance,
+            passages=passages,
+            **spread,
+        )
 
-    def features(self, document: _Document) -> Tensor:
-        """Return ``[seq_len, FEATURES]`` float32."""
-        positions = document.positions
-        sink = (self.sink + SINK_GROWTH * torch.log((positions + 1) / SINK_POSITION)) / SINK_HEIGHTS[0]
-        single = torch.stack([sink, torch.full_like(sink, self.column)], dim=1)
-        rotary = self.local * _rotary(positions) + self.slash * _rotary(positions - self.distance)
-        return torch.cat([single, rotary, self.focus * self.passages[document.passage]], dim=1)
+    def features(self, document: _Document, own: "_Noise", draw: Generator) -> Tensor:
+        """Return ``[seq_len, features]`` float32."""
+        strengths, positions = self.strengths, document.positions
+        sink = (self.sink + strengths.sink_growth * torch.log((positions + 1) / POSITION)) / SINK_HEIGHTS[0]
+        constant = [self.column, self.offset / OFFSET_HEIGHT] if strengths.has_offset else [self.column]
+        single = torch.stack([sink, *(torch.full_like(sink, each) for each in constant)], dim=1)
+        waves, long_waves = strengths.wavelengths, strengths.long_wavelengths
+        rotary = self.local * _rotary(positions, waves) + self.slash * _rotary(positions - self.distance, waves)
+        wanted = self.passages[document.passage]
+        if strengths.interest:
+            wanted = wanted + strengths.interest * PASSAGE_FEATURES**-0.5 * own(len(positions), draw)
+        focus: float | Tensor = self.focus
+        if strengths.focus_growth:
+            focus = focus * ((positions + 1) / POSITION)[:, None] ** strengths.focus_growth
+        return torch.cat([single, rotary, self.recency * _rotary(positions, long_waves), focus * wanted], dim=1)
 
 
 @dataclass(frozen=True)
@@ -254,29 +404,17 @@ class _Noise:
     pool: Tensor
 
     @classmethod
-    def draw(cls, head_dim: int, draw: Generator, device: torch.device) -> "_Noise":
-        scale = NOISE * head_dim**0.25 / 2**0.5
-        return cls((torch.randn(NOISE_POOL, head_dim, generator=draw) * scale).to(device))
+    def draw(cls, width: int, scale: float, draw: Generator, device: torch.device) -> "_Noise":
+        return cls((torch.randn(NOISE_POOL, width, generator=draw) * (scale / 2**0.5)).to(device))
 
     def __call__(self, tokens: int, draw: Generator) -> Tensor:
-        """Return ``[tokens, head_dim]`` float32."""
+        """Return ``[tokens, width]`` float32."""
         rows = torch.randint(NOISE_POOL, (2, tokens), generator=draw).to(self.pool.device)
         return self.pool[rows[0]] + self.pool[rows[1]]
 
 
-def _rotary(positions: Tensor) -> Tensor:
-    """Return cosines and sines ``[tokens, 2 * len(WAVELENGTHS)]`` of each position's phases."""
-    wavelengths = torch.tensor(WAVELENGTHS, device=positions.device)
-    phases = (positions[:, None] % wavelengths) * (2 * math.pi / wavelengths)
+def _rotary(positions: Tensor, wavelengths: tuple[int, ...]) -> Tensor:
+    """Return cosines and sines ``[tokens, 2 * len(wavelengths)]`` of each position's phases."""
+    lengths = torch.tensor(wavelengths, dtype=torch.int64, device=positions.device)
+    phases = (positions[:, None] % lengths) * (2 * math.pi / lengths)
     return torch.cat([phases.cos(), phases.sin()], dim=1)
-
-
-def _levels(heads: int, draw: Generator) -> list[float]:
-    """Return ``heads`` evenly spread levels in 0..1, shuffled, so the mean over heads is fixed."""
-    return [(int(rank) + 0.5) / heads for rank in torch.randperm(heads, generator=draw)]
-
-
-def _generator(seed: int, layer: int, b: int, part: str) -> Generator:
-    """Return the CPU generator of one part; equal arguments give equal numbers."""
-    digest = hashlib.sha256(f"structured {seed} {layer} {b} {part}".encode()).digest()
-    return Generator().manual_seed(int.from_bytes(digest[:7], "big"))

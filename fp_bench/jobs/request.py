@@ -210,7 +210,8 @@ class LatencyRequest(Request):
     )
     inputs: str = Field(
         "structured",
-        description="Source of Q, K, V: structured, random, density:0.04, captured:FOLDER or "
+        description="Source of Q, K, V: structured (structured:version=1 as published before December 2026), "
+        "random, density:0.04, captured:FOLDER or "
         "captured:FOLDER:stack=3, which joins the heads of three layers.",
     )
     heads: Shape | None = Field(

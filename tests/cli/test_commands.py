@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.rewrite_commands import mend_file
+from benchmarks.rewrite_commands import mend_file, mended
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli import app
 from fp_bench.errors import UsageError
@@ -104,6 +104,28 @@ def test_no_published_command_is_refused(path):
     for command in kinds.values():
         if not command.startswith("python -m benchmarks."):
             read_command(command)
+
+
+def test_a_command_names_the_version_of_its_inputs_and_versions_are_other_cells(monkeypatch):
+    asked = "fpbench latency --methods dense --lens 256 --shape 2/1/64"
+    (newest,) = replayed(asked, monkeypatch).values()
+    (first,) = replayed(f"{asked} --inputs structured:version=1", monkeypatch).values()
+    assert newest.asked["input"] == "structured:version=2"
+    assert "--inputs structured:version=2" in newest.asked["command"]
+    assert first.asked["input"] == "structured"
+    assert "--inputs structured:version=1" in first.asked["command"]
+    assert newest.key != first.key
+
+
+def test_commands_on_the_first_structured_inputs_are_made_to_name_their_version():
+    written = "fpbench latency --methods dense --lens 4096 --inputs structured --layers 0"
+    named = written.replace("structured", "structured:version=1")
+    assert mended(written, "structured") == named
+    assert mended(named, "structured") == named
+    assert mended(named.replace("version=1", "version=2"), "structured:version=2").endswith("version=2 --layers 0")
+    short = "fpbench latency --methods dense --lens 4096"
+    assert mended(short, "structured") == f"{short} --inputs structured:version=1"
+    assert mended("python -m benchmarks.fp8") == "python -m benchmarks.fp8"
 
 
 @pytest.mark.parametrize("name", ["records.jsonl", "records.jsonl.gz"])

@@ -38,7 +38,7 @@ def test_common_options_have_one_letter(tmp_path):
     words = ["-l", "256", "-m", "dense", "-n", "1", "-r", "1", "-o", tmp_path, "--shape", "2/1/64", "--dry-run"]
     done = fpbench("latency", *words)
     assert done.exit_code == 0
-    assert "plan: dense at 256; structured inputs" in done.stderr
+    assert "plan: dense at 256; structured:version=2 inputs" in done.stderr
     for name in VERBS:
         short = [option for each in command(name).params for option in each.opts if option[1] != "-"]
         assert len(short) == len(set(short))

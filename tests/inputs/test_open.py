@@ -11,7 +11,7 @@ SHAPE = Shape(2, 200, 4, 2, 64)
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("spec", ["structured", "random", "density:0.25"])
+@pytest.mark.parametrize("spec", ["structured:version=2", "random", "density:0.25"])
 def test_synthetic_sources_give_what_is_asked(spec: str) -> None:
     source = open_inputs(spec)
     assert source.name == spec
@@ -22,6 +22,14 @@ def test_synthetic_sources_give_what_is_asked(spec: str) -> None:
     assert k.shape == v.shape == (2, 200, 2, 64)
     assert q.dtype == torch.bfloat16
     assert (source.given_index(SHAPE, seed=0, device=CPU) is not None) == spec.startswith("density")
+
+
+def test_the_newest_version_of_structured_is_meant_where_none_is_named() -> None:
+    assert open_inputs("structured").name == open_inputs("structured:version=2").name == "structured:version=2"
+
+
+def test_version_1_has_the_name_of_records_from_before_there_were_versions() -> None:
+    assert open_inputs("structured:version=1").name == "structured"
 
 
 def test_random_is_standard_normal_and_repeatable() -> None:
@@ -46,7 +54,11 @@ def test_random_is_standard_normal_and_repeatable() -> None:
         ("density:", "write density:0.04"),
         ("density:much", "density 'much' is not a number"),
         ("density:4", "density 4 is outside"),
-        ("structured:0.1", "write structured"),
+        ("structured:0.1", "write structured or e.g. structured:version=1"),
+        ("structured:", "write structured"),
+        ("structured:version=", "write structured or e.g. structured:version=1"),
+        ("structured:version=0", "versions 1 to 2, not 0"),
+        ("structured:version=3", "versions 1 to 2, not 3"),
         ("random:", "write random"),
         ("captured", "write captured:FOLDER"),
         ("captured:no/such/folder", "capture folder no/such/folder does not exist"),

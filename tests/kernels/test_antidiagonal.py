@@ -124,7 +124,7 @@ def test_the_first_block_is_estimated_where_sinks_fill_a_cell(sinks, filled, mon
     monkeypatch.setattr(structured, "SINK_HEIGHTS", (4.0, 3.9, 3.8, 3.7, 3.6, 3.5, 3.4, 3.3)[:sinks])
     tokens, cpu = 1024, torch.device("cpu")
     shape = Shape(1, tokens, 2, 1, 64)
-    q, k, _ = structured.Structured().tensors(shape, layer=0, seed=0, dtype=torch.float32, device=cpu)
+    q, k, _ = structured.Structured(1).tensors(shape, layer=0, seed=0, dtype=torch.float32, device=cpu)
 
     def first_block(stride):
         weights = reference.antidiagonal_weights(q, k, stride=stride, scale=64**-0.5)

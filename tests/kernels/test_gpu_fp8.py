@@ -76,7 +76,7 @@ def test_long_lists_keep_their_sums():
 
 def structured_call(length):
     shape = Shape(1, length, 8, 2, 128)
-    q, k, v = Structured().tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
+    q, k, v = Structured(1).tensors(shape, layer=0, seed=0, dtype=torch.bfloat16, device=torch.device("cuda"))
     return AttentionCall(q, k, v, scale=128**-0.5)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fp_bench.errors import UsageError
 from fp_bench.inputs.captured import Captured
-from fp_bench.inputs.open import open_inputs
+from fp_bench.inputs.open import open_inputs, versioned
 from fp_bench.inputs.source import InputSource, Shape
 from fp_bench.jobs.candidate import FLASHPREFILL_EMBEDDED, Asked, Candidate, candidates
 from fp_bench.jobs.cost import Range, cell_seconds, prefill_flop, start_seconds, total, weights_in_use
@@ -321,7 +321,8 @@ def _asked(
     if load is not None:
         one = one.pinned(concurrency=concurrency and [concurrency], rate=rate and [rate])
     if request.model is None:
-        one = one.pinned(heads=Heads(shape.q_heads, shape.kv_heads, shape.head_dim), layers=[layer])
+        heads = Heads(shape.q_heads, shape.kv_heads, shape.head_dim)
+        one = one.pinned(heads=heads, layers=[layer], inputs=versioned(request.inputs))
     return {
         **method,
         **asdict(shape),

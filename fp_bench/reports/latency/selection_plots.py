@@ -36,7 +36,7 @@ from fp_bench.reports.latency.tables import SETTING
 from fp_bench.sizes import format_length
 
 PUBLISHED_DENSITY = {4096: 0.70, 8192: 0.46, 16384: 0.29, 32768: 0.18, 65536: 0.10, 131072: 0.06}
-"""Published density of FlashPrefill at alpha 0.12, to which structured inputs are calibrated."""
+"""Published density of FlashPrefill at alpha 0.12, to which version 1 of structured inputs is calibrated."""
 MOST_MAPPED = 6
 """Methods in one figure of maps."""
 
