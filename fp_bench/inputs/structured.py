@@ -39,7 +39,7 @@ PASSAGE_TOKENS = (64, 320)
 """Shortest and longest passage."""
 PASSAGE_FEATURES = 24
 POSITION = 4096
-"""Of a query whose first token has the logit `Strengths.sink` and whose scores the spread `Strengths.focus`."""
+"""Of a query that reads the first token with the logit `Strengths.sink`."""
 SLASH_DISTANCE = (256, 4096)
 """In tokens."""
 NOISE_POOL = 4096
@@ -66,8 +66,6 @@ class Strengths(BaseModel):
     """Share of the heads at the lower end of `focus` and `local`: they read a little of everything."""
     focus: tuple[float, float]
     """Standard deviation of a head's passage scores: the larger, the fewer blocks come near the best one."""
-    focus_growth: float
-    """The standard deviation grows with this power of the query's position; 0: the same at all lengths."""
     interest: float
     """How far each query's own direction differs from its passage's, relative to it."""
     sink: tuple[float, float]
@@ -391,10 +389,7 @@ class _QueryHead:
         wanted = self.passages[document.passage]
         if strengths.interest:
             wanted = wanted + strengths.interest * PASSAGE_FEATURES**-0.5 * own(len(positions), draw)
-        focus: float | Tensor = self.focus
-        if strengths.focus_growth:
-            focus = focus * ((positions + 1) / POSITION)[:, None] ** strengths.focus_growth
-        return torch.cat([single, rotary, self.recency * _rotary(positions, long_waves), focus * wanted], dim=1)
+        return torch.cat([single, rotary, self.recency * _rotary(positions, long_waves), self.focus * wanted], dim=1)
 
 
 @dataclass(frozen=True)

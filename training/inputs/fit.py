@@ -21,7 +21,6 @@ FITTED: dict[str, tuple[float, float]] = {
     "diffuse": (0.0, 0.6),
     "focus.0": (0.1, 1.0),
     "focus.1": (1.0, 4.0),
-    "focus_growth": (-0.2, 0.4),
     "interest": (0.1, 2.0),
     "common": (0.0, 0.9),
     "sink.0": (4.0, 14.0),
