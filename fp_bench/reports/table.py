@@ -56,20 +56,22 @@ class Table:
     def blocks(self, width: int) -> list["Table"]:
         """Return the table as tables of a terminal's width: columns without room go below, without empty columns.
 
-        Each repeats the leading columns that identify its rows. One that is still too wide has one further column.
+        Each repeats the fewest leading columns that identify its rows, and has at least one further column.
         """
         table = self._without_empty_columns()
         needed = table._readable_widths()
-        keys = table._keys()
-        blocks, room = [list(range(keys))], width - sum(needed[:keys])
-        for number in range(keys, len(needed)):
-            if needed[number] > room and len(blocks[-1]) > keys:
-                blocks.append(list(range(keys)))
-                room = width - sum(needed[:keys])
+        first = list(range(table._keys()))
+        again = table._fewest(first)
+        whole = width - sum(needed[number] for number in again)
+        blocks, room = [first], width - sum(needed[: len(first)])
+        for number in range(len(first), len(needed)):
+            if needed[number] > room and (room < whole or len(blocks[-1]) > len(again)):
+                blocks.append(list(again))
+                room = whole
             blocks[-1].append(number)
             room -= needed[number]
-        first, *more = (table._only(numbers) for numbers in blocks)
-        return [first, *(replace(block, title="") for block in more)]
+        top, *more = (table._only(numbers) for numbers in blocks)
+        return [top, *(replace(block, title="") for block in more)]
 
     @property
     def narrowest(self) -> int:
@@ -90,6 +92,15 @@ class Table:
         """Return the number of leading columns that identify all rows; 1 if none do."""
         found = (n for n in range(1, len(self.columns)) if len({tuple(row[:n]) for row in self.rows}) == len(self.rows))
         return next(found, 1)
+
+    def _fewest(self, keys: Sequence[int]) -> list[int]:
+        """Return those columns of the given ones without which some rows could not be told apart, at least one."""
+        kept = list(keys)
+        for key in keys:
+            rest = [number for number in kept if number != key]
+            if rest and len({tuple(row[number] for number in rest) for row in self.rows}) == len(self.rows):
+                kept = rest
+        return kept
 
     def _single(self, number: int) -> bool:
         return not any(" " in row[number] for row in self.rows)

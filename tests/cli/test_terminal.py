@@ -105,6 +105,21 @@ def test_columns_that_do_not_fit_go_below_beside_what_names_the_row(monkeypatch,
     assert "blank" not in shown
 
 
+def test_a_long_name_leaves_room_for_numbers_and_sentences(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    label = "sink_and_window:sink_blocks=1:window_blocks=1"
+    columns = ["verdict", "length", "method", "note", "base ms", "new ms", "ratio", "interval"]
+    sides = ("43.09", "52.35", "1.215", "0.610 to 2.421")
+    rows = [["inconclusive", "512", name, "about 31 more launches would decide", *sides] for name in ("dense", label)]
+    show_tables([Table("A comparison", columns, rows, numbers=3)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(label in line for line in lines) == 4  # with the verdict, the note, the times, the interval
+    assert sum("inconclusive" in line for line in lines) == 2
+    assert any({label, "43.09", "52.35", "1.215"} <= set(line.split()) for line in lines)
+    assert any("about 31 more launches" in line for line in lines)
+
+
 @pytest.mark.parametrize(("columns", "wide"), [(None, False), ("80", True)])
 def test_a_pipe_and_wide_have_one_line_a_row(columns, wide, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)

@@ -2,7 +2,8 @@
 
 **Conversion.** One program walks the tiles of one row block through the table of the index, with one dependent load
 for each tile. Meanwhile 1024 of the head's columns are in registers, and those in a tile are struck out. A prefix sum
-packs the others in octets. The cost is one compare for each tile and column, a few per cent of the attention's time.
+packs the others in octets. This takes one compare for each tile and column, which should be a few per cent of the
+attention's time.
 
 **Attention.** One program computes 64 queries of one head, since tiles lie differently for every 64 queries. It walks
 the table again: the next distance is loaded while the tile of this one is computed. The first tile (the far edge of a
