@@ -11,13 +11,19 @@ from fp_bench.reports.latency.tables import is_prefill
 from fp_bench.reports.latency.tables import setting_title as timed_title
 from fp_bench.sizes import format_length
 
+MOST_LOST = 0.05
+"""Score that a method may lose to dense attention to be an answer: few samples make no loss significant."""
+LEAST_MASS = 0.8
+"""Share of the attention mass that a method must keep to be an answer without scores."""
+
 
 def answer(runs: Sequence[Run]) -> list[str]:
     """Return three sentences about the longest prompts that were both timed and scored, else timed or scored.
 
     Of methods with scores, those count that are not significantly below dense attention (the interval of
-    the paired difference reaches 0). The fastest of these is named, or the sparsest without times. If no
-    method is left, the sentences say so and describe the fastest scored one.
+    the paired difference reaches 0) and lose at most `MOST_LOST`. The fastest of these is named, or the sparsest
+    without times. Without scores, methods count that keep `LEAST_MASS` of the attention. If no method is left, the
+    sentences say so and describe the fastest one.
     """
     scores = accuracies(runs)
     timed = [rows for run in runs for rows in settings(run) if (rows["method"] != "dense").any()]
@@ -40,9 +46,16 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
     tested = any(pd.isna(row["kl"]) for row in scored.values())
     kept = here[[_keeps(scored.get(name)) for name in here["method_hash"]]] if tested else here[:0]
     known = here[here["method_hash"].isin(scored)] if scored else here
+    if not scored:
+        kept = here[here["recall"] >= LEAST_MASS]
     best = (kept if len(kept) else known).sort_values("ms").iloc[0]
     length, score = format_length(int(longest)), scored.get(best["method_hash"])
-    among = _among("fastest", "timed and scored" if scored else "timed", len(known), len(kept) if tested else None)
+    if scored:
+        among = _among("fastest", "timed and scored", len(known), len(kept) if tested else None)
+    else:
+        among = (
+            _by_mass(len(here), len(kept)) if here["recall"].notna().any() else _among("fastest", "timed", len(here))
+        )
     what = "a first token" if is_prefill(rows) else "one attention call"
     over = "with dense attention" if is_prefill(rows) else "of the fastest dense kernel"
     return [
@@ -74,17 +87,34 @@ def _of_scores(rows: pd.DataFrame) -> list[str]:
     ]
 
 
-def _among(best: str, how: str, methods: int, kept: int | None) -> str:
-    """Say among which methods one is best; ``kept`` of them are not below dense attention, None if unknown."""
+def _among(best: str, how: str, methods: int, kept: int | None = None) -> str:
+    """Say among which methods one is best; ``kept`` of them are close to dense attention, None if unknown."""
+    points = f"{100 * MOST_LOST:g} points"
     if methods == 1:
-        return f"the only sparse method {how}" + (", and scores below dense attention" if kept == 0 else "")
-    if kept == 0:
-        return f"the {best} of the {methods} sparse methods {how}, but all of them score below dense attention"
+        far = f", and is significantly below dense attention or loses more than {points}"
+        return f"the only sparse method {how}" + (far if kept == 0 else "")
     if kept is None:
         return f"the {best} of the {methods} sparse methods {how}"
+    if kept == 0:
+        far = f"all of them are significantly below dense attention or lose more than {points}"
+        return f"the {best} of the {methods} sparse methods {how}, but {far}"
     if kept == 1:
-        return f"the only one of the {methods} sparse methods {how} that is not significantly below dense attention"
-    return f"the {best} of the {kept} (of {methods} {how}) that are not significantly below dense attention"
+        close = f"that is not significantly below dense attention and loses at most {points}"
+        return f"the only one of the {methods} sparse methods {how} {close}"
+    close = f"that are not significantly below dense attention and lose at most {points}"
+    return f"the {best} of the {kept} (of {methods} {how}) {close}"
+
+
+def _by_mass(methods: int, kept: int) -> str:
+    """Say among which methods one is the fastest; ``kept`` of them keep enough of the attention mass."""
+    mass = f"{LEAST_MASS:.0%} of the attention mass"
+    if kept == 0 and methods > 1:
+        return f"the fastest of the {methods} sparse methods timed, but none keeps {mass}"
+    if kept in (0, methods):
+        return _among("fastest", "timed", methods)
+    if kept == 1:
+        return f"the only one of the {methods} sparse methods timed that keeps at least {mass}"
+    return f"the fastest of the {kept} (of {methods} timed) that keep at least {mass}"
 
 
 def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) -> dict[str, pd.Series]:
@@ -98,7 +128,9 @@ def _scored(sparse: pd.DataFrame, scores: dict[str, pd.DataFrame], length: int) 
 
 
 def _keeps(score: pd.Series | None) -> bool:
-    return score is not None and pd.notna(score["difference_high"]) and bool(score["difference_high"] >= 0)
+    if score is None or pd.isna(score["difference_high"]):
+        return False
+    return bool(score["difference_high"] >= 0 and score["difference"] >= -MOST_LOST)
 
 
 def _computed(row: pd.Series) -> str:

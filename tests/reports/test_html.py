@@ -139,6 +139,34 @@ def test_a_method_below_dense_attention_is_not_the_answer(tmp_path):
     assert "-100.0 points" in quality
 
 
+def test_a_loss_that_few_samples_cannot_prove_is_no_answer_either(tmp_path):
+    exact = {"method": "dense", "label": "dense", "method_hash": "d", "density": 1.0}
+    lost = answers([1.0, 1.0, 0.0, 1.0, 0.0], label="sparser", method_hash="s", density=0.1)
+    records = [*answers([1.0] * 5, **exact), *answers([1.0] * 5, density=0.4), *lost]
+    which, _, quality = answer([read_run(write(tmp_path / "few", records))])
+    assert "`flashprefill` is the only one of the 2 sparse methods scored that is not significantly below" in which
+    assert "loses at most 5 points" in which
+    assert "it scores 100.0" in quality
+
+
+@pytest.mark.parametrize(
+    ("masses", "said"),
+    [
+        ((0.3, 0.9, 0.95), "`b` is the fastest of the 2 (of 3 timed) that keep at least 80% of the attention mass"),
+        ((0.3, 0.4, 0.95), "`c` is the only one of the 3 sparse methods timed that keeps at least 80% of"),
+        ((0.3, 0.4, 0.5), "`a` is the fastest of the 3 sparse methods timed, but none keeps 80% of the attention mass"),
+        ((0.8, 0.9, 0.95), "`a` is the fastest of the 3 sparse methods timed, at"),
+        ((None, None, None), "`a` is the fastest of the 3 sparse methods timed, at"),
+    ],
+)
+def test_without_scores_a_method_that_keeps_little_of_the_attention_is_no_answer(tmp_path, masses, said):
+    sparse = [
+        timed(ms, label=label, method_hash=label, recall=mass)
+        for ms, label, mass in zip((1.0, 2.0, 3.0), "abc", masses, strict=True)
+    ]
+    assert said in answer([read_run(write(tmp_path, [dense(8.0), *sparse]))])[0]
+
+
 def test_the_answer_is_of_a_length_at_which_quality_is_known(tmp_path):
     both = [{"input": "prompt:embedded", "seq_len": length} for length in (4096, 8192)]
     times = [record for of in both for record in (dense(8.0, **of), timed(of["seq_len"] / 4096, **of))]
