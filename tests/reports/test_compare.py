@@ -166,6 +166,12 @@ def test_published_runs_of_older_code_compare():
     assert "regressed" not in verdicts(found)
 
 
+@pytest.mark.parametrize(("new", "named"), [(NOISY, True), (STEADY, False)])
+def test_that_a_cell_too_noisy_to_judge_passes_is_said(compared, new, named):
+    said = summary(compared(rounds(STEADY), rounds(new)))
+    assert any("pass; with --strict they fail" in line for line in said) == named
+
+
 @pytest.mark.parametrize(("name", "cells"), [("h200/same-twice", 6), ("h100/twice", 12)])
 def test_two_equal_runs_of_real_machines_are_not_accused(name, cells):
     found = compare(*(read_run(PUBLISHED.parent / f"{name}-{which}") for which in "ab"))

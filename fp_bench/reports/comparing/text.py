@@ -30,6 +30,8 @@ def summary(comparison: Comparison) -> list[str]:
     rule = comparison.rule
     counts = [f"{n} {verdict}" for verdict in Verdict if (n := comparison.count(verdict))]
     lines = [f"{', '.join(counts)}."]
+    if comparison.count(Verdict.INCONCLUSIVE):
+        lines.append("Inconclusive cells are too noisy to judge and pass; with --strict they fail.")
     mean, cells = geometric_mean(comparison.latency)
     if cells:
         lines.append(f"New times are {mean:.3f} of base (geometric mean over the {cells} decided sparse cells).")
@@ -85,7 +87,7 @@ def _latency_table(rows: pd.DataFrame) -> Table:
         note += [str(row["note"])] if row["note"] else []
         numbers = [or_blank(row["base_ms"], ".4g"), or_blank(row["new_ms"], ".4g"), or_blank(row["ratio"], ".3f")]
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
-        rounds = "+".join(
+        rounds = " + ".join(
             map(_rounds, (row["base_rounds"], row["new_rounds"]), (row["base_launches"], row["new_launches"]))
         )
         lines.append([*where, "; ".join(note), *numbers, interval, or_blank(row["p"], ".2g"), rounds])
