@@ -71,6 +71,11 @@ def format_lengths(lengths: Sequence[int]) -> str:
     return ", ".join(parts)
 
 
+def format_ms(milliseconds: float) -> str:
+    """Return a time in milliseconds with four digits or, from ten seconds on, in whole ones; never ``1.2e+04``."""
+    return f"{milliseconds:.4g}" if milliseconds < 9999.5 else f"{milliseconds:.0f}"
+
+
 def parse_layers(text: str, between: str = ",") -> list[int]:
     """Return the ascending layers of ``0-3,17``, each once.
 

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fp_bench.errors import UsageError
-from fp_bench.sizes import MAX_LENGTH, format_length, format_lengths, parse_length, parse_lengths, parse_share
+from fp_bench.sizes import (
+    MAX_LENGTH,
+    format_length,
+    format_lengths,
+    format_ms,
+    parse_length,
+    parse_lengths,
+    parse_share,
+)
 
 lengths = st.integers(1, MAX_LENGTH - 1)
 
@@ -58,3 +66,11 @@ def test_bad_shares_are_one_line_with_the_value(text):
 @pytest.mark.parametrize("text", ["4K-256K", "4K, 8K", "4K, 16K-64K, 100K", "256"])
 def test_lengths_are_written_as_they_are_read(text):
     assert format_lengths(parse_lengths(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0.20612, "0.2061"), (1041.3, "1041"), (9999.4, "9999"), (9999.6, "10000"), (48310.0, "48310"), (0.0, "0")],
+)
+def test_milliseconds_have_no_exponents(milliseconds, text):
+    assert format_ms(milliseconds) == text

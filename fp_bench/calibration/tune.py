@@ -37,6 +37,8 @@ from fp_bench.suites.fidelity import Fidelity
 HELD_OUT = 8
 """Held-out samples, on which the setting found is measured again; a third of a short text, at least 2."""
 LEAST_HELD_OUT = 2
+ROUNDS = 3
+"""In which the latency job times a prefill."""
 DENSE = Spec("dense")
 
 
@@ -166,7 +168,8 @@ def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
             found += max(1, ceil(log2(len(search.candidates) + 1)) * search.most - tried) + len(search.held_out)
     held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
     timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
-    return found + held_out + len(set(request.lens) - timed)
+    methods = Counter(search.length for search in todo)
+    return found + held_out + sum(ROUNDS * (1 + methods[length]) for length in set(request.lens) - timed)
 
 
 def answers(todo: Sequence[Search]) -> tuple[Mapping[int, int], Mapping[int, int]]:

@@ -16,7 +16,10 @@ from fp_bench.reports.clusters import divergence_interval
 from fp_bench.reports.drawing import Plot, method_lines, new_figure
 from fp_bench.reports.table import Table, or_blank
 from fp_bench.reports.verdict import Rule, Verdict, compare_times
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_ms
+
+TIE = 1.1
+"""Smallest ratio of two times that is told although rounds are too noisy to prove it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def verdicts(found: Sequence[Tuned]) -> list[str]:
-    """Name the fastest method at one length; methods not shown to be slower are ties."""
+    """Name the fastest method at one length, and how much slower each other one is, or that they tie."""
     times = [each.ttft_ms for each in found]
     known = [time for time in times if time is not None]
     if not known:
@@ -103,7 +106,10 @@ def _verdict(each: Tuned, best: Tuned) -> str:
     rounds = min(len(each.rounds_ms), len(best.rounds_ms))
     base, new = (np.array([[side.rounds_ms[:rounds]]]) for side in (best, each))
     slower = compare_times(base, new, Rule(), forecast=False).verdict[0] == Verdict.REGRESSED.value
-    return f"{each.ttft_ms / best.ttft_ms:.2f}x the fastest" if slower else "tie with the fastest"
+    ratio = each.ttft_ms / best.ttft_ms
+    if not slower and ratio < TIE:
+        return "tie with the fastest"
+    return f"{ratio:.2f}x the fastest{'' if slower else ', but within the noise'}"
 
 
 def table(found: Sequence[Tuned], limit: str) -> Table:
@@ -158,8 +164,7 @@ def _cells(each: Tuned, verdict: str) -> list[str]:
         or_blank(each.kl, ".4f"),
         interval,
         or_blank(each.density, ".0%"),
-        or_blank(each.attention_ms, ".4g"),
-        or_blank(each.ttft_ms, ".4g"),
+        *("" if ms is None else format_ms(ms) for ms in (each.attention_ms, each.ttft_ms)),
     ]
 
 

@@ -24,7 +24,7 @@ from fp_bench.jobs.openai.servers import AS_SERVED
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record, load_name
 from fp_bench.reports.escape import one_line
 from fp_bench.reports.table import Table
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_ms
 
 if TYPE_CHECKING:
     from fp_bench.jobs.accuracy.plan import Plan as AccuracyPlan
@@ -226,7 +226,7 @@ def record_line(record: Record) -> str:
         score = f"{100 * (record.score or 0):.0f}" if record.kl is None else f"KL {record.kl:.4f}"
         return f"{where}: {score}{kept}"
     assert isinstance(record, LatencyRecord)
-    return f"{where} round {record.round}: {record.median_ms:.4g} ms{kept}"
+    return f"{where} round {record.round}: {format_ms(record.median_ms or 0)} ms{kept}"
 
 
 def show_tables(tables: Sequence[Table], wide: bool = False) -> None:

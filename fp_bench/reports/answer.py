@@ -9,7 +9,7 @@ from fp_bench.reports.accuracy.tables import points, setting_title, signed
 from fp_bench.reports.joint import accuracies, joined_scores, settings
 from fp_bench.reports.latency.tables import is_prefill
 from fp_bench.reports.latency.tables import setting_title as timed_title
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_ms
 
 MOST_LOST = 0.05
 """Score that a method may lose to dense attention to be an answer: few samples make no loss significant."""
@@ -60,8 +60,8 @@ def _of_times(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> list[str]:
     over = "with dense attention" if is_prefill(rows) else "of the fastest dense kernel"
     return [
         f"Which method: `{best['label']}` is {among}, at {length} ({timed_title(best)}).",
-        f"How fast: {what} takes {best['ms']:.4g} ms, {best['speedup_dense']:.2f}x the speed {over} "
-        f"({best['dense']}, {best['dense_ms']:.4g} ms).",
+        f"How fast: {what} takes {format_ms(best['ms'])} ms, {best['speedup_dense']:.2f}x the speed {over} "
+        f"({best['dense']}, {format_ms(best['dense_ms'])} ms).",
         f"At what quality: {_computed(best)}{_mass(best)}; {_quality(score)}.",
     ]
 

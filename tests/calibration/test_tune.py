@@ -111,6 +111,8 @@ def test_times_that_cannot_be_told_apart_are_ties():
 
     found = [timed("a", 10.0, 10.1, 9.9), timed("b", 10.05, 9.95, 10.1), timed("c", 20.0, 20.1, 19.9)]
     assert verdicts(found) == ["fastest", "tie with the fastest", "2.00x the fastest"]
+    noisy = [timed("a", 10.0, 11.0, 90.0), timed("b", 80.0, 9.0, 85.0)]
+    assert verdicts(noisy) == ["fastest", "7.27x the fastest, but within the noise"]
     assert verdicts([Tuned("a", 1024, None, "no setting meets the limit")]) == ["no setting meets the limit"]
 
 

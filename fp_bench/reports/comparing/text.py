@@ -16,7 +16,7 @@ from fp_bench.reports.latency.tables import SETTING, setting_title
 from fp_bench.reports.scores import changed_answers
 from fp_bench.reports.table import Table, or_blank
 from fp_bench.reports.verdict import Verdict
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_ms
 
 MOST_ROWS = 40
 """Largest number of rows in a table; CSV and JSON have all."""
@@ -85,7 +85,10 @@ def _latency_table(rows: pd.DataFrame) -> Table:
         where += [str(row["layer"])] if layers else []
         note = [_more(row["more"], str(row["by"]))] if row["verdict"] == Verdict.INCONCLUSIVE else []
         note += [str(row["note"])] if row["note"] else []
-        numbers = [or_blank(row["base_ms"], ".4g"), or_blank(row["new_ms"], ".4g"), or_blank(row["ratio"], ".3f")]
+        numbers = [
+            *("" if pd.isna(ms) else format_ms(ms) for ms in (row["base_ms"], row["new_ms"])),
+            or_blank(row["ratio"], ".3f"),
+        ]
         interval = "" if pd.isna(row["low"]) else f"{row['low']:.3f} to {row['high']:.3f}"
         rounds = " + ".join(
             map(_rounds, (row["base_rounds"], row["new_rounds"]), (row["base_launches"], row["new_launches"]))
@@ -227,7 +230,9 @@ def describe_time(row: pd.Series) -> str:
     if pd.isna(row["ratio"]):
         return f"{where}: {row['note']}"
     interval = f"{row['low']:.3f} to {row['high']:.3f}"
-    return f"{where}: {row['base_ms']:.4g} to {row['new_ms']:.4g} ms, ratio {row['ratio']:.3f} ({interval})"
+    return (
+        f"{where}: {format_ms(row['base_ms'])} to {format_ms(row['new_ms'])} ms, ratio {row['ratio']:.3f} ({interval})"
+    )
 
 
 def describe_score(row: pd.Series) -> str:

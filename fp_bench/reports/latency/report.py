@@ -22,7 +22,7 @@ from fp_bench.reports.latency.tables import (
     latency_tables,
 )
 from fp_bench.reports.verdict import Rule
-from fp_bench.sizes import format_length
+from fp_bench.sizes import format_length, format_ms
 
 MOST_NAMED = 6
 """Cells in a sentence."""
@@ -96,25 +96,27 @@ def headlines(table: pd.DataFrame) -> list[str]:
         if is_prefill(rows):
             lines.append(_prefill_headline(best))
             continue
+        ms, dense_ms = format_ms(best["ms"]), format_ms(best["dense_ms"])
         fa2 = f" and {best['speedup_fa2']:.2f}x that of FlashAttention-2" if pd.notna(best["speedup_fa2"]) else ""
         lines.append(
-            f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {best['ms']:.4g} ms on {best['input']} "
+            f"At {format_length(int(best['seq_len']))}, `{best['label']}` takes {ms} ms on {best['input']} "
             f"inputs: {best['speedup_dense']:.2f}x the speed of the fastest dense kernel ({best['dense']}, "
-            f"{best['dense_ms']:.4g} ms){fa2}, {best['ideal_share']:.0%} of the ideal. It keeps {best['density']:.1%} "
+            f"{dense_ms} ms){fa2}, {best['ideal_share']:.0%} of the ideal. It keeps {best['density']:.1%} "
             f"of the {_pairs(best)}, which hold {best['recall']:.1%} of the attention mass."
         )
     return lines
 
 
 def _prefill_headline(best: pd.Series) -> str:
+    ms, dense_ms = format_ms(best["ms"]), format_ms(best["dense_ms"])
     if best["load"]:
         return (
             f"At {format_length(int(best['seq_len']))} and {best['load']}, a first token of `{best['label']}` takes "
-            f"{best['ms']:.4g} ms: {best['speedup_dense']:.2f}x the speed of `dense` ({best['dense_ms']:.4g} ms)."
+            f"{ms} ms: {best['speedup_dense']:.2f}x the speed of `dense` ({dense_ms} ms)."
         )
     return (
-        f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {best['ms']:.4g} ms: "
-        f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {best['dense_ms']:.4g} ms), "
+        f"At {format_length(int(best['seq_len']))}, a first token with `{best['label']}` takes {ms} ms: "
+        f"{best['speedup_dense']:.2f}x the speed with dense attention ({best['dense']}, {dense_ms} ms), "
         f"{best['speedup_attention']:.2f}x in the attention alone. It keeps {best['density']:.1%} of the "
         f"{_pairs(best)}."
     )
