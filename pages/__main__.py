@@ -11,9 +11,11 @@ from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
+from pages.equal_density import RBS
 from pages.real_model import BESIDE, LONG, PROSE, REAL
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
-from pages.tables import ACCURACY, RIVALS, SPEED
+from pages.tables import ACCURACY, RIVALS, SPEED, VERSION_1
+from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
@@ -23,8 +25,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "real settings": REAL.all_settings,
     "real settings 128k": LONG.all_settings,
     "real settings prose": PROSE.all_settings,
-    "real inputs": partial(PROSE.beside_structured, RIVALS.run, ("8k", "32k"), BESIDE),
+    "real inputs": partial(PROSE.beside_structured, VERSION_1, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
+    "tuned 32k 0.02": TUNED_NATIVE.markdown,
+    "tuned 128k 0.02": TUNED.markdown,
+    "tuned 128k 0.05": TUNED_LOOSE.markdown,
+    "equal density": partial(RBS.markdown, (0.08, 0.1, 0.12, 0.15, 0.2, 0.25)),
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,
     "record": partial(record_fields, Record),
@@ -32,7 +38,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy record": partial(record_fields, AccuracyRecord),
     "benchmark record": partial(record_fields, BenchmarkRecord),
 }
-PAGES = ("README.md", "docs/results.md", "docs/inputs.md", "docs/methods.md", "docs/suites.md", "docs/record.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/findings.md",
+    "docs/inputs.md",
+    "docs/methods.md",
+    "docs/suites.md",
+    "docs/record.md",
+)
 SCHEMA = "docs/record.schema.json"
 MARKED = re.compile(r"(?<=<!-- made: )(.+?)( -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
 

@@ -11,7 +11,7 @@ from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import read_run
 from fp_bench.sizes import parse_length
 from pages.markdown import table
-from pages.real_model import METHODS
+from pages.real_model import METHODS, MIXED
 from pages.tables import RESULTS, share
 
 
@@ -80,3 +80,11 @@ class EqualDensity:
             if density[0] <= np.log(at) <= density[-1]:
                 found[piece] = float(np.interp(np.log(at), density, kl))
         return found
+
+
+RBS = EqualDensity(
+    [MIXED, "real/qwen2.5-coder-1.5b-rbs", "real/qwen2.5-coder-1.5b-tune-32k-kl0.02"],
+    "32k",
+    ("flashprefill", "rbs"),
+    "alpha",
+)

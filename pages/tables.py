@@ -37,12 +37,13 @@ class ByLength:
         found = measured(self.run)
         rows = [found.loc[(length, self.method)] for length in parse_lengths(self.lengths)]
         dense = ", ".join(dict.fromkeys(IMPLEMENTATIONS.get(row["dense"], row["dense"]) for row in rows))
-        head = ["length", "FlashAttention-2", f"fastest dense ({dense})", self.method, "density", "vs FA2"]
+        head = ["length", "FlashAttention-2", f"fastest dense ({dense})", self.method, "kept", "mass in it", "vs FA2"]
         lines = []
         for row in rows:
             times = [f"{number(row[name])} ms" for name in ("fa2_ms", "dense_ms", "ms")]
             gains = [speed_up(row[name]) for name in ("speedup_fa2", "speedup_dense")]
-            lines.append([format_length(row.name[0]), *times, share(row["density"]), *gains])
+            kept = [share(row["density"]), share(row["recall"])]
+            lines.append([format_length(row.name[0]), *times, *kept, *gains])
         return table([*head, "vs fastest dense"], lines, left=0)
 
 
@@ -146,35 +147,38 @@ def scores(run: str) -> pd.DataFrame:
     return summary([record for record in read_run(RESULTS / run).accuracy if record.suite == "ruler"])
 
 
-SPEED = ByLength("h200/latency-32-8-128", lengths="4k,16k,64k,256k", method="flashprefill")
+OPERATOR = "h200/operator"
+SPEED = ByLength(OPERATOR, lengths="4k,16k,64k,128k", method="flashprefill")
 RIVALS = ByMethod(
-    "h100/all-32-8-128",
-    lengths="4k,16k,64k,256k",
+    OPERATOR,
+    lengths="4k,16k,64k,128k",
     kept_at="64k",
     methods={
         "dense:impl=fa2": "FlashAttention-2",
         "dense": "cuDNN",
         "minference": "MInference, 1000 columns, 6096 diagonals",
+        "prism": "Prism",
         "xattention": "XAttention, stride 8, tau 0.9",
-        "streaming": "StreamingLLM, 128 and 3968 tokens",
-        "flashprefill": "flashprefill, alpha 0.12",
-        "flashprefill_v2": "FlashPrefill V2, alpha 0.1, correction",
         "flexprefill": "FlexPrefill, gamma 0.9",
+        "stem": "Stem",
+        "streaming": "StreamingLLM, 128 and 3968 tokens",
+        "rbs": "RBS-Attention, alpha 0.12",
+        "flashprefill_v2": "FlashPrefill V2, alpha 0.1, correction",
+        "flashprefill": "FlashPrefill, alpha 0.12",
+        "flashprefill:precision=fp8": "the same, attention in 8 bits",
     },
 )
-ACCURACY_RUN = "h100/accuracy"
+VERSION_1 = "h100/all-32-8-128"
+"""Structured inputs of version 1, on which XAttention and FlexPrefill followed their papers."""
 ACCURACY = Scores(
-    ACCURACY_RUN,
-    lengths="4k,16k,64k,128k",
-    at="64k",
+    "real/qwen2.5-coder-1.5b-ruler",
+    lengths="32k",
+    at="32k",
     methods={
         "dense": "dense",
-        "minference": "MInference",
-        "xattention": "XAttention",
-        "flexprefill": "FlexPrefill",
-        "flashprefill_v2": "FlashPrefill V2",
-        "flashprefill:alpha=0.33": "flashprefill, alpha 0.33",
-        "flashprefill:alpha=0.33:precision=fp8": "the same in FP8, version 1",
-        "streaming": "StreamingLLM",
+        "flashprefill:alpha=0.0593": "FlashPrefill, alpha 0.0593",
+        "flashprefill": "FlashPrefill, alpha 0.12",
+        "xattention:tau=0.906": "XAttention, tau 0.906",
+        "flexprefill:gamma=0.966": "FlexPrefill, gamma 0.966",
     },
 )

@@ -366,7 +366,7 @@ def test_the_same_method_asked_twice_is_one(odd_methods):
         ({"dtype": "bf15"}, "unknown dtype 'bf15'; did you mean 'bf16'"),
         ({"inputs": "structred"}, "unknown input source"),
         ({"inputs": "captured:/no/such"}, "does not exist"),
-        ({"layers": [3]}, "layer 3 is not in structured; it has 0"),
+        ({"layers": [3]}, "layer 3 is not in structured:version=2; it has 0"),
     ],
 )
 def test_bad_requests_are_refused_before_anything_runs(changed, says):
