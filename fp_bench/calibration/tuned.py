@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import yaml
@@ -13,11 +14,13 @@ from fp_bench.calibration.trials import sample_number
 from fp_bench.methods.registry import Spec
 from fp_bench.records.record import AccuracyRecord, LatencyRecord, Record
 from fp_bench.reports.clusters import divergence_interval
-from fp_bench.reports.drawing import Plot, method_lines, new_figure
+from fp_bench.reports.drawing import PANEL_TITLE, STYLE, Plot, log_axis, method_colour, new_figure
 from fp_bench.reports.table import Table, or_blank
 from fp_bench.reports.verdict import Rule, Verdict, compare_times
 from fp_bench.sizes import format_length, format_ms
 
+LEAST_KL = 1e-5
+"""Nats; smaller ones are drawn as this."""
 TIE = 1.1
 """Smallest ratio of two times that is told although rounds are too noisy to prove it."""
 
@@ -208,17 +211,19 @@ def plot(records: Sequence[Record], limit: float | None) -> Plot | None:
         return None
     rows = pd.DataFrame(tried).groupby(["seq_len", "method", "label"], as_index=False).mean()
     lengths = sorted(rows["seq_len"].unique())
-    figure, panels = new_figure("KL divergence from dense attention against density", "mean over samples", len(lengths))
-    for axes, length in zip(panels, lengths, strict=True):
-        here = rows[rows["seq_len"] == length]
-        for label, mine, look in method_lines(here):
-            ordered = mine.sort_values("density")
-            axes.plot(ordered["density"] * 100, ordered["kl"].clip(lower=1e-6), label=label, **look)
-        if limit is not None:
-            axes.axhline(limit, color="black", linewidth=1, linestyle="--")
-        axes.set_yscale("log")
-        axes.set_xlabel("kept, % of dense attention")
-        axes.set_title(format_length(int(length)))
-    panels[0].set_ylabel("KL, nats")
-    panels[-1].legend()
-    return Plot("tuned", "KL against density", figure, rows)
+    title = "What each setting loses against what it keeps"
+    with matplotlib.rc_context(STYLE):
+        figure, panels = new_figure(title, "mean over samples; dashed: the limit", len(lengths))
+        for axes, length in zip(panels, lengths, strict=True):
+            for method, mine in rows[rows["seq_len"] == length].groupby("method"):
+                line, colour = mine.sort_values("density"), method_colour(str(method))
+                kl = line["kl"].clip(lower=LEAST_KL)
+                axes.plot(100 * line["density"], kl, color=colour, marker="o", markeredgecolor="white", label=method)
+            if limit is not None:
+                axes.axhline(limit, color="black", linewidth=1, linestyle="--")
+            log_axis(axes, lambda kl: f"{kl:g}")
+            axes.set_xlabel("kept, % of dense attention")
+            axes.set_title(format_length(int(length)), **PANEL_TITLE)
+        panels[0].set_ylabel("KL to dense attention, nats")
+        panels[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    return Plot("tuned", title, figure, rows)
