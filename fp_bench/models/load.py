@@ -130,10 +130,13 @@ def load_model(
             ignore_mismatched_sizes=True,  # they are in the report, with their names
             **(given | _found(spec)),
         )
-    check_weights(name, model, report)
     if spec.gguf is not None:
         _forget_quantisation(model)
-    return (model if "device_map" in given else model.to(device)).eval(), tokenizer
+    if "device_map" not in given:
+        model = model.to(device)
+    # On a GPU this takes no time; many threads of a busy host would wait for each other.
+    check_weights(name, model, report)
+    return model.eval(), tokenizer
 
 
 def model_without_weights(name: str) -> Any:
