@@ -14,6 +14,11 @@ from pages.markdown import table
 from pages.real_model import METHODS, MIXED
 from pages.tables import RESULTS, share
 
+Points = dict[int, list[tuple[float, float]]]
+"""Number of a piece -> logarithms of density and KL of each setting."""
+Losses = dict[int, float]
+"""Number of a piece -> logarithm of its KL."""
+
 
 @dataclass(frozen=True)
 class EqualDensity:
@@ -42,10 +47,11 @@ class EqualDensity:
         """
         ours, theirs = (METHODS[name] for name in self.methods)
         head = ["kept", f"{ours}: KL", f"{theirs}: KL", f"{theirs} / {ours}", "95 %", "p", "pieces"]
-        return table(head, [self._row(at) for at in shares], left=0)
+        measured = [self._points(name) for name in self.methods]
+        return table(head, [self._row(at, *(_losses(points, at) for points in measured)) for at in shares], left=0)
 
-    def _row(self, at: float) -> list[str]:
-        ours, theirs = (self._losses(name, at) for name in self.methods)
+    @staticmethod
+    def _row(at: float, ours: Losses, theirs: Losses) -> list[str]:
         pieces = sorted(ours.keys() & theirs.keys())
         first, second = (np.array([losses[piece] for piece in pieces]) for losses in (ours, theirs))
         change = second - first
@@ -62,24 +68,27 @@ class EqualDensity:
             str(len(pieces)),
         ]
 
-    def _losses(self, method: str, at: float) -> dict[int, float]:
-        """Return log KL at a density by piece, where settings lie on both sides of it."""
-        points: dict[int, list[tuple[float, float]]] = {}
+    def _points(self, method: str) -> Points:
+        points: Points = {}
         for run in self.runs:
             for record in read_run(RESULTS / run).records:
                 if not isinstance(record, AccuracyRecord) or record.method != method or record.status != "ok":
                     continue
                 options = {part.partition("=")[0] for part in record.label.split(":")[1:]}
                 if record.seq_len == parse_length(self.length) and options <= {self.knob} and record.kl:
-                    points.setdefault(sample_number(record), []).append(
-                        (np.log(record.density or 1.0), np.log(record.kl))
-                    )
-        found = {}
-        for piece, pairs in points.items():
-            density, kl = np.array(sorted(pairs)).T
-            if density[0] <= np.log(at) <= density[-1]:
-                found[piece] = float(np.interp(np.log(at), density, kl))
-        return found
+                    point = np.log(record.density or 1.0), np.log(record.kl)
+                    points.setdefault(sample_number(record), []).append(point)
+        return points
+
+
+def _losses(points: Points, at: float) -> Losses:
+    """Return log KL at a density by piece, where settings lie on both sides of it."""
+    found = {}
+    for piece, pairs in points.items():
+        density, kl = np.array(sorted(pairs)).T
+        if density[0] <= np.log(at) <= density[-1]:
+            found[piece] = float(np.interp(np.log(at), density, kl))
+    return found
 
 
 RBS = EqualDensity(

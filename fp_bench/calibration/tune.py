@@ -57,6 +57,11 @@ class Search:
     problem: str | None = None
     """Why there is nothing to search."""
 
+    @property
+    def bisections(self) -> int:
+        """The most settings that the search looks at."""
+        return ceil(log2(len(self.candidates) + 1))
+
     def step(self, losses: Losses, limit: float) -> Trial | Settled:
         """Return the next measurement, or the result of the search."""
         in_order = {str(setting): _leading(losses[self.length, str(setting)]) for setting in self.candidates}
@@ -165,7 +170,7 @@ def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
     for search in todo:
         if isinstance(search.step(losses, request.limit), Trial):
             tried = sum(len(losses[search.length, str(setting)]) for setting in search.candidates)
-            found += max(1, ceil(log2(len(search.candidates) + 1)) * search.most - tried) + len(search.held_out)
+            found += max(1, search.bisections * search.most - tried) + len(search.held_out)
     held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
     timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
     methods = Counter(search.length for search in todo)
@@ -177,9 +182,8 @@ def answers(todo: Sequence[Search]) -> tuple[Mapping[int, int], Mapping[int, int
     fewest: Counter[int] = Counter()
     most: Counter[int] = Counter()
     for search in todo:
-        steps = ceil(log2(len(search.candidates) + 1))
-        fewest[search.length] += steps * FIRST_LOOK
-        most[search.length] += steps * search.most + len(search.held_out)
+        fewest[search.length] += search.bisections * FIRST_LOOK
+        most[search.length] += search.bisections * search.most + len(search.held_out)
     return fewest, most
 
 

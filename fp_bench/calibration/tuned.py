@@ -148,7 +148,7 @@ def _of_length(found: Sequence[Tuned], length: str, limit: str) -> list[str]:
             f", {dense.ttft_ms / best.ttft_ms:.2f}x the speed with dense attention" if dense and dense.ttft_ms else ""
         )
         first = (
-            f"At {length}, with {limit}, run `{best.label}`: the first token takes {best.ttft_ms:.4g} ms{gain}; "
+            f"At {length}, with {limit}, run `{best.label}`: the first token takes {format_ms(best.ttft_ms)} ms{gain}; "
             f"it computes {best.density or 0:.0%} of attention, with a KL of {best.kl or 0:.3f} nats on held-out text."
         )
     ties = [f"`{each.label}`" for each, verdict in judged if verdict == "tie with the fastest"]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fp_bench.errors import UnsupportedError
+from fp_bench.kernels import ranking as ranking_family
 from fp_bench.kernels.backend import triton_missing
 from fp_bench.kernels.flashprefill import reference as defined_selection
 from fp_bench.kernels.flashprefill.ranked import TopK, TopP, log2_energies, select_ranked
@@ -86,6 +87,17 @@ def test_triton_writes_the_defined_energies(case):
     # The definition is relative to the largest logit of each row, ours is not: compare shares.
     share = (ours / ours.sum(-1, keepdim=True)).where(seen, 0)
     torch.testing.assert_close(share, (defined / defined.sum(-1, keepdim=True)).where(seen, 0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [1, 2 * 2 * 9])
+def test_heads_in_parts_are_selected_like_all_at_once(pairs, monkeypatch):
+    draw = torch.Generator().manual_seed(0)
+    q, k = (torch.randn((1, 300, heads, 64), generator=draw) for heads in (10, 5))
+    call = {"kv_len": 300, "scale": 0.125, "backend": "torch"}
+    whole = select_ranked(q, defined_pooling.pool_keys(k), TopK(0.5), NONE_FORCED, **call).mask()
+    monkeypatch.setattr(ranking_family, "PAIRS_AT_ONCE", pairs)
+    parts = select_ranked(q, defined_pooling.pool_keys(k), TopK(0.5), NONE_FORCED, **call).mask()
+    assert torch.equal(parts, whole)
 
 
 def test_definition_by_hand():

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from fp_bench.inputs import structured
 from fp_bench.inputs.structured import VERSION, Strengths, strengths_of
 from fp_bench.sizes import format_length, parse_lengths
+from pages import markdown
 from training.inputs.fit import Cells, fit, measure
 from training.inputs.observe import Kept
 from training.inputs.targets import (
@@ -61,19 +63,19 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def written(strengths: Strengths) -> str:
     """Return the file of some strengths, a line each."""
-    lines = (f' "{name}": {value}' for name, value in strengths.model_dump(mode="json").items())
-    return "{\n" + ",\n".join(lines).replace("True", "true").replace("False", "false") + "\n}\n"
+    lines = (f' "{name}": {json.dumps(value)}' for name, value in strengths.model_dump(mode="json").items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def table(real: Cells, made: Cells) -> str:
     """Return a Markdown table of real models' cells and structured inputs', with what misses by more than a third."""
-    lines = ["| length | method | real: kept | structured: kept | real: mass | structured: mass |"]
-    lines.append("| :-- | :-- | --: | --: | --: | --: |")
+    head = ["length", "method", "real: kept", "structured: kept", "real: mass", "structured: mass"]
     order = [*METHODS, *FURTHER]
-    for (length, method), one in sorted(real.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1]))):
-        shown = [format_length(length), f"`{method}`", *_beside(one, made[length, method])]
-        lines.append(f"| {' | '.join(shown)} |")
-    return "\n".join(lines)
+    rows = [
+        [format_length(length), f"`{method}`", *_beside(one, made[length, method])]
+        for (length, method), one in sorted(real.items(), key=lambda cell: (cell[0][0], order.index(cell[0][1])))
+    ]
+    return markdown.table(head, rows, left=2)
 
 
 def _beside(real: Kept, made: Kept) -> list[str]:

@@ -15,11 +15,10 @@ from fp_bench.kernels.block_index import BlockIndex, causal_blocks
 from fp_bench.kernels.flashprefill import log2_energies_torch
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid, check_scale
+from fp_bench.kernels.ranking import heads_at_once
 
 ROUNDING = 1e-9
 """Below a whole number by this, a count is that number: 0.1 of 30 blocks is 3."""
-PAIRS_AT_ONCE = 1 << 28
-"""Pairs of blocks that are sorted at once, some 40 bytes each; of 32 heads all up to 256K."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def select_ranked(
     always, causal = forced.forced(grid, q.device), causal_blocks(grid, q.device)
     kv_heads = pooled.shape[2]
     group = q.shape[2] // kv_heads
-    at_once = max(1, PAIRS_AT_ONCE // (q.shape[0] * group * causal.numel()))
-    for head in range(0, kv_heads, at_once):
-        heads = slice(head * group, (head + at_once) * group)
-        pairs = log2_energies(q[:, :, heads], pooled[:, :, head : head + at_once], grid, scale, backend)
+    parts = heads_at_once(q.shape[0] * group * causal.numel(), kv_heads)
+    for head in parts:
+        heads = slice(head * group, (head + parts.step) * group)
+        pairs = log2_energies(q[:, :, heads], pooled[:, :, head : head + parts.step], grid, scale, backend)
         energies, order = pairs.sort(dim=-1, descending=True, stable=True)
         kept = ranking.kept_of_sorted(energies, grid)
         mask = torch.zeros_like(kept).scatter_(-1, order, kept)
