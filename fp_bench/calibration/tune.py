@@ -111,7 +111,7 @@ def _samples(request: TuneRequest) -> Mapping[int, tuple[int, range]]:
     tokenizer = model_facts(request.model).tokenizer  # a model that does not load is refused before there is a run
     if request.text is None:
         return {length: (request.samples, _after(request.samples, HELD_OUT)) for length in request.lens}
-    text = Fidelity(Fidelity.Params(text=request.text)).text()
+    text = Fidelity.of_file(request.text).text()
     tokens = len(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
     found = {}
     for length in request.lens:
@@ -152,7 +152,12 @@ def tune(
     for length in request.lens:
         methods = [DENSE, *chosen(request, todo, losses, length)]
         asked = LatencyRequest(
-            model=request.model, lens=[length], methods=methods, dtype=request.dtype, backend=request.backend
+            model=request.model,
+            text=request.text,
+            lens=[length],
+            methods=methods,
+            dtype=request.dtype,
+            backend=request.backend,
         )
         plan = places[0].run(make_plan, asked, places[0].machine)
         yield from job.run(plan, store, conduct, places)

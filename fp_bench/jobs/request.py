@@ -222,6 +222,9 @@ class LatencyRequest(Request):
         None,
         description="For --ttft: embedded (default), a folder, a GGUF file, a Hugging Face model, or random:FOLDER.",
     )
+    text: str | None = Field(
+        None, description="For --ttft: text file of which the prompt is the start; default: generated sentences."
+    )
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     model_arg: str | None = Field(None, description=ARGUMENTS)
@@ -261,6 +264,7 @@ class LatencyRequest(Request):
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
             self._refuse(LOADED, "concurrency", "rate")
+            self._refuse("a model reads it; give --ttft too", "text")
             return self
         calls = "not with --ttft, which times one prompt through a model"
         self._refuse(calls, "batch", "heads", "inputs", "layers")

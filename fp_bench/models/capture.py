@@ -16,7 +16,7 @@ from fp_bench.inputs.captured import MANIFEST, CaptureManifest, file_hash, file_
 from fp_bench.models.load import load_model, model_label
 from fp_bench.models.loading.silence import no_progress_bars
 from fp_bench.models.spec import positions
-from fp_bench.models.written_prompt import needle_prompt
+from fp_bench.models.written_prompt import first_tokens, needle_prompt
 from fp_bench.records.files import replace_file
 
 ATTENTION = "fp_bench_capture"
@@ -160,10 +160,7 @@ def _tokens(tokenizer: Any, text: str | None, length: int, seed: int) -> Tensor:
     """
     if text is None:
         text = needle_prompt(tokenizer, length, seed).text
-    ids = tokenizer(text).input_ids
-    if len(ids) < length:
-        raise UsageError(f"the text has {len(ids)} tokens, fewer than length {length}; give a longer text")
-    return torch.tensor([ids[:length]])
+    return torch.tensor([first_tokens(tokenizer, text, length)])
 
 
 def _check_lengths(lengths: list[int], positions: int | None) -> None:

@@ -51,15 +51,44 @@ def needle_prompt(tokenizer: Any, tokens: int, seed: int) -> WrittenPrompt:
     return WrittenPrompt(text, f" {value}.")
 
 
-def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int) -> list[int]:
-    """Return exactly ``length`` token ids for timing: the first of a needle prompt, or any without a tokenizer.
+def first_tokens(tokenizer: Any, text: str, length: int) -> list[int]:
+    """Return the first ``length`` token ids of a text.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        text: what to read.
+        length: tokens wanted, special tokens at the start included.
+
+    Raises:
+        UsageError: the text has fewer.
+    """
+    # A prefix that is long enough is faster than a whole book, and its tokens are the same.
+    for end in (16 * length, len(text)):
+        ids: list[int] = tokenizer(text[:end], verbose=False).input_ids
+        if len(ids) > length or end >= len(text):
+            break
+    if len(ids) < length:
+        raise UsageError(f"the text has {len(ids)} tokens, fewer than length {length}; give a longer text")
+    return ids[:length]
+
+
+def some_tokens(tokenizer: Any, length: int, seed: int, *, vocabulary: int, text: str = "") -> list[int]:
+    """Return exactly ``length`` token ids for timing.
+
+    They are the first of a text, else of a needle prompt; without a tokenizer they are drawn at random.
 
     Args:
         tokenizer: a Hugging Face tokenizer, or None.
         length: tokens wanted.
         seed: equal seeds give equal ids.
         vocabulary: ids are below it.
+        text: what to read, if anything is given.
+
+    Raises:
+        UsageError: the text has fewer tokens.
     """
+    if text:
+        return first_tokens(tokenizer, text, length)
     draw = random.Random(seed)
     if tokenizer is None:
         return draw.choices(range(vocabulary), k=length)

@@ -15,6 +15,9 @@ Clock = Literal["cuda_event", "wall_clock"]
 DensityOf = Literal["causal query-key pairs"]
 DENSITY_OF: DensityOf = "causal query-key pairs"
 """What a density is a share of."""
+PROMPT, TEXT = "prompt:", ":text="
+"""Inputs of a model's prefill: the prefix, the model's name (``@vllm`` or ``@openai`` with these engines), and of a
+given text the second and a hash."""
 Cache = Literal["cold", "as_left"]
 """State of the L2 cache before a sample: flushed, or as the previous call left it."""
 

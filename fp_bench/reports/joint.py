@@ -10,13 +10,13 @@ from dataclasses import replace
 import matplotlib
 import pandas as pd
 
-from fp_bench.records.record import Record
+from fp_bench.records.record import PROMPT, TEXT, Record
 from fp_bench.records.store import Run, newest
 from fp_bench.reports.accuracy import tables as accuracy_tables
 from fp_bench.reports.accuracy.tables import points, signed
 from fp_bench.reports.drawing import STYLE, Plot
 from fp_bench.reports.latency import tables as latency_tables
-from fp_bench.reports.latency.tables import COLUMNS, PROMPT, density_heading, is_prefill
+from fp_bench.reports.latency.tables import COLUMNS, density_heading, is_prefill
 from fp_bench.reports.pareto import pareto
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
@@ -98,7 +98,7 @@ def joined_scores(rows: pd.DataFrame, scores: dict[str, pd.DataFrame]) -> dict[s
     sparse = rows[rows["method"] != "dense"]
     timed = set(zip(sparse["method_hash"], sparse["seq_len"], strict=True))
     inputs, dtype = str(rows["input"].iloc[0]), rows["dtype"].iloc[0]
-    model = inputs.removeprefix(PROMPT).removesuffix("@vllm") if inputs.startswith(PROMPT) else None
+    model = inputs.removeprefix(PROMPT).partition(TEXT)[0].removesuffix("@vllm") if inputs.startswith(PROMPT) else None
     first = {title: of.iloc[0] for title, of in scores.items()}
     return {
         title: of

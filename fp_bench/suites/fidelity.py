@@ -31,6 +31,11 @@ class Fidelity(Suite):
 
     params: Params
 
+    @classmethod
+    def of_file(cls, path: str | None) -> "Fidelity":
+        """Return the suite on a text file, or on generated sentences."""
+        return cls(cls.Params(text=path))
+
     def facts(self) -> dict[str, Any]:
         """Return the parameters and the file's content, because another text is another question."""
         path = self.params.text

@@ -22,11 +22,13 @@ from fp_bench.jobs.request import LatencyRequest
 from fp_bench.jobs.values import Heads
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
-from fp_bench.models.load import EMBEDDED, model_config, model_label
+from fp_bench.models.load import EMBEDDED, model_config, model_facts, model_label
 from fp_bench.models.spec import positions
 from fp_bench.models.vllm_engine import check_engine
-from fp_bench.records.record import LatencyRecord
+from fp_bench.models.written_prompt import first_tokens
+from fp_bench.records.record import PROMPT, TEXT, LatencyRecord
 from fp_bench.sizes import format_length
+from fp_bench.suites.fidelity import Fidelity
 
 CPU_METHODS = (Spec("dense"), Spec("flashprefill"))
 GPU_METHODS = (Spec("dense"), Spec("dense", {"impl": "fa2"}), Spec("flashprefill"))
@@ -221,7 +223,7 @@ class _Prefills:
         self.model = request.model
         self.loads: Sequence[Load | None] = request.loads if request.servers else (None,)
         config = model_config(request.model)
-        self.name = f"prompt:{model_label(request.model, engine_name(request.engine))}"
+        self.name = f"{PROMPT}{model_label(request.model, engine_name(request.engine))}{_text_of(request)}"
         heads = getattr(config, "num_attention_heads", None)
         if heads is None:
             raise UsageError(f"model {request.model} has no attention heads, so no method can run")
@@ -246,6 +248,21 @@ class _Prefills:
             return _heeding(self._request, Effort(rounds=3, samples=requests, load=load))
         affordable = 3 if dense_seconds < 1 else 1
         return _heeding(self._request, Effort(rounds=3, samples=affordable, warm_up_seconds=0.0))
+
+
+def _text_of(request: LatencyRequest) -> str:
+    """Return what the name of a prompt says of its text: a hash of it; empty for generated sentences.
+
+    Raises:
+        UsageError: the text is too short, or the model has no tokenizer.
+        UnavailableError: its file cannot be read.
+    """
+    if request.text is None:
+        return ""
+    text = Fidelity.of_file(request.text)
+    assert request.model is not None
+    first_tokens(model_facts(request.model).tokenizer, text.text(), max(request.lens))
+    return f"{TEXT}{text.facts()['content']}"
 
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:

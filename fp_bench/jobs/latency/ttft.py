@@ -79,7 +79,8 @@ class PrefillWorker(StepWorker):
         if self._method is None or self._model is None:
             raise RuntimeError("check comes after load")
         vocabulary = self._model.config.get_text_config().vocab_size
-        ids = some_tokens(self._tokenizer, shape.seq_len, self._setup.request.seed, vocabulary=vocabulary)
+        setup = self._setup
+        ids = some_tokens(self._tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary, text=setup.text())
         self._ids = torch.tensor([ids], device=self._device)
         with SparsePrefill(self._model, self._method) as prefill:
             self._prefill()

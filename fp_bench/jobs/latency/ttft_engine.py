@@ -56,7 +56,7 @@ class EngineWorker(StepWorker):
             raise RuntimeError("check comes after load")
         tokenizer = None if setup.model.startswith(RANDOM) else model_facts(setup.model).tokenizer
         vocabulary = model_config(setup.model).vocab_size
-        self._ids = some_tokens(tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary)
+        self._ids = some_tokens(tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary, text=setup.text())
         self._engine.use(method)
         self._first_token()
         self._change()  # as in `PrefillWorker`

@@ -63,8 +63,10 @@ class ServedWorker(StepWorker):
             self._client = client
 
     def _check(self, shape: Shape, _layer: int) -> Found:
-        vocabulary = model_config(self._setup.model).vocab_size
-        self._ids = some_tokens(self._tokenizer, shape.seq_len, self._setup.request.seed, vocabulary=vocabulary)
+        setup, vocabulary = self._setup, model_config(self._setup.model).vocab_size
+        self._ids = some_tokens(
+            self._tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary, text=setup.text()
+        )
         self._answers(1, Load(1))
         return Found({"backend": "server"})
 

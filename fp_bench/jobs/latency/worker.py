@@ -22,6 +22,7 @@ from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
 from fp_bench.records.record import Fields
+from fp_bench.suites.fidelity import Fidelity
 
 T = TypeVar("T")
 LONG_CALL = 5e11
@@ -46,6 +47,14 @@ class Setup:
     def model(self) -> str:
         """The model whose prefill is timed; empty of single calls."""
         return self.request.model or ""
+
+    def text(self) -> str:
+        """Return the text that the model reads; empty where it reads generated sentences.
+
+        Raises:
+            UnavailableError: its file cannot be read.
+        """
+        return Fidelity.of_file(self.request.text).text()
 
 
 @dataclass(frozen=True)

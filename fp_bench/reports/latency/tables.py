@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fp_bench.records.record import LatencyRecord
+from fp_bench.records.record import PROMPT, LatencyRecord
 from fp_bench.records.store import newest, remembered
 from fp_bench.reports.table import Table
 from fp_bench.sizes import format_length
 
 SETTING = ("input", "batch", "q_heads", "kv_heads", "head_dim", "dtype", "seed", "load")
 """Rows are compared only if these agree."""
-PROMPT = "prompt:"
-"""Prefix of a model's prefill as input; the model's name follows, and ``@vllm`` or ``@openai`` with these engines."""
 COMPARABLE = (*SETTING, "seq_len")
 BASELINE_MS = ("dense_ms", "dense_attention_ms", "fa2_ms")
 FA2_BACKENDS = ("fa2", "flash_attn")
