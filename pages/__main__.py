@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
-from pages.equal_density import RBS
-from pages.real_model import BESIDE, LONG, PROSE, REAL
+from pages.equal_density import RBS, RBS_SMALL, WINDOW
+from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, equal_loss_table
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.tables import ACCURACY, RIVALS, SPEED, VERSION_1
 from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE
@@ -24,6 +24,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "real model": partial(REAL.markdown, (0.01, 0.02, 0.05)),
     "real settings": REAL.all_settings,
     "real settings 128k": LONG.all_settings,
+    **{f"real settings {length}": found.all_settings for length, found in OTHER_LENGTHS.items()},
+    **{f"equal loss {kl}": partial(equal_loss_table, kl) for kl in (0.01, 0.02, 0.05)},
     "real settings prose": PROSE.all_settings,
     "real inputs": partial(PROSE.beside_structured, VERSION_1, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
@@ -31,6 +33,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "tuned 128k 0.02": TUNED.markdown,
     "tuned 128k 0.05": TUNED_LOOSE.markdown,
     "equal density": partial(RBS.markdown, (0.08, 0.1, 0.12, 0.15, 0.2, 0.25)),
+    "equal density small": partial(RBS_SMALL.markdown, (0.05, 0.06, 0.08, 0.1, 0.13)),
+    "forced set": partial(WINDOW.markdown, (0.08, 0.1, 0.13, 0.15, 0.19)),
     **{f"parameters {name}": partial(method_parameters, name) for name in BUILTIN_METHODS},
     "parameters of suites": suite_parameters,
     "record": partial(record_fields, Record),

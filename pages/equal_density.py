@@ -21,6 +21,27 @@ Losses = dict[int, float]
 
 
 @dataclass(frozen=True)
+class Side:
+    """One of two families of settings, which differ in one parameter.
+
+    Args:
+        method: its name.
+        name: of its column.
+        fixed: what else its labels say.
+    """
+
+    method: str
+    name: str
+    fixed: frozenset[str] = frozenset()
+
+    def holds(self, record: AccuracyRecord, knob: str) -> bool:
+        """Return whether a record is of one of these settings."""
+        said = frozenset(record.label.split(":")[1:])
+        free = {part.partition("=")[0] for part in said - self.fixed}
+        return record.method == self.method and self.fixed <= said and free <= {knob}
+
+
+@dataclass(frozen=True)
 class EqualDensity:
     """KL of two methods where both keep the same share of the blocks.
 
@@ -30,14 +51,14 @@ class EqualDensity:
     Args:
         runs: folders of records of the `fidelity` suite, below ``results``.
         length: as on the command line.
-        methods: two names; of their settings those of ``knob`` alone count.
-        knob: their parameter.
+        sides: the two.
+        knob: the parameter that differs between the settings of a side.
     """
 
     runs: Sequence[str]
     length: str
-    methods: tuple[str, str]
-    knob: str
+    sides: tuple[Side, Side]
+    knob: str = "alpha"
 
     def markdown(self, shares: Sequence[float]) -> str:
         """Return a row per density.
@@ -45,9 +66,9 @@ class EqualDensity:
         Args:
             shares: densities at which to compare.
         """
-        ours, theirs = (METHODS[name] for name in self.methods)
+        ours, theirs = (side.name for side in self.sides)
         head = ["kept", f"{ours}: KL", f"{theirs}: KL", f"{theirs} / {ours}", "95 %", "p", "pieces"]
-        measured = [self._points(name) for name in self.methods]
+        measured = [self._points(side) for side in self.sides]
         return table(head, [self._row(at, *(_losses(points, at) for points in measured)) for at in shares], left=0)
 
     @staticmethod
@@ -68,14 +89,13 @@ class EqualDensity:
             str(len(pieces)),
         ]
 
-    def _points(self, method: str) -> Points:
+    def _points(self, side: Side) -> Points:
         points: Points = {}
         for run in self.runs:
             for record in read_run(RESULTS / run).records:
-                if not isinstance(record, AccuracyRecord) or record.method != method or record.status != "ok":
+                if not isinstance(record, AccuracyRecord) or record.status != "ok":
                     continue
-                options = {part.partition("=")[0] for part in record.label.split(":")[1:]}
-                if record.seq_len == parse_length(self.length) and options <= {self.knob} and record.kl:
+                if record.seq_len == parse_length(self.length) and side.holds(record, self.knob) and record.kl:
                     point = np.log(record.density or 1.0), np.log(record.kl)
                     points.setdefault(sample_number(record), []).append(point)
         return points
@@ -91,9 +111,25 @@ def _losses(points: Points, at: float) -> Losses:
     return found
 
 
+SMALL = frozenset({"sink_blocks=1", "window_blocks=1"})
+"""Options that keep only the first block and the diagonal, whatever their scores."""
+FORCED = "real/qwen2.5-coder-1.5b-forced-set"
+KNOWN = [MIXED, "real/qwen2.5-coder-1.5b-rbs", "real/qwen2.5-coder-1.5b-tune-32k-kl0.02"]
 RBS = EqualDensity(
-    [MIXED, "real/qwen2.5-coder-1.5b-rbs", "real/qwen2.5-coder-1.5b-tune-32k-kl0.02"],
+    KNOWN,
     "32k",
-    ("flashprefill", "rbs"),
-    "alpha",
+    (Side("flashprefill", METHODS["flashprefill"]), Side("rbs", METHODS["rbs"])),
+)
+RBS_SMALL = EqualDensity(
+    [FORCED],
+    "32k",
+    (Side("flashprefill", METHODS["flashprefill"], SMALL), Side("rbs", METHODS["rbs"], SMALL)),
+)
+WINDOW = EqualDensity(
+    [*KNOWN, FORCED],
+    "32k",
+    (
+        Side("flashprefill", "window of 4, 2 sinks"),
+        Side("flashprefill", "window of 1, 1 sink", SMALL),
+    ),
 )

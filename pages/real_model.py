@@ -16,7 +16,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import read_run
 from fp_bench.reports.clusters import divergence_interval
-from fp_bench.reports.drawing import COLOURS, PANEL_TITLE, STYLE, Plot, method_colour, titled_figure
+from fp_bench.reports.drawing import (
+    COLOURS,
+    PANEL_TITLE,
+    STYLE,
+    Plot,
+    length_axis,
+    method_colour,
+    ratio_axis,
+    titled_figure,
+)
 from fp_bench.sizes import format_length, parse_length
 from pages.markdown import table
 from pages.tables import RESULTS, measured, number, share, speed_up
@@ -40,6 +49,8 @@ METHODS = {
 MAIN = ("alpha", "tau", "gamma", "mass", "budget", "n_local")
 """The parameters along a method's line; other settings are single points."""
 MIXED = "real/qwen2.5-coder-1.5b-mixed"
+EQUAL_KL = 0.02
+"""Nats, at which speeds are compared by length."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,7 @@ class RealModel:
         head = ["", *(text for limit in limits for text in (f"KL {limit:g}: kept", "attention", "vs cuDNN"))]
         lines = []
         for method, name in METHODS.items():
-            line = self._line(found, method)
+            line = self.line(found, method)
             cells = []
             for limit in limits:
                 density, ms = (at_loss(line, column, limit) for column in ("density", "ms"))
@@ -173,7 +184,7 @@ class RealModel:
         for method, name in METHODS.items():
             mine, colour = found[found["method"] == method], method_colour(method)
             axes.vlines(mine["ms"], mine["low"], mine["high"], color=colour, linewidth=1)
-            line = self._line(found, method)
+            line = self.line(found, method)
             axes.plot(line["ms"], line["kl"], color=colour, marker="o", markeredgecolor="white", label=name)
             beside = mine[~mine["label"].isin(line["label"])]
             axes.plot(beside["ms"], beside["kl"], color=colour, marker="D", markeredgecolor="white", linestyle="")
@@ -184,7 +195,7 @@ class RealModel:
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
 
-    def _line(self, found: pd.DataFrame, method: str) -> pd.DataFrame:
+    def line(self, found: pd.DataFrame, method: str) -> pd.DataFrame:
         """Return a method's settings along its main parameter."""
         mine = found[found["method"] == method]
         others = mine["label"].map(
@@ -205,6 +216,9 @@ def at_loss(line: pd.DataFrame, column: str, limit: float) -> float | None:
 
 REAL = RealModel(MIXED, "32k", "novels and Python source")
 LONG = RealModel(MIXED, "128k", "the same, YaRN factor 4")
+OTHER_LENGTHS = {
+    length: RealModel("real/qwen2.5-coder-1.5b-lengths", length, "the same") for length in ("8k", "16k", "64k")
+}
 PROSE = RealModel("real/qwen2.5-coder-1.5b", "32k", "novels")
 
 BESIDE = {
@@ -217,20 +231,64 @@ BESIDE = {
 }
 
 
+def at_equal_loss(limit: float) -> pd.DataFrame:
+    """Return by length and method: kept share, milliseconds and speed-up over cuDNN where the KL is ``limit`` nats."""
+    rows = []
+    for panel in (OTHER_LENGTHS["8k"], OTHER_LENGTHS["16k"], REAL, OTHER_LENGTHS["64k"], LONG):
+        found = panel.settings()
+        dense_ms = float(found["dense_ms"].iloc[0])
+        for method, name in METHODS.items():
+            line = panel.line(found, method)
+            density, ms = (at_loss(line, column, limit) for column in ("density", "ms"))
+            if density is not None and ms is not None:
+                length = parse_length(panel.length)
+                rows.append((length, method, name, density, ms, dense_ms / ms))
+    return pd.DataFrame(rows, columns=["seq_len", "method", "name", "density", "ms", "speedup"])
+
+
+def equal_loss_table(limit: float) -> str:
+    """Return speed-up and kept share of each method by length at one loss."""
+    found = at_equal_loss(limit).set_index(["name", "seq_len"])
+    lengths = sorted(found.index.get_level_values("seq_len").unique())
+    rows = []
+    for name in METHODS.values():
+        known = [(name, length) in found.index for length in lengths]
+        if sum(known) > 1:
+            cells = (found.loc[(name, length)] if here else None for length, here in zip(lengths, known, strict=True))
+            rows.append(
+                [name, *("" if c is None else f"{speed_up(c['speedup'])} ({share(c['density'])})" for c in cells)]
+            )
+    return table(["", *map(format_length, lengths)], rows, left=1)
+
+
 def picture() -> Plot:
-    """Return KL against attention time at both lengths."""
+    """Return KL against attention time at two lengths, and the speed-up at equal KL against length."""
     title = "What a pretrained model loses against what attention takes"
     note = "Qwen2.5-Coder-1.5B (4-bit weights); KL of the next token to dense attention; "
     note += "time: three layers side by side (36 query, 6 KV heads), H200; bars: 95 %"
-    caption = f"records: results/{MIXED}; one point a setting; lower and further left is better; "
-    caption += "diamond: FlashPrefill with mean correction"
+    caption = f"records: results/{MIXED} and -lengths; one point a setting; lower and further left is better; "
+    caption += "diamond: FlashPrefill with mean correction; right: a line has only lengths with settings on both sides"
     with matplotlib.rc_context(STYLE):
-        figure = titled_figure(title, caption, (14.0, 5.4), below=0.3, above=0.75, note=note)
-        left, right = figure.subplots(1, 2)
-        drawn = [panel.draw(axes) for panel, axes in ((REAL, left), (LONG, right))]
-        handles, labels = left.get_legend_handles_labels()
+        figure = titled_figure(title, caption, (18.0, 5.4), below=0.3, above=0.75, note=note)
+        *panels, right = figure.subplots(1, 3)
+        drawn = [panel.draw(axes) for panel, axes in zip((REAL, LONG), panels, strict=True)]
+        drawn.append(_draw_speed(right))
+        handles, labels = panels[0].get_legend_handles_labels()
         right.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=9.5)
     return Plot("real-model", title, figure, pd.concat(drawn))
+
+
+def _draw_speed(axes: Axes) -> pd.DataFrame:
+    found = at_equal_loss(EQUAL_KL)
+    for method, mine in found.groupby("method", sort=False):
+        axes.plot(
+            mine["seq_len"], mine["speedup"], color=method_colour(str(method)), marker="o", markeredgecolor="white"
+        )
+    axes.axhline(1, color=COLOURS["dense"], linewidth=1.3)
+    ratio_axis(axes)
+    length_axis(axes, found)
+    axes.set_title(f"speed-up over cuDNN at a KL of {EQUAL_KL:g}", **PANEL_TITLE)
+    return found.assign(kl=EQUAL_KL)
 
 
 def main() -> None:

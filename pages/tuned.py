@@ -10,7 +10,7 @@ from fp_bench.records.store import read_run
 from fp_bench.sizes import parse_length
 from pages.markdown import table
 from pages.real_model import METHODS
-from pages.tables import RESULTS, share
+from pages.tables import RESULTS, measured, number, share, speed_up
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class TunedRun:
         run: folder of its records and its ``tuned.yaml``, below ``results``.
         length: as on the command line.
         held_out: numbers of the pieces of text on which the settings found were measured again.
+        times: folder of times to first token of these settings.
     """
 
     run: str
     length: str
     held_out: range
+    times: str
 
     def found(self) -> list[Tuned]:
         """Return the settings found, the sparsest first."""
@@ -37,21 +39,30 @@ class TunedRun:
         return sorted(found, key=lambda each: each.density or 1.0)
 
     def markdown(self) -> str:
-        """Return a row per method: its setting, what it keeps, and what it loses on held-out text."""
-        rows = [
-            [
-                METHODS.get(each.method, each.method),
-                f"`{each.label}`",
-                share(each.density or 1.0),
-                f"{each.kl:.4f}",
-                f"{each.kl_low:.4f} to {each.kl_high:.4f}",
-            ]
-            for each in self.found()
-        ]
-        return table(["", "setting found", "kept", "KL, held-out text", "95 %"], rows, left=2)
+        """Return a row per method: its setting, its loss on held-out text, and its time to first token."""
+        timed = measured(self.times)
+        head = ["", "setting found", "kept", "KL, held-out text", "95 %", "first token", "vs dense", "kept when timed"]
+        dense = timed.loc[(parse_length(self.length), "dense")]
+        rows = [["dense (cuDNN)", "`dense`", "100 %", "0", "", f"{number(dense['ms'])} ms", "1.00x", "100 %"]]
+        for each in self.found():
+            time = timed.loc[(each.length, each.label)]
+            rows.append(
+                [
+                    METHODS.get(each.method, each.method),
+                    f"`{each.label}`",
+                    share(each.density or 1.0),
+                    f"{each.kl:.4f}",
+                    f"{each.kl_low:.4f} to {each.kl_high:.4f}",
+                    f"{number(time['ms'])} ms",
+                    speed_up(time["speedup_dense"]),
+                    share(time["density"]),
+                ]
+            )
+        return table(head, rows, left=2)
 
 
 MODEL = "real/qwen2.5-coder-1.5b"
-TUNED_NATIVE = TunedRun(f"{MODEL}-tune-32k-kl0.02", "32k", range(16, 24))
-TUNED = TunedRun(f"{MODEL}-tune-128k-kl0.02", "128k", range(8, 12))
-TUNED_LOOSE = TunedRun(f"{MODEL}-tune-128k-kl0.05", "128k", range(8, 12))
+TIMES = f"{MODEL}-ttft"
+TUNED_NATIVE = TunedRun(f"{MODEL}-tune-32k-kl0.02", "32k", range(16, 24), TIMES)
+TUNED = TunedRun(f"{MODEL}-tune-128k-kl0.02", "128k", range(8, 12), TIMES)
+TUNED_LOOSE = TunedRun(f"{MODEL}-tune-128k-kl0.05", "128k", range(8, 12), TIMES)
