@@ -344,7 +344,9 @@ def _exchanged_in_loops(ptx: str) -> list[dict[str, int]]:
     return found
 
 
-def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
+def compile_hopper(
+    dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0, skip: int = 0
+) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     from fp_bench.kernels.attention import hopper_parts as parts
     from fp_bench.kernels.attention.hopper import _block_sparse_hopper_kernel as kernel
@@ -361,8 +363,14 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, me
         "ROW_SIZE": row_size,
         "PACKED": packed,
         "MEANS": bool(means),
+        "SKIP": bool(skip),
     }
     return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
+
+
+def compile_skipping(head_dim: int = 128, packed: int = 1) -> dict[str, object]:
+    """Compile the same kernel with skip-softmax."""
+    return compile_hopper("bf16", head_dim, packed, skip=1)
 
 
 def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf16") -> dict[str, object]:
@@ -392,7 +400,15 @@ def _compile_gluon(
         types[name] = f"tensordesc<{dtype}{box},{layout!r}>"
     constants = constants | parts.launch_config(head_dim)
     constants |= {"BLOCK": parts.BLOCK, "HEAD_DIM": head_dim, "CONSUMERS": parts.CONSUMERS}
-    return _compiled(kernel, types, constants).summary()
+    compiled = _compiled(kernel, types, constants)
+    return {**compiled.summary(), "votes": _votes(compiled.assembly)}
+
+
+def _votes(ptx: str) -> list[dict[str, int]]:
+    """Count what each test of skip-softmax exchanges between S and its decision; the producer's wait in between."""
+    parts = re.findall(r"wgmma.wait_group.sync.aligned\s+\d;((?:(?!wgmma.wait_group).)*?redux.sync)", ptx, re.S)
+    operations = ("shfl.sync", "st.shared", "ld.shared", "redux.sync")
+    return [{operation: part.count(operation) for operation in operations} for part in parts if "try_wait" not in part]
 
 
 def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Compiled:
@@ -420,6 +436,7 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
         "attend_fp16": compile_hopper("fp16"),
         "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
         "attend_packed_by_three": compile_hopper("bf16", 128, packed=3),
+        "attend_skipping": compile_skipping(),
         "paged": compile_paged_hopper(),
         "fp8": compile_fp8()[1],
     }
@@ -496,6 +513,7 @@ if __name__ == "__main__":
     compilers = {
         "groups": lambda *groups: {group: compile_hopper(packed=int(group)) for group in groups},
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
+        "skipping": lambda *cases: {case: compile_skipping(*map(int, case.split("x"))) for case in cases},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,
