@@ -164,11 +164,12 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     capability = int(arch) if backend == "cuda" else 0
     block = {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
     rounded = {"ROUNDED": False}
+    sums = {"PEAKS": False}
     slabs = {"SLABS": search_triton.MAX_SLABS, "CANDIDATES": search_triton.CANDIDATES, "num_warps": 4}
     search = {"AT_ONCE": search_triton.AT_ONCE, "num_warps": search_triton.WARPS}
     patterns = search | block | {"ROUNDED": True, "FORETOLD": True, "BUDGET_TOKENS": patterns_triton.BUDGET_TOKENS}
     patterns |= {"SUMMED": patterns_triton.BLOCKS_SUMMED, "BLOCKS_AT_ONCE": patterns_triton.BLOCKS_AT_ONCE}
-    antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
+    antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded | sums
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
     last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
     last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
@@ -178,7 +179,7 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     for name, kernel, constants in (
         ("energies", energies_triton._energies_kernel, energies),
         ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
-        ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
+        ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4} | sums),
         ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
         ("last_mass", last_attention_triton._last_mass_kernel, last_mass),
         ("last_join", last_attention_triton._last_join_kernel, join),
