@@ -20,6 +20,7 @@ class Compiled:
     spill_bytes: int | None
     spills_in_loops: int | None
     assembly: str
+    machine_code: str = ""
 
     def summary(self) -> dict[str, object]:
         waits = sorted({int(depth) for depth in re.findall(r"wgmma.wait_group.sync.aligned\s+(\d+)", self.assembly)})
@@ -49,13 +50,13 @@ def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, objec
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=full, constexprs=constexprs, attrs=aligned)
     compiled = triton.compile(source, target=target, options=options)
-    used = _resource_usage(compiled.asm["cubin"]) if target.backend == "cuda" else (None, None, None)
+    used = _resource_usage(_disassembled(compiled.asm["cubin"])) if target.backend == "cuda" else (None, None, None)
     assembly = compiled.asm.get("ptx") or compiled.asm.get("amdgcn")
     return Compiled(compiled.metadata.shared, *used, assembly)
 
 
-def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
-    """Return registers, bytes of stack, and accesses to the stack inside loops that run on tensor cores."""
+def _disassembled(cubin: bytes) -> str:
+    """Return the machine code as text, and what it takes."""
     import triton.backends.nvidia as nvidia
 
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -63,7 +64,11 @@ def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         command = [tool, "-res-usage", "-sass", path]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _resource_usage(text: str) -> tuple[int, int, int]:
+    """Return registers, bytes of stack, and accesses to the stack inside loops that run on tensor cores."""
     match = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert match, text
     return int(match[1]), int(match[2]), _spills_in_loops(text)
@@ -402,7 +407,14 @@ def _compile_gluon(
     constants = constants | parts.launch_config(head_dim)
     constants |= {"BLOCK": parts.BLOCK, "HEAD_DIM": head_dim, "CONSUMERS": parts.CONSUMERS}
     compiled = _compiled(kernel, types, constants)
-    return {**compiled.summary(), "votes": _votes(compiled.assembly)}
+    under = _under_products(compiled.machine_code)
+    return {**compiled.summary(), "votes": _votes(compiled.assembly), "under_products": under}
+
+
+def _under_products(sass: str) -> list[dict[str, int]]:
+    """Count what runs between each wait for S and the next wait for O += P V, in machine code."""
+    parts = re.findall(r"WARPGROUP.DEPBAR.LE gsb0, 0x1 ;(.*?)WARPGROUP.DEPBAR.LE gsb0, 0x0 ;", sass, re.S)
+    return [{what: part.count(what) for what in ("MUFU.EX2", "F2FP.BF16")} for part in parts]
 
 
 def _votes(ptx: str) -> list[dict[str, int]]:
@@ -427,7 +439,8 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
 
 
 def _read(compiled) -> Compiled:
-    return Compiled(compiled.metadata.shared, *_resource_usage(compiled.asm["cubin"]), compiled.asm["ptx"])
+    text = _disassembled(compiled.asm["cubin"])
+    return Compiled(compiled.metadata.shared, *_resource_usage(text), compiled.asm["ptx"], text)
 
 
 def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:

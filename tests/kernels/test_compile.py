@@ -192,6 +192,9 @@ def test_the_hopper_kernel_skips_beside_its_products_without_spills_in_the_loop(
     assert [step["redux.sync"] for step in report["votes"]] == [1] * 4
     assert [step["st.shared"] for step in report["votes"]] == [2] * 4
     assert [step["shfl.sync"] for step in report["votes"]] == [4] * 4
+    # Exponentials run under the product of the tile before; its weights are not overwritten before it is done.
+    assert all(step["MUFU.EX2"] >= 64 and step["F2FP.BF16"] == 0 for step in report["under_products"])
+    assert len(report["under_products"]) == 2
 
 
 @pytest.mark.slow

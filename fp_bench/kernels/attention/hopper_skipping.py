@@ -3,7 +3,7 @@
 A consumer tests each tile after S = Q K^T: does a row's largest logit come near its running maximum? The four warps
 agree through shared memory (``votes``), and skip the exponentials and O += P V together. The step has two arms, with
 and without the product of the tile before. In the first arm, the test and the softmax run while that product is
-computed, as in the kernel without skip.
+computed.
 
 At 64K, K and V take about 5 TB/s out of L2 when every tile is computed, near what L2 gives. A skipped tile must
 therefore not load V either. The votes are there when K is released, so the producer finds them where it waits for room
@@ -94,13 +94,14 @@ def step_or_skip(
         logits = hide_future(warpgroup_mma_wait(1, deps=[next_logits]), position, key, i, TILE, TILES)
         peaks = gl.max(logits, 1) * scale_log2
         pending = _vote(mine & (peaks - highest >= log2_skip), ballot, k_empty.index(stage))
+        # The wait comes where both ways meet: within one of them, ptxas moves it ahead of the exponentials. Weights are
+        # packed behind it, into registers that the product reads; those of a skipped tile are never used.
+        shrink = gl.full(highest.shape, 1.0, gl.float32, highest.type.layout)
         if pending != 0:
-            p, shrink, highest, denominator = softmax_below(logits, peaks, highest, denominator, scale_log2)
-            acc = warpgroup_mma_wait(0, deps=[next_acc])
-            acc = acc * gl.convert_layout(shrink, ROW_O)[:, None]
-            weights = gl.convert_layout(p.to(dtype), P_LAYOUT)
-        else:
-            acc = warpgroup_mma_wait(0, deps=[next_acc])
+            logits, shrink, highest, denominator = softmax_below(logits, peaks, highest, denominator, scale_log2)
+        acc = warpgroup_mma_wait(0, deps=[next_acc])
+        acc = acc * gl.convert_layout(shrink, ROW_O)[:, None]
+        weights = gl.convert_layout(logits.to(dtype), P_LAYOUT)
     else:
         next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
         mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)  # a load made ahead in vain must end all the same
