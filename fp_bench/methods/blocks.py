@@ -8,7 +8,7 @@ from torch import Tensor
 from fp_bench.kernels.attention import block_sparse_attention, hopper_missing, implementation
 from fp_bench.kernels.attention.skipping import SkippingOut, skip_tile, skipped_share, skipping_attention
 from fp_bench.kernels.attention.skipping_reference import skipping_rows
-from fp_bench.kernels.backend import HOPPER, capability, resolve_backend
+from fp_bench.kernels.backend import HOPPER, capability
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import head_dim_problem
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
@@ -61,23 +61,22 @@ class BlockMethod(Method):
         """Return the output over the tiles that skip-softmax keeps, if it is on; otherwise the default."""
         if (skip := self.skip(call)) is None:
             return super().definition(call, index, rows)
-        tile = skip_tile(call.q, index.block_size, self.backend)
+        tile = skip_tile(call.q, call.k, call.v, index, self.backend)
         return skipping_rows(call.q, call.k, call.v, index, scale=call.scale, skip=skip, tile=tile, rows=rows).out
 
     def skipped(self, call: AttentionCall, index: BlockIndex | None) -> float | None:
         """Return the share of the listed tiles that skip-softmax skips."""
         if index is None or (skip := self.skip(call)) is None:
             return None
-        tile = skip_tile(call.q, index.block_size, self.backend)
+        tile = skip_tile(call.q, call.k, call.v, index, self.backend)
         return float(skipped_share(self._skipping(call, index, skip).skipped, index, tile).mean())
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
         """Name the kernel that attends over blocks (``hopper``, ``triton`` or ``torch``), or the dense one."""
         if index is None:
             return self._dense.implementation(call, None)
-        if self.skip(call) is not None:
-            return resolve_backend(call.q, self.backend)
-        return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed)
+        skipping = self.skip(call) is not None
+        return implementation(call.q, call.k, call.v, self.backend, index.block_size, index.packed, skipping)
 
     def slower_because(self, call: AttentionCall, index: BlockIndex | None) -> str | None:
         """Return why ``auto`` did not use the Hopper kernel on a Hopper GPU, or None."""
@@ -85,9 +84,8 @@ class BlockMethod(Method):
             return None
         if capability(call.q.device) != HOPPER:
             return None
-        if self.skip(call) is not None:
-            return "the portable kernel ran, because the Hopper kernel has no skip"
-        reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed)
+        skipping = self.skip(call) is not None
+        reason = hopper_missing(call.q, call.k, call.v, index.block_size, index.packed, skipping)
         return f"the portable kernel ran instead of the Hopper one: {reason}"
 
     def _skipping(self, call: AttentionCall, index: BlockIndex, skip: float) -> SkippingOut:

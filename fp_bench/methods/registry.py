@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fp_bench.methods.base import Method
 
 BUILTIN_METHODS = {
+    "cosa": "fp_bench.methods.xattention:Cosa",
     "delta": "fp_bench.methods.modifiers.delta:Delta",
     "dense": "fp_bench.methods.dense:Dense",
     "flashprefill": "fp_bench.methods.flashprefill:FlashPrefill",

@@ -40,6 +40,7 @@ COLOURS = {
     "skip_softmax": "#94a3b8",
     "spargeattn": "#9b2f86",
     "trianglemix": "#c9a227",
+    "cosa": "#0f5fa8",
 }
 """A method has the same colour in every plot."""
 OTHER_COLOURS = ("#c0563b", "#2f5d8a", "#5b8c5a", "#8a5a83", "#6b7a00", "#00796b", "#ad1457")

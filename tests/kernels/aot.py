@@ -20,6 +20,7 @@ class Compiled:
     spill_bytes: int | None
     spills_in_loops: int | None
     assembly: str
+    machine_code: str = ""
 
     def summary(self) -> dict[str, object]:
         waits = sorted({int(depth) for depth in re.findall(r"wgmma.wait_group.sync.aligned\s+(\d+)", self.assembly)})
@@ -49,13 +50,13 @@ def compile_kernel(kernel, signature: dict[str, str], constants: dict[str, objec
     constexprs = {(names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=full, constexprs=constexprs, attrs=aligned)
     compiled = triton.compile(source, target=target, options=options)
-    used = _resource_usage(compiled.asm["cubin"]) if target.backend == "cuda" else (None, None, None)
+    used = _resource_usage(_disassembled(compiled.asm["cubin"])) if target.backend == "cuda" else (None, None, None)
     assembly = compiled.asm.get("ptx") or compiled.asm.get("amdgcn")
     return Compiled(compiled.metadata.shared, *used, assembly)
 
 
-def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
-    """Return registers, bytes of stack, and accesses to the stack inside loops that run on tensor cores."""
+def _disassembled(cubin: bytes) -> str:
+    """Return the machine code as text, and what it takes."""
     import triton.backends.nvidia as nvidia
 
     tool = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -63,7 +64,11 @@ def _resource_usage(cubin: bytes) -> tuple[int, int, int]:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         command = [tool, "-res-usage", "-sass", path]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _resource_usage(text: str) -> tuple[int, int, int]:
+    """Return registers, bytes of stack, and accesses to the stack inside loops that run on tensor cores."""
     match = re.search(r"REG:(\d+) STACK:(\d+)", text)
     assert match, text
     return int(match[1]), int(match[2]), _spills_in_loops(text)
@@ -164,11 +169,12 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     capability = int(arch) if backend == "cuda" else 0
     block = {"BLOCK": BLOCK_SIZE, "HEAD_DIM": head_dim}
     rounded = {"ROUNDED": False}
+    sums = {"PEAKS": False}
     slabs = {"SLABS": search_triton.MAX_SLABS, "CANDIDATES": search_triton.CANDIDATES, "num_warps": 4}
     search = {"AT_ONCE": search_triton.AT_ONCE, "num_warps": search_triton.WARPS}
     patterns = search | block | {"ROUNDED": True, "FORETOLD": True, "BUDGET_TOKENS": patterns_triton.BUDGET_TOKENS}
     patterns |= {"SUMMED": patterns_triton.BLOCKS_SUMMED, "BLOCKS_AT_ONCE": patterns_triton.BLOCKS_AT_ONCE}
-    antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded
+    antidiagonal = antidiagonal_triton.launch_config(head_dim, capability) | block | rounded | sums
     antidiagonal |= {"CELL": 8, "AT_ONCE": antidiagonal_triton.BLOCKS_AT_ONCE}
     last_rows = last_attention_triton.last_rows_config(BLOCK_SIZE, head_dim, capability) | block | rounded
     last_mass = last_attention_triton.last_mass_config(BLOCK_SIZE, capability) | block | rounded
@@ -178,7 +184,7 @@ def compile_rivals(backend: str, arch: str, dtype: str = "bf16", head_dim: int =
     for name, kernel, constants in (
         ("energies", energies_triton._energies_kernel, energies),
         ("antidiagonal", antidiagonal_triton._antidiagonal_kernel, antidiagonal),
-        ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4}),
+        ("cumulative", antidiagonal_triton._cumulative_kernel, {"WIDTH": 2048, "num_warps": 4} | sums),
         ("last_rows", last_attention_triton._last_rows_kernel, last_rows),
         ("last_mass", last_attention_triton._last_mass_kernel, last_mass),
         ("last_join", last_attention_triton._last_join_kernel, join),
@@ -344,7 +350,9 @@ def _exchanged_in_loops(ptx: str) -> list[dict[str, int]]:
     return found
 
 
-def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0) -> dict[str, object]:
+def compile_hopper(
+    dtype: str = "bf16", head_dim: int = 128, packed: int = 1, means: int = 0, skip: int = 0
+) -> dict[str, object]:
     """Compile the warp-specialised Gluon kernel for sm_90."""
     from fp_bench.kernels.attention import hopper_parts as parts
     from fp_bench.kernels.attention.hopper import _block_sparse_hopper_kernel as kernel
@@ -361,8 +369,14 @@ def compile_hopper(dtype: str = "bf16", head_dim: int = 128, packed: int = 1, me
         "ROW_SIZE": row_size,
         "PACKED": packed,
         "MEANS": bool(means),
+        "SKIP": bool(skip),
     }
     return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
+
+
+def compile_skipping(head_dim: int = 128, packed: int = 1) -> dict[str, object]:
+    """Compile the same kernel with skip-softmax."""
+    return compile_hopper("bf16", head_dim, packed, skip=1)
 
 
 def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf16") -> dict[str, object]:
@@ -392,7 +406,22 @@ def _compile_gluon(
         types[name] = f"tensordesc<{dtype}{box},{layout!r}>"
     constants = constants | parts.launch_config(head_dim)
     constants |= {"BLOCK": parts.BLOCK, "HEAD_DIM": head_dim, "CONSUMERS": parts.CONSUMERS}
-    return _compiled(kernel, types, constants).summary()
+    compiled = _compiled(kernel, types, constants)
+    under = _under_products(compiled.machine_code)
+    return {**compiled.summary(), "votes": _votes(compiled.assembly), "under_products": under}
+
+
+def _under_products(sass: str) -> list[dict[str, int]]:
+    """Count what runs between each wait for S and the next wait for O += P V, in machine code."""
+    parts = re.findall(r"WARPGROUP.DEPBAR.LE gsb0, 0x1 ;(.*?)WARPGROUP.DEPBAR.LE gsb0, 0x0 ;", sass, re.S)
+    return [{what: part.count(what) for what in ("MUFU.EX2", "F2FP.BF16")} for part in parts]
+
+
+def _votes(ptx: str) -> list[dict[str, int]]:
+    """Count what each test of skip-softmax exchanges between S and its decision; the producer's wait in between."""
+    parts = re.findall(r"wgmma.wait_group.sync.aligned\s+\d;((?:(?!wgmma.wait_group).)*?redux.sync)", ptx, re.S)
+    operations = ("shfl.sync", "st.shared", "ld.shared", "redux.sync")
+    return [{operation: part.count(operation) for operation in operations} for part in parts if "try_wait" not in part]
 
 
 def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Compiled:
@@ -410,7 +439,8 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
 
 
 def _read(compiled) -> Compiled:
-    return Compiled(compiled.metadata.shared, *_resource_usage(compiled.asm["cubin"]), compiled.asm["ptx"])
+    text = _disassembled(compiled.asm["cubin"])
+    return Compiled(compiled.metadata.shared, *_resource_usage(text), compiled.asm["ptx"], text)
 
 
 def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
@@ -420,6 +450,7 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
         "attend_fp16": compile_hopper("fp16"),
         "attend_packed_means": compile_hopper("bf16", 128, packed=4, means=1),
         "attend_packed_by_three": compile_hopper("bf16", 128, packed=3),
+        "attend_skipping": compile_skipping(),
         "paged": compile_paged_hopper(),
         "fp8": compile_fp8()[1],
     }
@@ -496,6 +527,7 @@ if __name__ == "__main__":
     compilers = {
         "groups": lambda *groups: {group: compile_hopper(packed=int(group)) for group in groups},
         "hopper": lambda *dtypes: {dtype: compile_hopper(dtype) for dtype in dtypes},
+        "skipping": lambda *cases: {case: compile_skipping(*map(int, case.split("x"))) for case in cases},
         "paged_hopper": lambda *cases: {case: compile_paged_hopper(*map(int, case.split("x"))) for case in cases},
         "every_hopper": compile_every_hopper_kernel,
         "fp8": compile_fp8,

@@ -17,11 +17,14 @@ def kernels(head_dim: int, capability: int):
     from fp_bench.kernels.pooling.radii_triton import _radii_kernel
     from fp_bench.kernels.ranking.triton import _best_kernel
     from fp_bench.kernels.rbs.triton import _rescue_kernel
+    from fp_bench.kernels.xattention import triton as antidiagonal
 
     block = {"BLOCK": 128, "HEAD_DIM": head_dim}
     warps = 8 if head_dim == 256 else 4
     best = {"BANDS": 2, "WIDTH": 2048, "num_warps": 4}
     scores = {"scores_ptr": "*fp32", "need_ptr": "*fp32"}
+    peaks = {"CELL": 8, "ROUNDED": False, "PEAKS": True, "AT_ONCE": antidiagonal.BLOCKS_AT_ONCE}
+    masses = dict.fromkeys(("weights_ptr", "sums_ptr", "peaks_ptr", "tau_ptr"), "*fp32")
     skipping = {"ROW_GROUP": ROW_GROUP, "ROW_SIZE": 128, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
     return [
         (
@@ -47,6 +50,13 @@ def kernels(head_dim: int, capability: int):
             block | launch_config(head_dim, capability) | {"COMPACT": COMPACT_TILE},
             {"lifts_ptr": "*fp32", "log2_rescue": "fp32"},
         ),
+        (
+            "peaks",
+            antidiagonal._antidiagonal_kernel,
+            antidiagonal.launch_config(head_dim, capability) | block | peaks,
+            masses,
+        ),
+        ("covering", antidiagonal._cumulative_kernel, {"WIDTH": 2048, "PEAKS": True, "num_warps": 4}, masses),
     ]
 
 

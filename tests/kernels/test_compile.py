@@ -169,11 +169,44 @@ def test_a_planned_call_passes_what_its_kernels_declare(launched):
     addresses = attend["parameters"][: 9 * 6 : 9]
     assert [address - MAPS for address in addresses[:3]] == [q, k, v]
     assert addresses[4:] == addresses[1:3]  # nothing reads the means
-    out, _, *lists = attend["parameters"][54:59]
+    out, _, *lists = attend["parameters"][54:60]
     assert addresses[3] - MAPS == out
-    assert lists == [blocks, counts, counts]
-    assert attend["parameters"][60] == rest[0]
-    assert attend["parameters"][61:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4]
+    assert lists == [blocks, counts, counts, counts]
+    assert attend["parameters"][61:63] == [rest[0], 0]
+    assert attend["parameters"][63:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4]
+
+
+@needs_gluon
+def test_the_hopper_kernel_skips_beside_its_products_without_spills_in_the_loop(launched, tmp_path):
+    report = compile_elsewhere("skipping", "128", cache=tmp_path)["skipping"]["128"]
+    without = launched[2]
+    # The first product of a row; then S alone, or S and O += P V of the tile before; O += P V of the last tile.
+    assert report["wgmma"] == without["wgmma"] * 5 // 4
+    assert report["tma"] == without["tma"] + 2  # V of a tile between others, and of a row's last one
+    assert report["wgmma_waits"] == [0, 1]
+    assert report["registers"] == 168
+    assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB
+    assert report["spills_in_loops"] == 0
+    assert report["spill_bytes"] <= 64  # scalars of a row of tiles
+    # Each arm of each consumer's step agrees by votes that every warp reads: two stores, one load, one reduction.
+    assert [step["redux.sync"] for step in report["votes"]] == [1] * 4
+    assert [step["st.shared"] for step in report["votes"]] == [2] * 4
+    assert [step["shfl.sync"] for step in report["votes"]] == [4] * 4
+    # Exponentials run under the product of the tile before; its weights are not overwritten before it is done.
+    assert all(step["MUFU.EX2"] >= 64 and step["F2FP.BF16"] == 0 for step in report["under_products"])
+    assert len(report["under_products"]) == 2
+
+
+@pytest.mark.slow
+@needs_gluon
+def test_the_hopper_kernel_skips_at_every_head_size_and_packed(tmp_path):
+    for case, report in compile_elsewhere("skipping", "64", "256", "128x3", "128x4", cache=tmp_path)[
+        "skipping"
+    ].items():
+        assert report["wgmma_waits"] == [0, 1], case
+        assert report["registers"] == 168, case
+        assert report["spills_in_loops"] == 0, case
+        assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, case
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def test_groups_that_leave_rows_empty_in_triton(group):
 @pytest.mark.skipif(gluon_missing() is not None, reason=str(gluon_missing()))
 @pytest.mark.parametrize("group", range(1, 9))
 def test_a_box_holds_the_heads_of_one_list_and_as_many_as_a_power_of_two(group):
-    from fp_bench.kernels.attention.hopper import CONSUMERS, rows_boxed
+    from fp_bench.kernels.attention.hopper_parts import CONSUMERS, rows_boxed
 
     q = torch.arange(2 * 40 * 3 * group * 64, dtype=torch.float32).view(2, 40, 3 * group, 64)
     grid = BlockGrid(40, 300, packed=group)

@@ -16,6 +16,7 @@ EVERYTHING = {
     "delta": {"gamma": 1},
     "skip_softmax": {"skip": 1e-30},
     "spargeattn": {"mass": 1.1},
+    "cosa": {"coverage": 1},
 }
 """Parameters with which each drops nothing."""
 BARE = {
@@ -25,6 +26,7 @@ BARE = {
     "trianglemix": "trianglemix:dense_layers=0",
     "delta": "delta:over=streaming",
     "stem": "stem:sink_blocks=0:window_blocks=1",
+    "cosa": "cosa",
 }
 """Each with little that is forced; skip_softmax keeps every block and leaves tiles out later."""
 

@@ -15,7 +15,7 @@ from fp_bench.methods.registry import BUILTIN_METHODS, Spec, create_method, meth
 from tests.kernels.calls import Case
 from tests.kernels.test_skipping import alike
 
-WITH_BLOCKS = ["flashprefill", "flashprefill_v2:correction=false", "xattention", "rbs", "prism", "stem"]
+WITH_BLOCKS = ["flashprefill", "flashprefill_v2:correction=false", "xattention", "rbs", "prism", "stem", "cosa"]
 
 
 def a_call(device="cpu", **changes):

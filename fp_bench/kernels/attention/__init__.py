@@ -87,9 +87,15 @@ def block_sparse_attention(
 
 
 def implementation(
-    q: Tensor, k: Tensor, v: Tensor, backend: str = "auto", block_size: int = BLOCK_SIZE, packed: int = 1
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    backend: str = "auto",
+    block_size: int = BLOCK_SIZE,
+    packed: int = 1,
+    skipping: bool = False,
 ) -> str:
-    """Name what computes this call: ``hopper``, ``triton`` or ``torch``.
+    """Name what computes this call, with skip-softmax or without: ``hopper``, ``triton`` or ``torch``.
 
     Raises:
         UnavailableError: the backend asked for by name cannot run here or does not take these tensors.
@@ -97,16 +103,18 @@ def implementation(
     kernel = resolve_backend(q, backend)
     if kernel == "torch" or backend == "triton" or not q.is_cuda:
         return kernel
-    reason = hopper_missing(q, k, v, block_size, packed)
+    reason = hopper_missing(q, k, v, block_size, packed, skipping)
     if reason is not None and backend == "hopper":
         raise UnavailableError(f"backend hopper: {reason}")
     return "hopper" if reason is None else "triton"
 
 
-def hopper_missing(q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE, packed: int = 1) -> str | None:
+def hopper_missing(
+    q: Tensor, k: Tensor, v: Tensor, block_size: int = BLOCK_SIZE, packed: int = 1, skipping: bool = False
+) -> str | None:
     """Return why the Hopper kernel does not take this call, or None."""
     if (reason := gluon_missing()) is not None:
         return reason
     from fp_bench.kernels.attention.hopper import missing
 
-    return missing(q, k, v, block_size, packed)
+    return missing(q, k, v, block_size, packed, skipping)

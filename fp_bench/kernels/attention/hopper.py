@@ -14,7 +14,8 @@ softmax of tile i while the PV product is computed. Meanwhile the tensor cores a
 consumer. The last listed block comes first, because only it may need the causal mask: the loop then needs no mask and
 starts with a good running maximum. A row of tiles is a query block of one head or, if packed, the same positions of
 all heads of a KV head; TMA loads either as one box. With mean correction, the means of past blocks follow as if they
-were keys, 128 at a time. A bit of `means_triton.kept_bits` hides the mean of each listed block.
+were keys, 128 at a time. A bit of `means_triton.kept_bits` hides the mean of each listed block. With skip-softmax
+(hopper_skipping.py), a consumer tests each tile, and the producer loads V of a tile after K of the next one.
 
 Shared memory at head_dim 128 is 192 KB of 227: 64 KB for two buffers of Q, 2 x 32 KB for K, 2 x 32 KB for V. At
 head_dim 256 a tile has 64 keys, half a block, and Q has one buffer of 64 KB: 192 KB too, and O takes 128 registers. At
@@ -36,6 +37,7 @@ H200). A launch has 168 registers a thread and spills none.
 """
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -54,20 +56,26 @@ from fp_bench.kernels.attention.hopper_parts import (
     counter,
     disagreement,
     dismiss,
+    hidden_means,
+    hide_future,
     issue,
     launch_config,
+    load_when_empty,
     locate,
+    mean_tiles,
     open_row,
     read_mail,
+    rows_boxed,
     settle,
     softmax,
     unfit,
 )
+from fp_bench.kernels.attention.hopper_skipping import ballots, load_if_needed, pass_over, step_or_skip
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.gluon import tma_load, tma_store
-from fp_bench.kernels.launch import Box, CachedKernel
-from fp_bench.kernels.layout import LOG2E, BlockGrid, empty_outputs
+from fp_bench.kernels.launch import CachedKernel
+from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.pooling.means_triton import kept_bits
 
@@ -76,51 +84,33 @@ SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_l
 
 
 @gluon.jit
-def _mean_tiles(row, first, ROW_SIZE: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr):
-    """Return the number of tiles with the means of all blocks that a row sees whole."""
-    return ((first + row) * ROW_SIZE // BLOCK + TILE - 1) // TILE
-
-
-@gluon.jit
-def _hidden(bits_row, i, past, in_tile, TILE: gl.constexpr):
-    """Return which means of the i-th tile do not count: those of listed blocks, and those of blocks not seen whole."""
-    bits_row += i * (TILE // 32)
-    left = past - i * TILE
-    word = _or_beyond(gl.load(bits_row), left)
-    for part in gl.static_range(1, TILE // 32):
-        word = gl.where(in_tile >= 32 * part, _or_beyond(gl.load(bits_row + part), left - 32 * part), word)
-    return word << (31 - in_tile % 32) < 0
-
-
-@gluon.jit
-def _or_beyond(word, left):
-    """Set all bits of a word from bit ``left`` on."""
-    return gl.where(left >= 32, word, gl.where(left <= 0, -1, word | (-1 << left)))
+def _own(position, end, in_part, HEADS: gl.constexpr, PACKED: gl.constexpr):
+    """Return which rows of a part hold a query of this call and part."""
+    mine = position < end
+    if HEADS != PACKED:
+        mine &= in_part % HEADS < PACKED
+    return mine
 
 
 @gluon.jit
 def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
                STAGES: gl.constexpr):  # fmt: skip
-    stage = step % STAGES
-    phase = (step // STAGES & 1) ^ 1
-    mbarrier.wait(k_empty.index(stage), phase)
-    mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-    tma_load(k_desc, [batch, start, kv_head, 0], k_full.index(stage), k_smem.index(stage))
-    mbarrier.wait(v_empty.index(stage), phase)
-    mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-    tma_load(v_desc, [batch, start, kv_head, 0], v_full.index(stage), v_smem.index(stage))
+    load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
+    load_when_empty(v_desc, batch, start, kv_head, step, v_smem, v_full, v_empty, STAGES)
 
 
 @gluon.jit
 def _produce(
     q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
     tiles, rows, first, offset, width, batch_lists, lists, group,
-    q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+    q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
+    SKIP: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     PADDED: gl.constexpr = BLOCK // ROW_SIZE != PACKED
+    TILES: gl.constexpr = BLOCK // TILE
     step = 0
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
@@ -148,15 +138,27 @@ def _produce(
                 else:
                     tma_load(q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier, q_part)
             block = last
+            start_before = 0
             for i in range(gl.maximum(count, 1)):
                 following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
                 for part in gl.static_range(BLOCK // TILE):
-                    _load_tile(k_desc, v_desc, batch, block * BLOCK + part * TILE, kv_head, step,
-                               k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
+                    start = block * BLOCK + part * TILE
+                    if SKIP:
+                        load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
+                        if i + part > 0:
+                            load_if_needed(v_desc, batch, start_before, kv_head, step - 1, i * TILES + part - 1,
+                                           v_smem, votes, k_empty, v_full, v_empty, STAGES, CONSUMERS)  # fmt: skip
+                        start_before = start
+                    else:
+                        _load_tile(k_desc, v_desc, batch, start, kv_head, step,
+                                   k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
                     step += 1
                 block = following
+            if SKIP:
+                load_if_needed(v_desc, batch, start_before, kv_head, step - 1, gl.maximum(count, 1) * TILES - 1,
+                               v_smem, votes, k_empty, v_full, v_empty, STAGES, CONSUMERS)  # fmt: skip
             if MEANS:
-                for i in range(_mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
+                for i in range(mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
                     _load_tile(mean_k_desc, mean_v_desc, batch, i * TILE, kv_head, step,
                                k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
                     step += 1
@@ -167,12 +169,12 @@ def _produce(
 
 @gluon.jit
 def _consume(
-    out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+    out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
     q_len, rows, first, offset, width, words, batch_lists, lists, group,
-    q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+    q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     HEAD_DIM: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
-    MEANS: gl.constexpr, PART: gl.constexpr,
+    MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = out_desc.dtype
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
@@ -225,23 +227,33 @@ def _consume(
         weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
         step += 1
 
+        end = gl.minimum(first_position + PART_SIZE, offset + q_len)
+        pending = 1  # whether the tile before is needed
+        needed = 1
         for i in range(1, gl.maximum(count, 1) * TILES):
-            logits, next_acc = issue(
-                q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
-            )
-            if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
-                if i < TILES:  # the rest of the last listed block
-                    logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
-            acc, weights, highest, denominator = settle(
-                logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
-            )
+            if SKIP:
+                acc, weights, highest, denominator, pending = step_or_skip(
+                    q, weights, acc, pending, zero, highest, denominator, _own(position, end, in_part, HEADS, PACKED),
+                    position, key, i, scale_log2, log2_skip, step,
+                    k_smem, v_smem, votes, k_full, k_empty, v_full, v_empty, STAGES, CONSUMERS, TILE, TILES, HEAD_DIM,
+                    PART, P_LAYOUT, ROW_O, dtype,
+                )  # fmt: skip
+                needed += pending
+            else:
+                logits, next_acc = issue(
+                    q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
+                )
+                logits = hide_future(logits, position, key, i, TILE, TILES)
+                acc, weights, highest, denominator = settle(
+                    logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
+                )
             step += 1
 
         if MEANS:
             bits_row = bits_ptr + list_row * words
             past = (first + row) * ROW_SIZE // BLOCK
-            for i in range(_mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
-                hidden = _hidden(bits_row, i, past, in_tile, TILE)
+            for i in range(mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
+                hidden = hidden_means(bits_row, i, past, in_tile, TILE)
                 logits, next_acc = issue(
                     q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
                 )
@@ -252,7 +264,13 @@ def _consume(
                 )  # fmt: skip
                 step += 1
 
-        acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
+        if pending != 0:
+            acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
+        else:
+            pass_over(step, v_full, v_empty, STAGES)
+        if SKIP:
+            skipped = gl.where((count > 0) & (offset + start < end), count * TILES - needed, 0)
+            gl.store(skipped_ptr + list_row * CONSUMERS + PART, skipped)
 
         # An empty list has read block 0 for nothing: its output is 0.
         share = gl.where(count > 0, 1.0 / denominator, 0.0)
@@ -276,9 +294,7 @@ def _consume(
             mask = (mine & (query_o < q_len))[:, None] & (dim < HEAD_DIM)[None, :]
             gl.store(out_ptr + token[:, None] * HEAD_DIM + dim[None, :], out, mask=mask)
         lse = gl.where(count > 0, (highest + gl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-        mine = (position < first_position + PART_SIZE) & (position < offset + q_len)
-        if PADDED:
-            mine &= in_part % HEADS < PACKED
+        mine = _own(position, end, in_part, HEADS, PACKED)
         batch_head = batch_list.to(gl.int64) * PACKED + in_part % HEADS
         gl.store(lse_ptr + batch_head * q_len + (position - offset), lse, mask=mine)
         if Q_BUFFERS == 1:
@@ -294,11 +310,11 @@ def _consume(
 @gluon.jit(do_not_specialize=SIZES)
 def _block_sparse_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr,
-    counter_ptr, scale_log2,
+    skipped_ptr, counter_ptr, scale_log2, log2_skip,
     tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
     CONSUMERS: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
-    MEANS: gl.constexpr,
+    MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
     HEADS: gl.constexpr = BLOCK // ROW_SIZE
@@ -316,25 +332,26 @@ def _block_sparse_hopper_kernel(
     q_full, q_empty = barriers(Q_BUFFERS * CONSUMERS, 1)
     k_full, k_empty = barriers(STAGES, CONSUMERS)
     v_full, v_empty = barriers(STAGES, CONSUMERS)
+    votes = ballots(SKIP, STAGES * CONSUMERS, BLOCK // CONSUMERS)
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group,
-            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 0,
+            q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP, 0,
         )),
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, scale_log2,
+            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group,
-            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, 1,
+            q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP, 1,
         )),
         (_produce, (
             q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
             tiles, rows, first, offset, width, batch_lists, lists, group,
-            q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, ROW_SIZE, PACKED, MEANS,
+            q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP,
         )),
     ], [4, 4], [240, 24])  # fmt: skip
 
@@ -342,25 +359,33 @@ def _block_sparse_hopper_kernel(
 ATTEND = CachedKernel(_block_sparse_hopper_kernel)
 
 
-def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int) -> str | None:
+def missing(q: Tensor, k: Tensor, v: Tensor, block_size: int, packed: int, skipping: bool = False) -> str | None:
     """Return why this kernel cannot compute a call (the tensors are on a GPU), or None."""
     if block_size != BLOCK:
         return f"blocks of {block_size}: it takes {BLOCK}"
     if packed > BLOCK // CONSUMERS:
         return f"{packed} heads share a list: it takes up to {BLOCK // CONSUMERS}, a position for each consumer"
-    return unfit(q, k=k, v=v) or _self_test(q.device, q.shape[3])
+    return unfit(q, k=k, v=v) or _self_test(q.device, q.shape[3], skipping)
 
 
 @functools.cache
-def _self_test(device: torch.device, head_dim: int) -> str | None:
+def _self_test(device: torch.device, head_dim: int, skipping: bool) -> str | None:
     """Compare with the definition once a process on a small call; return what went wrong, or None."""
     from fp_bench.kernels.attention import reference
 
     draw = torch.Generator(device).manual_seed(0)  # the user's own random numbers stay as they are
     q, k, v = torch.randn((3, 1, 300, 2, head_dim), generator=draw, device=device, dtype=torch.bfloat16)
     index = BlockIndex.from_mask(torch.ones((1, 2, 3, 3), dtype=torch.bool, device=device), 300, 300)
+    if skipping:  # the first block, whose weights are below exp(-8) for the others
+        q[..., 0], k[:, :BLOCK, :, 0] = 8.0, -20.0
+
+    def ours() -> Tensor:
+        if skipping:
+            return skipping_attention_hopper(q, k, v, index, 0.1, 1e-3)[0]
+        return block_sparse_attention_hopper(q, k, v, index, 0.1)[0]
+
     return disagreement(
-        lambda: block_sparse_attention_hopper(q, k, v, index, 0.1)[0],
+        ours,
         lambda: reference.attention(q, k, v, scale=0.1, index=index).out,
         other="the definition",
     )
@@ -375,23 +400,21 @@ def block_sparse_attention_hopper(
     return out, lse
 
 
-def rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
-    """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
-
-    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
-    zeros and writes nothing.
-    """
-    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
-    if heads == grid.packed:
-        return boxed(x, positions, heads)
-    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))
+def skipping_attention_hopper(
+    q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, scale: float, skip: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ``(out, lse, skipped)`` as `skipping.skipping_attention` does."""
+    out, lse = empty_outputs(q)
+    skipped = torch.empty((*index.counts.shape, CONSUMERS), dtype=torch.int32, device=q.device)
+    ATTEND(*attend_arguments(q, k, v, out, lse, index, counter(q.device), scale, None, skip, skipped))
+    return out, lse, skipped
 
 
 def attend_arguments(
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, index: BlockIndex, tiles_drawn: Tensor, scale: float,
-    means: BlockMeans | None = None,
+    means: BlockMeans | None = None, skip: float | None = None, skipped: Tensor | None = None,
 ) -> tuple[Any, ...]:  # fmt: skip
-    """Return what `ATTEND` takes; ``tiles_drawn`` is the stream's `counter`."""
+    """Return what `ATTEND` takes; ``tiles_drawn`` is the stream's `counter`, ``skipped`` what it writes if it skips."""
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
     config = launch_config(head_dim)
@@ -405,9 +428,9 @@ def attend_arguments(
         (
             *(rows_boxed(q, grid), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
             *(rows_boxed(out, grid), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
-            *(out, lse, index.blocks, index.counts, bits, tiles_drawn),
+            *(out, lse, index.blocks, index.counts, bits, index.counts if skipped is None else skipped, tiles_drawn),
         ),
-        (scale * LOG2E,),
+        (scale * LOG2E, 0.0 if skip is None else math.log2(skip)),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2]),
@@ -421,6 +444,7 @@ def attend_arguments(
             "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "MEANS": means is not None,
+            "SKIP": skip is not None,
         },
         {"num_warps": 4},
     )

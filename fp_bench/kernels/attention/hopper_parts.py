@@ -16,8 +16,9 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
 from fp_bench.kernels.backend import HOPPER, capability
+from fp_bench.kernels.gluon import tma_load
 from fp_bench.kernels.launch import Box, current_stream
-from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS
+from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS, BlockGrid
 
 BLOCK = BLOCK_SIZE
 CONSUMERS = 2
@@ -72,12 +73,59 @@ def locate(tile, rows, batch_lists, group, ROW_GROUP: gl.constexpr):
 
 
 @gluon.jit
+def load_when_empty(desc, batch, start, kv_head, step, smem, full, empty, STAGES: gl.constexpr):
+    """Load K or V of a tile when its stage is empty."""
+    stage = step % STAGES
+    mbarrier.wait(empty.index(stage), (step // STAGES & 1) ^ 1)
+    mbarrier.expect(full.index(stage), desc.block_type.nbytes)
+    tma_load(desc, [batch, start, kv_head, 0], full.index(stage), smem.index(stage))
+
+
+@gluon.jit
+def hide_future(logits, position, key, i, TILE: gl.constexpr, TILES: gl.constexpr):
+    """Mask S of a row's i-th tile where it is of the last listed block, whose keys begin with ``key``; i > 0."""
+    if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
+        if i < TILES:
+            logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
+    return logits
+
+
+@gluon.jit
+def mean_tiles(row, first, ROW_SIZE: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr):
+    """Return the number of tiles with the means of all blocks that a row sees whole."""
+    return ((first + row) * ROW_SIZE // BLOCK + TILE - 1) // TILE
+
+
+@gluon.jit
+def hidden_means(bits_row, i, past, in_tile, TILE: gl.constexpr):
+    """Return which means of the i-th tile do not count: those of listed blocks, and those of blocks not seen whole."""
+    bits_row += i * (TILE // 32)
+    left = past - i * TILE
+    word = _or_beyond(gl.load(bits_row), left)
+    for part in gl.static_range(1, TILE // 32):
+        word = gl.where(in_tile >= 32 * part, _or_beyond(gl.load(bits_row + part), left - 32 * part), word)
+    return word << (31 - in_tile % 32) < 0
+
+
+@gluon.jit
+def _or_beyond(word, left):
+    """Set all bits of a word from bit ``left`` on."""
+    return gl.where(left >= 32, word, gl.where(left <= 0, -1, word | (-1 << left)))
+
+
+@gluon.jit
 def softmax(logits, highest, denominator, scale_log2, LOG2_TIMES: gl.constexpr = 0):
     """Return (weights, factor on what was summed before, running maximum, running denominator).
 
     Every key counts ``2 ** LOG2_TIMES`` times.
     """
-    new_highest = gl.maximum(highest, gl.max(logits, 1) * scale_log2 + LOG2_TIMES)
+    return softmax_below(logits, gl.max(logits, 1) * scale_log2, highest, denominator, scale_log2, LOG2_TIMES)
+
+
+@gluon.jit
+def softmax_below(logits, peaks, highest, denominator, scale_log2, LOG2_TIMES: gl.constexpr = 0):
+    """Return what `softmax` does; ``peaks`` are the rows' largest scaled logits."""
+    new_highest = gl.maximum(highest, peaks + LOG2_TIMES)
     weights = gl.exp2(logits * scale_log2 - (new_highest - LOG2_TIMES)[:, None])
     shrink = gl.exp2(highest - new_highest)
     return weights, shrink, new_highest, denominator * shrink + gl.sum(weights, 1)
@@ -177,6 +225,18 @@ def disagreement(
 def boxed(tensor: Tensor, rows: int, heads: int = 1) -> Box:
     """Return ``[batch, length, heads, head_dim]`` in boxes of ``rows x heads``; `unfit` says whether TMA takes it."""
     return Box(tensor, (1, rows, heads, tensor.shape[3]))
+
+
+def rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
+    """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
+
+    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
+    zeros and writes nothing.
+    """
+    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
+    if heads == grid.packed:
+        return boxed(x, positions, heads)
+    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))
 
 
 def counter(device: torch.device) -> Tensor:

@@ -46,7 +46,7 @@ def skipping_rows(
         index: the lists.
         scale: factor on the logits.
         skip: largest weight, relative to a query's maximum so far, of a key that is skipped; above 0 and at most 1.
-        tile: rows of Q and keys of a tile, divisors of the block.
+        tile: rows of Q, of which the last part of a row of tiles may have fewer, and keys, a divisor of the block.
         rows: query numbers in ``[0, q_len)``, int64.
     """
     grid, packed = index.grid, index.packed
@@ -56,7 +56,8 @@ def skipping_rows(
     batch, lists = index.counts.shape[:2]
     out = torch.zeros((batch, len(distinct), q.shape[2], v.shape[3]), dtype=torch.float32, device=q.device)
     lse = torch.full((batch, q.shape[2], len(distinct)), -math.inf, dtype=torch.float32, device=q.device)
-    skipped = torch.zeros((*index.counts.shape, size // tile[0]), dtype=torch.int32, device=q.device)
+    parts = -(-grid.row_size * packed // tile[0])
+    skipped = torch.zeros((*index.counts.shape, parts), dtype=torch.int32, device=q.device)
     in_block = torch.arange(size, device=q.device)
     for b in range(batch):
         for number in range(lists):
@@ -65,7 +66,7 @@ def skipping_rows(
                 count = int(index.counts[b, number, row])
                 listed = index.blocks[b, number, row, :count].long()
                 tokens = (listed.roll(1)[:, None] * size + in_block).flatten()
-                for part in range(size // tile[0]):
+                for part in range(parts):
                     of_part = [
                         ((grid.first + row) * grid.row_size + at // packed - grid.offset, number * packed + at % packed)
                         for at in range(part * tile[0], min((part + 1) * tile[0], grid.row_size * packed))

@@ -36,6 +36,8 @@ from fp_bench.kernels.layout import LOG2E, BlockGrid
 
 BLOCKS_AT_ONCE = 64
 """Key blocks brought to the final softmax at once."""
+NEARLY = tl.constexpr(0.999)
+"""Weight from which on a block's largest one counts as its row's largest."""
 SIZES = (
     *("q_len", "kv_len", "first", "rows", "key_blocks", "batch_heads", "q_heads", "group", "row_tiles", "width"),
     *("key_tiles", "lagging"),
@@ -77,9 +79,13 @@ def _cell_scores(
 @triton.jit
 def _fold(
     scores, highest, total, sums_ptr, peaks_ptr, tile, x, width, scale_log2,
-    CELLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, ROUNDED: tl.constexpr, MASKED: tl.constexpr, dtype,
+    CELLS: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, ROUNDED: tl.constexpr, PEAKS: tl.constexpr,
+    MASKED: tl.constexpr, dtype,
 ):  # fmt: skip
-    """Fold a tile of scores into the running softmax; write each block's sums and the maximum they are relative to."""
+    """Fold a tile of scores into the running softmax; write each block's sums and the maximum they are relative to.
+
+    For PEAKS a block's largest weight stands in place of its sum.
+    """
     BLOCKS: tl.constexpr = COLS // CELLS
     if ROUNDED:
         scores = scores.to(dtype).to(tl.float32)
@@ -88,8 +94,11 @@ def _fold(
         y = tile * COLS + tl.arange(0, COLS)
         scores = tl.where(y[None, :] <= x[:, None], scores, float("-inf"))
     new_highest = tl.maximum(highest, tl.max(scores, 1))
-    weights = tl.exp2(scores - new_highest[:, None])
-    by_block = tl.sum(tl.reshape(weights, (ROWS, BLOCKS, CELLS)), 2)
+    if PEAKS:
+        by_block = tl.exp2(tl.max(tl.reshape(scores, (ROWS, BLOCKS, CELLS)), 2) - new_highest[:, None])
+    else:
+        weights = tl.exp2(scores - new_highest[:, None])
+        by_block = tl.sum(tl.reshape(weights, (ROWS, BLOCKS, CELLS)), 2)
     total = total * tl.exp2(highest - new_highest) + tl.sum(by_block, 1)
     rows = tl.arange(0, ROWS)
     tl.store(sums_ptr + rows[:, None] * width + tile * BLOCKS + tl.arange(0, BLOCKS)[None, :], by_block)
@@ -102,7 +111,7 @@ def _antidiagonal_kernel(
     q_ptr, k_ptr, weights_ptr, sums_ptr, peaks_ptr, scale_log2,
     q_len, kv_len, first, rows, key_blocks, batch_heads, q_heads, group, row_tiles, width, key_tiles,
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
-    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, CELL: tl.constexpr, ROUNDED: tl.constexpr,
+    BLOCK: tl.constexpr, HEAD_DIM: tl.constexpr, CELL: tl.constexpr, ROUNDED: tl.constexpr, PEAKS: tl.constexpr,
     ROWS: tl.constexpr, COLS: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     CELLS: tl.constexpr = BLOCK // CELL
@@ -138,7 +147,7 @@ def _antidiagonal_kernel(
             )  # fmt: skip
             highest, total = _fold(
                 scores, highest, total, sums_ptr, peaks_ptr, tile, x, width, scale_log2,
-                CELLS, ROWS, COLS, ROUNDED, False, q_ptr.dtype.element_ty,
+                CELLS, ROWS, COLS, ROUNDED, PEAKS, False, q_ptr.dtype.element_ty,
             )  # fmt: skip
         end = tl.minimum(x0 + ROWS, cells)
         for tile in range(clear, (end + COLS - 1) // COLS):
@@ -149,11 +158,11 @@ def _antidiagonal_kernel(
             )  # fmt: skip
             highest, total = _fold(
                 scores, highest, total, sums_ptr, peaks_ptr, tile, x, width, scale_log2,
-                CELLS, ROWS, COLS, ROUNDED, True, q_ptr.dtype.element_ty,
+                CELLS, ROWS, COLS, ROUNDED, PEAKS, True, q_ptr.dtype.element_ty,
             )  # fmt: skip
 
         tl.debug_barrier()  # every warp's sums are written before any warp reads them
-        share = tl.where((x >= offset // CELL) & (x < cells), 1.0 / total, 0.0)
+        share = tl.where((x >= offset // CELL) & (x < cells), 1.0 if PEAKS else 1.0 / total, 0.0)
         in_tile = tl.arange(0, ROWS)
         row = row_tile * QUERY_BLOCKS + tl.arange(0, QUERY_BLOCKS)
         out = weights_ptr + (batch_head * rows).to(tl.int64) * key_blocks + row[:, None].to(tl.int64) * key_blocks
@@ -164,7 +173,10 @@ def _antidiagonal_kernel(
             sums = tl.load(sums_ptr + in_tile[:, None] * width + c[None, :], mask=seen[None, :], other=0.0)
             peaks = tl.load(peaks_ptr + (c // BLOCKS)[None, :] * ROWS + in_tile[:, None], mask=seen[None, :], other=0.0)
             mass = sums * tl.exp2(peaks - highest[:, None]) * share[:, None]
-            mass = tl.sum(tl.reshape(mass, (QUERY_BLOCKS, CELLS, AT_ONCE)), 1)
+            of_cells = tl.reshape(mass, (QUERY_BLOCKS, CELLS, AT_ONCE))
+            mass = tl.sum(of_cells, 1)
+            if PEAKS:
+                mass = tl.where(tl.max(of_cells, 1) >= NEARLY, -mass, mass)
             if ROUNDED:
                 mass = mass.to(q_ptr.dtype.element_ty).to(tl.float32)
             tl.store(out + c[None, :], mass, mask=(row < rows)[:, None] & seen[None, :])
@@ -174,6 +186,7 @@ def _antidiagonal_kernel(
 @triton.jit(do_not_specialize=SIZES)
 def _cumulative_kernel(
     weights_ptr, tau_ptr, blocks_ptr, counts_ptr, lagging, first, rows, key_blocks, q_heads, WIDTH: tl.constexpr,
+    PEAKS: tl.constexpr,
 ):  # fmt: skip
     # The longest rows first: they take the same time, but their stores are the longest.
     row = rows - 1 - tl.program_id(0) % rows
@@ -182,12 +195,18 @@ def _cumulative_kernel(
     list_row = (batch_head * rows + row).to(tl.int64)
     c = tl.arange(0, WIDTH)
     mass = tl.load(weights_ptr + list_row * key_blocks + c, mask=c <= a, other=0.0)
+    if PEAKS:  # negative: holds a cell's largest score, and goes first
+        leads = mass < 0.0
+        mass = tl.abs(mass)
     need = tl.load(tau_ptr + batch_head % q_heads) * tl.sum(mass, 0)
     lags = a < lagging
     forced = (c == a) | ((c == 0) & (lags == 0))
     held = tl.sum(tl.where(forced, mass, 0.0), 0)
     others = tl.where(forced | (c > a), 0.0, mass)
     bits = others.to(tl.int32, bitcast=True)
+    if PEAKS:  # masses up to 128, brought below 2, leave bit 30 to the blocks that go first
+        bits = (others / 128).to(tl.int32, bitcast=True)
+        bits = tl.where(leads & (others > 0.0), bits | (1 << 30), bits)
     # The largest value such that all from it on are enough: 0 where everything is not.
     crossing = 0
     for step in tl.static_range(31):
@@ -230,9 +249,9 @@ def launch_config(head_dim: int, capability: int) -> dict[str, int]:
 
 
 def antidiagonal_weights_triton(
-    q: Tensor, k: Tensor, stride: int, scale: float, block_size: int, rounded: bool
+    q: Tensor, k: Tensor, stride: int, scale: float, block_size: int, rounded: bool, peaks: bool = False
 ) -> Tensor:
-    """Return `xattention.antidiagonal_weights`; what lies in the future is not written."""
+    """Return `xattention.antidiagonal_weights`, or `antidiagonal_peaks`; what lies in the future is not written."""
     grid = BlockGrid(q.shape[1], k.shape[1], block_size)
     batch, _, q_heads, head_dim = q.shape
     config = launch_config(head_dim, capability(q.device))
@@ -244,11 +263,11 @@ def antidiagonal_weights_triton(
     programs = min(tasks, multiprocessors(q.device) if q.is_cuda else 2)
     weights = torch.empty((batch, q_heads, grid.rows, grid.key_blocks), dtype=torch.float32, device=q.device)
     sums = torch.empty((programs, config["ROWS"], width), dtype=torch.float32, device=q.device)
-    peaks = torch.empty((programs, key_tiles, config["ROWS"]), dtype=torch.float32, device=q.device)
+    highest = torch.empty((programs, key_tiles, config["ROWS"]), dtype=torch.float32, device=q.device)
     num_warps = config.pop("num_warps")
     _antidiagonal(
         programs,
-        (q, k, weights, sums, peaks),
+        (q, k, weights, sums, highest),
         (scale * LOG2E / stride,),
         (
             *(grid.q_len, grid.kv_len, grid.first, grid.rows, grid.key_blocks),
@@ -260,6 +279,7 @@ def antidiagonal_weights_triton(
             "HEAD_DIM": head_dim,
             "CELL": stride,
             "ROUNDED": rounded,
+            "PEAKS": peaks,
             **config,
             "AT_ONCE": BLOCKS_AT_ONCE,
         },
@@ -268,8 +288,10 @@ def antidiagonal_weights_triton(
     return weights
 
 
-def cumulative_blocks_triton(weights: Tensor, tau: Tensor, lagging: int, index: BlockIndex) -> None:
-    """Fill ``index`` with the smallest sets that hold enough; arguments as `xattention.cumulative_blocks`."""
+def cumulative_blocks_triton(
+    weights: Tensor, tau: Tensor, lagging: int, index: BlockIndex, peaks: bool = False
+) -> None:
+    """Fill ``index`` with the sets that hold enough; arguments as `xattention.cumulative_blocks`."""
     grid = index.grid
     batch, q_heads = weights.shape[:2]
     width = max(triton.next_power_of_2(grid.key_blocks), 16)
@@ -278,6 +300,6 @@ def cumulative_blocks_triton(weights: Tensor, tau: Tensor, lagging: int, index: 
         (weights, tau, index.blocks, index.counts),
         (),
         (lagging, grid.first, grid.rows, grid.key_blocks, q_heads),
-        {"WIDTH": width},
+        {"WIDTH": width, "PEAKS": peaks},
         {"num_warps": 1 if width <= 256 else 4 if width <= 4096 else 16},
     )
