@@ -19,7 +19,7 @@ from fp_bench.jobs.latency.timers import timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.openai.servers import AS_SERVED, Load, engine_name
 from fp_bench.jobs.request import LatencyRequest
-from fp_bench.jobs.values import Heads
+from fp_bench.jobs.values import Heads, engine_arguments
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_label
@@ -157,7 +157,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: f
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
     if not request.servers:
-        check_engine(request.engine, request.dtype)
+        check_engine(request.engine, request.dtype, engine_arguments(request.engine_args))
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
@@ -221,7 +221,7 @@ class _Prefills:
         self.model = request.model
         self.loads: Sequence[Load | None] = request.loads if request.servers else (None,)
         config = model_config(request.model)
-        self.name = f"prompt:{model_label(request.model, engine_name(request.engine))}"
+        self.name = f"prompt:{model_label(request.model, engine_name(request.engine), request.engine_args or ())}"
         heads = getattr(config, "num_attention_heads", None)
         if heads is None:
             raise UsageError(f"model {request.model} has no attention heads, so no method can run")
