@@ -190,8 +190,8 @@ def _text(value: Any) -> str:
 
 
 ENGINE_ARG = (
-    "Argument of vLLM's engine, key=value, e.g. tensor_parallel_size=2; repeat it for several. A value is JSON, or else "
-    "text."
+    "Argument of vLLM's engine, key=value, e.g. tensor_parallel_size=2; repeat it for several. The value is JSON or "
+    "else text."
 )
 ROPE = "Extend rotary positions, e.g. yarn:4 or yarn:4,beta_fast=16; short for --model MODEL?rope=yarn:4."
 CHANGES = "Change the model's configuration: key=value, separated by commas; short for --model MODEL?key=value."

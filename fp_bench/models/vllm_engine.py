@@ -30,16 +30,17 @@ MEMORY = 0.9
 DTYPES = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
-def check_engine(name: str, dtype: str, arguments: Mapping[str, Any] | None = None) -> None:
+def check_engine(name: str, dtype: str, model: str = "", arguments: Mapping[str, Any] | None = None) -> None:
     """Refuse an unknown or missing engine.
 
     Args:
         name: ``hf`` or ``vllm``.
         dtype: of the run, as on the command line.
+        model: that it runs.
         arguments: of vLLM's engine.
 
     Raises:
-        UsageError: another name, or an unsupported dtype.
+        UsageError: another name, or an unsupported dtype or model.
         UnavailableError: it is not installed, or there is no GPU or too few.
     """
     if name not in ("hf", "vllm"):
@@ -52,11 +53,18 @@ def check_engine(name: str, dtype: str, arguments: Mapping[str, Any] | None = No
         raise UnavailableError("--engine vllm: there is no GPU here; --engine hf runs on a CPU")
     if dtype not in ("bf16", "fp16"):
         raise UsageError(f"--engine vllm takes --dtype bf16 or fp16, not {dtype}")
+    _check_model(model)
     ranks = (arguments or {}).get("tensor_parallel_size", 1)
     if not (isinstance(ranks, int) and ranks > 0):
         raise UsageError(f"--engine-arg tensor_parallel_size={ranks}: give a number of GPUs")
     if ranks > 1 and ranks > (visible := torch.cuda.device_count()):
         raise UnavailableError(f"--engine-arg tensor_parallel_size={ranks}: {visible} GPUs are visible here")
+
+
+def _check_model(model: str) -> None:
+    spec = ModelSpec.parse(model)
+    if spec.query or spec.gguf is not None:
+        raise UsageError(f"--engine vllm reads no GGUF files and no changed keys, as {model!r}; use --engine hf")
 
 
 class VllmEngine:
@@ -89,9 +97,7 @@ class VllmEngine:
     ) -> None:
         if (device.index or 0) != 0:
             raise UsageError(f"--engine vllm runs on the first visible GPU, not on {device}; set CUDA_VISIBLE_DEVICES")
-        spec = ModelSpec.parse(model)
-        if spec.query or spec.gguf is not None:
-            raise UsageError(f"--engine vllm reads no GGUF files and no changed keys, as {model!r}; use --engine hf")
+        _check_model(model)
         # In this process, so that attention can be swapped and counted; vLLM reads it when it is imported.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # Of a worker process, which may otherwise start none for the ranks; its end ends them too.

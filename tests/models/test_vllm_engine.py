@@ -17,18 +17,17 @@ from fp_bench.errors import UnavailableError, UnsupportedError, UsageError
 from fp_bench.inputs.source import Shape
 from fp_bench.jobs.accuracy import plan as accuracy_plan
 from fp_bench.jobs.accuracy import worker_engine
-from fp_bench.jobs.accuracy.answer import greedy
 from fp_bench.jobs.latency import plan as latency_plan
 from fp_bench.jobs.latency import ttft_engine
 from fp_bench.jobs.latency.worker import Setup as LatencySetup
 from fp_bench.jobs.request import AccuracyRequest, LatencyRequest
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models import vllm_engine
-from fp_bench.models.attention import SparsePrefill
-from fp_bench.models.load import load_model, model_config, model_label
+from fp_bench.models.load import model_config, model_label
 from fp_bench.models.vllm_engine import VllmEngine, check_engine
 from fp_bench.records.environment import code_version
 from tests.jobs.accuracy.models import save_model
+from tests.models.hf_engine import HfEngine
 
 CPU = torch.device("cpu")
 
@@ -66,11 +65,13 @@ def test_several_gpus_must_be_here(monkeypatch):
     monkeypatch.setattr(vllm_engine, "vllm_problem", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_engine("vllm", "bf16", {"tensor_parallel_size": 2})
+    check_engine("vllm", "bf16", "some/model", {"tensor_parallel_size": 2})
     with pytest.raises(UnavailableError, match="tensor_parallel_size=4: 2 GPUs are visible here"):
-        check_engine("vllm", "bf16", {"tensor_parallel_size": 4})
+        check_engine("vllm", "bf16", "some/model", {"tensor_parallel_size": 4})
     with pytest.raises(UsageError, match="tensor_parallel_size=two: give a number"):
-        check_engine("vllm", "bf16", {"tensor_parallel_size": "two"})
+        check_engine("vllm", "bf16", "some/model", {"tensor_parallel_size": "two"})
+    with pytest.raises(UsageError, match="reads no GGUF files and no changed keys"):
+        check_engine("vllm", "bf16", "some/model?rope=yarn:4")
 
 
 MADE = {}
@@ -260,32 +261,6 @@ def test_a_model_without_layers_of_the_backend_is_refused(vllm, folder, monkeypa
         VllmEngine(folder, device=CPU, dtype=torch.bfloat16, longest=10)
 
 
-class HfEngine:
-    """The same model by transformers, where vLLM would be."""
-
-    def __init__(self, model, *, device, dtype, longest, share=1.0, arguments=None):
-        self.longest, self.share, self.arguments = longest, share, arguments
-        self.model, _ = load_model(model, device=device, dtype=dtype)
-        self.prefill = None
-
-    def use(self, method, *, measure_selection=False):
-        self.prefill = SparsePrefill(self.model, method, measure_selection=measure_selection)
-
-    def counts(self):
-        return self.prefill.counts
-
-    def generate(self, ids, new, *, stop=None, least=0):
-        with self.prefill:
-            return greedy(self.model, torch.tensor([ids]), new, stop or (), least=least)
-
-    def attention_milliseconds(self, run):
-        run()
-        return 1.0
-
-    def close(self):
-        self.model = None
-
-
 def test_first_tokens_are_timed_in_the_engine(monkeypatch, folder):
     monkeypatch.setattr(ttft_engine, "VllmEngine", HfEngine)
     spec = Spec.parse("flashprefill:alpha=2:window_blocks=1:last_full_blocks=0:sink_blocks=0")
@@ -365,4 +340,4 @@ def test_arguments_of_the_engine_are_part_of_a_cells_key(monkeypatch, folder, ve
     assert two.asked[name] == alone.asked[name] + "?tensor_parallel_size=2"
     assert "--engine-arg tensor_parallel_size=2" in two.asked["command"]
     assert "--engine-arg" not in alone.asked["command"]
-    assert [arguments for _, _, arguments in seen] == [{}, {"tensor_parallel_size": 2}]
+    assert [given[2:] for given in seen] == [(folder, {}), (folder, {"tensor_parallel_size": 2})]

@@ -106,7 +106,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     parse_dtype(request.dtype)
     check_backend(request.backend)
     if not request.servers:
-        check_engine(request.engine, request.dtype, engine_arguments(request.engine_args))
+        check_engine(request.engine, request.dtype, request.model, engine_arguments(request.engine_args))
     if request.engine == "vllm" and (request.dense or request.spread or (request.workers or 1) > 1):
         raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()

@@ -157,7 +157,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: f
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
     if not request.servers:
-        check_engine(request.engine, request.dtype, engine_arguments(request.engine_args))
+        check_engine(request.engine, request.dtype, request.model or "", engine_arguments(request.engine_args))
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
