@@ -22,6 +22,7 @@ from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, s
 from fp_bench.calibration.trials import Asked, Losses, answer, losses_of, trials
 from fp_bench.calibration.tuned import Tuned
 from fp_bench.errors import UsageError
+from fp_bench.jobs.accuracy.job import kept_workers
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.latency import job
 from fp_bench.jobs.latency.plan import make_plan
@@ -148,11 +149,12 @@ def tune(
         conduct: how the jobs behave.
         places: where.
     """
-    while wanted := list(_wanted(request, todo, losses_of(request, store.records))):
-        before = len(store.records)
-        yield from answer(request, wanted, store, conduct, places)
-        if len(store.records) == before:
-            return  # the budget is spent
+    with kept_workers() as kept:  # each of about twenty rounds would load the model again
+        while wanted := list(_wanted(request, todo, losses_of(request, store.records))):
+            before = len(store.records)
+            yield from answer(request, wanted, store, conduct, places, kept)
+            if len(store.records) == before:
+                return  # the budget is spent
     losses = losses_of(request, store.records)
     for length in request.lens:
         methods = [DENSE, *chosen(request, todo, losses, length)]
