@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 BUILTIN_SUITES = {
     "fidelity": "fp_bench.suites.fidelity:Fidelity",
+    "helmet": "fp_bench.suites.helmet:Helmet",
     "infinitebench": "fp_bench.suites.infinitebench.suite:InfiniteBench",
     "longbench": "fp_bench.suites.longbench.suite:LongBench",
     "longbench@e": "fp_bench.suites.longbench.suite:LongBenchE",
