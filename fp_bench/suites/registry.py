@@ -15,6 +15,7 @@ BUILTIN_SUITES = {
     "longbench@e": "fp_bench.suites.longbench.suite:LongBenchE",
     "longbench@v2": "fp_bench.suites.longbench.v2:LongBenchV2",
     "mrcr": "fp_bench.suites.mrcr:Mrcr",
+    "mrcr@openai": "fp_bench.suites.mrcr:OpenAiMrcr",
     "needle": "fp_bench.suites.needle.suite:Needle",
     "needle@gkamradt": "fp_bench.suites.needle.suite:Gkamradt",
     "needle@minference": "fp_bench.suites.needle.suite:MInferenceNeedle",
