@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from fp_bench.errors import UsageError
-from fp_bench.jobs.request import ARGUMENTS, CHANGES, ROPE, Request, with_model_changes
-from fp_bench.jobs.values import Lengths, Specs
+from fp_bench.jobs.request import ARGUMENTS, CHANGES, ENGINE_ARG, ROPE, Request, with_model_changes
+from fp_bench.jobs.values import EngineArgs, Lengths, Specs
 from fp_bench.records.record import AccuracyRecord
 
 LIMITS = {"max_kl": "kl", "max_nll": "nll", "min_recall": "recall"}
@@ -19,6 +19,7 @@ class TuneRequest(Request):
 
     verb: ClassVar[str] = "tune"
     joined: ClassVar[tuple[str, ...]] = ()
+    repeatable: ClassVar[tuple[str, ...]] = ("engine_args",)
 
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
     rope: str | None = Field(None, description=ROPE)
@@ -46,6 +47,10 @@ class TuneRequest(Request):
         "model", description="layer: also search an alpha of FlashPrefill for each layer; model: only one for all."
     )
     samples: int = Field(16, ge=4, le=1024, description="Most pieces of text to try on one setting.")
+    engine: str = Field(
+        "hf", description="What times the first token of the settings found: hf or vllm; the search is always in hf."
+    )
+    engine_args: EngineArgs = Field(None, alias="engine_arg", description=ENGINE_ARG)
     workers: int | None = Field(None, ge=1, le=64, description="Number of processes, each with a copy of the model.")
     dtype: str = Field("bf16", description="Data type of the model: bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
@@ -60,6 +65,9 @@ class TuneRequest(Request):
         given = [f"--{name.replace('_', '-')}" for name in LIMITS if getattr(self, name) is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)} are two limits; give only one")
+        if self.servers:
+            raise UsageError(f"--engine {self.engine}: a server decides itself what it runs; tune takes hf or vllm")
+        self._check_engine_args()
         return self
 
     @property

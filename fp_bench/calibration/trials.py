@@ -47,7 +47,12 @@ def losses_of(request: TuneRequest, records: Iterable[Record]) -> Losses:
 
 
 def answer(
-    request: TuneRequest, wanted: Sequence[Asked], store: RecordStore, conduct: Conduct, places: Sequence[Place]
+    request: TuneRequest,
+    wanted: Sequence[Asked],
+    store: RecordStore,
+    conduct: Conduct,
+    places: Sequence[Place],
+    kept: job.Kept | None = None,
 ) -> Iterator[Record]:
     """Answer samples, all in one run of the accuracy job; yield each record after it is on disk."""
     asked = {(each.length, str(each.setting)): each.numbers for each in wanted}
@@ -55,7 +60,7 @@ def answer(
     samples = max(each.numbers.stop for each in wanted)
     plan = places[0].run(make_plan, _fidelity(request, methods, samples), places[0].machine)
     items = [item for item in plan.items if item.number in asked.get((item.stripe[2], item.label), ())]
-    yield from job.run(dataclasses.replace(plan, items=items), store, conduct, places)
+    yield from job.run(dataclasses.replace(plan, items=items), store, conduct, places, kept)
 
 
 def _fidelity(request: TuneRequest, methods: Sequence[Spec], samples: int) -> AccuracyRequest:

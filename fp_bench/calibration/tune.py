@@ -4,7 +4,8 @@
    `fidelity` suite, answered by the accuracy job.
 2. With ``per=layer`` a search over FlashPrefill with an alpha for each layer joins them; see `per_layer`.
 3. The setting found is measured again on pieces of text that the search did not use. This loss is reported.
-4. The latency job times the model's prefill with dense attention and with each setting found.
+4. The latency job times the model's prefill with dense attention and with each setting found, in either engine. Only
+   transformers gives distributions, so the search is there.
 
 Everything is a record in one run folder, so an interrupted call resumes, and another limit reuses records.
 """
@@ -18,17 +19,20 @@ from pathlib import Path
 from fp_bench.calibration.per_layer import Profile, factor_file, missing
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import FIRST_LOOK, Settled, Trial, next_step, settings
-from fp_bench.calibration.trials import Asked, Losses, answer, losses_of
+from fp_bench.calibration.trials import Asked, Losses, answer, losses_of, trials
 from fp_bench.calibration.tuned import Tuned
 from fp_bench.errors import UsageError
+from fp_bench.jobs.accuracy.job import kept_workers
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.latency import job
-from fp_bench.jobs.latency.plan import make_plan
+from fp_bench.jobs.latency.plan import make_plan, prompt_name
 from fp_bench.jobs.places import Place
 from fp_bench.jobs.request import LatencyRequest
 from fp_bench.jobs.schedule import Conduct
+from fp_bench.jobs.values import engine_arguments
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.load import model_facts
+from fp_bench.models.vllm_engine import check_engine
 from fp_bench.records.record import LatencyRecord, Record
 from fp_bench.records.store import RecordStore
 from fp_bench.sizes import format_length
@@ -91,7 +95,9 @@ def searches(request: TuneRequest) -> list[Search]:
 
     Raises:
         UsageError: an unknown method, one without a knob, a text too short, or a length beyond the model's positions.
+        UnavailableError: the engine that will time the settings is not here.
     """
+    check_engine(request.engine, request.dtype, request.model, engine_arguments(request.engine_args))
     samples, found = _samples(request), []
     for spec in request.methods:
         candidate = Candidate.of(spec, request.backend)
@@ -143,24 +149,38 @@ def tune(
         conduct: how the jobs behave.
         places: where.
     """
-    while wanted := list(_wanted(request, todo, losses_of(request, store.records))):
-        before = len(store.records)
-        yield from answer(request, wanted, store, conduct, places)
-        if len(store.records) == before:
-            return  # the budget is spent
+    with kept_workers() as kept:  # each of about twenty rounds would load the model again
+        while wanted := list(_wanted(request, todo, losses_of(request, store.records))):
+            before = len(store.records)
+            yield from answer(request, wanted, store, conduct, places, kept)
+            if len(store.records) == before:
+                return  # the budget is spent
     losses = losses_of(request, store.records)
     for length in request.lens:
-        methods = [DENSE, *chosen(request, todo, losses, length)]
-        asked = LatencyRequest(
-            model=request.model,
-            text=request.text,
-            lens=[length],
-            methods=methods,
-            dtype=request.dtype,
-            backend=request.backend,
-        )
+        asked = _timing(request, length, chosen(request, todo, losses, length))
         plan = places[0].run(make_plan, asked, places[0].machine)
-        yield from job.run(plan, store, conduct, places)
+        # vLLM runs on the first visible GPU.
+        yield from job.run(plan, store, conduct, places if request.engine == "hf" else places[:1])
+
+
+def _timing(request: TuneRequest, length: int, found: Sequence[Spec]) -> LatencyRequest:
+    """Return what to time at a length: dense attention and the settings found, on the text that was searched."""
+    return LatencyRequest(
+        model=request.model,
+        text=request.text,
+        lens=[length],
+        methods=[DENSE, *found],
+        dtype=request.dtype,
+        backend=request.backend,
+        engine=request.engine,
+        engine_args=request.engine_args,
+    )
+
+
+def _timed(request: TuneRequest, records: Iterable[Record]) -> list[LatencyRecord]:
+    """Return the times of prefills in the engine that is asked for."""
+    name = prompt_name(_timing(request, request.lens[0], ()))
+    return [record for record in records if isinstance(record, LatencyRecord) and record.input == name]
 
 
 def chosen(request: TuneRequest, todo: Iterable[Search], losses: Losses, length: int) -> list[Spec]:
@@ -177,7 +197,7 @@ def pending(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
             tried = sum(len(losses[search.length, str(setting)]) for setting in search.candidates)
             found += max(1, search.bisections * search.most - tried) + len(search.held_out)
     held_out = sum(len(each.numbers) for each in _wanted(request, todo, losses) if each.numbers.start)
-    timed = {record.seq_len for record in records if isinstance(record, LatencyRecord)}
+    timed = {record.seq_len for record in _timed(request, records)}
     methods = Counter(search.length for search in todo)
     return found + held_out + sum(ROUNDS * (1 + methods[length]) for length in set(request.lens) - timed)
 
@@ -201,6 +221,7 @@ def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
         records: of its run folder.
     """
     losses, found = losses_of(request, records), []
+    records = [*trials(records), *_timed(request, records)]
     for search in todo:
         step = search.step(losses, request.limit)
         if isinstance(step, Settled) and step.setting is not None:

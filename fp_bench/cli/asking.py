@@ -98,7 +98,7 @@ def measuring(asked: type[R]) -> Callable[[Callable[[R, Conducting], None]], Cal
 def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
     """Yield one command-line parameter per field."""
     for name, field in options.model_fields.items():
-        kind = _kind(field)
+        kind = list[str] if name in options.repeatable else _kind(field)
         option = f"--{option_name(name, field)}"
         names = [f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option]
         names += [SHORT[option]] if option in SHORT else []

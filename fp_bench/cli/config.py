@@ -1,6 +1,6 @@
 """Options from a YAML file, by their names."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -14,7 +14,7 @@ LARGEST = 2**20
 NULL = "tag:yaml.org,2002:null"
 
 
-def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
+def read_config(path: Path, options: Mapping[str, str], several: Collection[str] = ()) -> dict[str, str | list[str]]:
     """Return each parameter's value in a file as text, which the command line then reads.
 
     Lists become comma lists. YAML's own types are not used, because ``4:30`` would be 270 and ``on`` true.
@@ -22,12 +22,13 @@ def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
     Args:
         path: of the YAML file, a mapping of option names (without ``--``) to values.
         options: option names -> parameter names.
+        several: parameters that may be given several times; each keeps its list.
 
     Raises:
         UsageError: an unreadable file, one that is not such a mapping, an unknown or repeated option, or a
             value of another kind.
     """
-    values: dict[str, str] = {}
+    values: dict[str, str | list[str]] = {}
     given: set[str] = set()
     for key, node in _load(path):
         name = key.replace("_", "-")
@@ -38,7 +39,8 @@ def read_config(path: Path, options: Mapping[str, str]) -> dict[str, str]:
             raise UsageError(f"{what} is given twice; give it once")
         given.add(name)
         if not _is_null(node):
-            values[options[name]] = _as_given(node, what)
+            texts = _as_given(node, what)
+            values[options[name]] = texts if options[name] in several else ",".join(texts)
     return values
 
 
@@ -67,16 +69,16 @@ def _load(path: Path) -> Iterator[tuple[str, yaml.Node]]:
         yield key.value, value
 
 
-def _as_given(node: yaml.Node, what: str) -> str:
-    """Return a value as written on the command line."""
+def _as_given(node: yaml.Node, what: str) -> list[str]:
+    """Return the parts of a value as written on the command line."""
     parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
     for part in parts:
         if not isinstance(part, yaml.ScalarNode) or _is_null(part):
             raise UsageError(f"{what} is neither a word, a number nor a list of them")
-    text = ",".join(part.value for part in parts)
-    if len(text) > LONGEST:
-        raise UsageError(f"{what} is {len(text)} characters long; the limit is {LONGEST}")
-    return text
+    texts = [str(part.value) for part in parts]
+    if (length := len(",".join(texts))) > LONGEST:
+        raise UsageError(f"{what} is {length} characters long; the limit is {LONGEST}")
+    return texts
 
 
 def _is_null(node: yaml.Node) -> bool:

@@ -45,7 +45,8 @@ def configure(context: typer.Context, path: Path | None) -> Path | None:
             for option in parameter.opts
             if option.startswith("--") and option not in ("--config", "--help")
         }
-        context.default_map = read_config(path, options)
+        several = {str(parameter.name) for parameter in context.command.params if getattr(parameter, "multiple", False)}
+        context.default_map = read_config(path, options, several)
     return path
 
 

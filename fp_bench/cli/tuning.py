@@ -36,7 +36,7 @@ def tune(request: TuneRequest, how: Conducting) -> None:
 
     conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
     folder = run_folder(request.verb, how.out, how.resume)
-    with open_places(how.devices, how.ray, request.workers) as places:
+    with open_places(how.devices, how.ray, request.workers, request.engine) as places:
         todo = searches(request)
         settings = max(len(search.candidates) for search in todo)
         samples = max(search.most for search in todo)
@@ -69,7 +69,8 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         )
     records = list(read_records(folder).records)
     found = results(request, todo, records)
-    table = tuned.table(found, request.limit_text)
+    times = "" if request.engine == "hf" else f"; times in {request.engine}"
+    table = tuned.table(found, request.limit_text + times)
     if how.as_json:
         print(json.dumps([dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1))
     else:

@@ -150,7 +150,7 @@ class WorkerProcess(Worker):
         """End the process and its children; callable from any thread, also while another one waits for an answer."""
         if self._pipe.closed:
             return
-        below = _descendants(self.pid) if self.is_alive else []
+        below = descendants(self.pid) if self.is_alive else []
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()  # where it does not lead a group yet
@@ -206,13 +206,13 @@ def _serve(pipe: Connection, make: Callable[..., Any], args: tuple[Any, ...]) ->
             pipe.send(answer)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return the child processes of a process, if the kernel lists them."""
     found = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             found += [int(child) for child in tasks.read_text().split()]
-    return found + [below for child in found for below in _descendants(child)]
+    return found + [below for child in found for below in descendants(child)]
 
 
 def _signal_name(number: int) -> str:

@@ -18,6 +18,7 @@ from fp_bench.jobs.openai.servers import ENGINE, LOADED, SERVED_SO, Load, Server
 from fp_bench.jobs.values import (
     Concurrencies,
     DenseLayers,
+    EngineArgs,
     Layers,
     Lengths,
     Rates,
@@ -40,6 +41,8 @@ class Options(BaseModel):
     """Options of a command; an option has the name of its field, or the field's alias."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=True)
+    repeatable: ClassVar[tuple[str, ...]] = ()
+    """Fields whose option may be given several times."""
 
     @classmethod
     def parse(cls, given: Mapping[str, Any]) -> Self:
@@ -51,7 +54,8 @@ class Options(BaseModel):
         Raises:
             UsageError: an unknown option or an invalid value.
         """
-        for name, value in given.items():
+        each = ((name, text) for name, value in given.items() for text in (value if type(value) is list else [value]))
+        for name, value in each:
             if not isinstance(value, str):
                 continue
             field = cls.model_fields.get(name)
@@ -112,23 +116,28 @@ class Request(Options):
             UsageError: they are not such a request.
         """
         flags = {option_name(name, field) for name, field in cls.model_fields.items() if field.annotation is bool}
+        repeatable = {option_name(name, cls.model_fields[name]).replace("-", "_") for name in cls.repeatable}
         given: dict[str, Any] = {}
         left = iter(words)
         for word in left:
             option = word.removeprefix("--")
             if option == word:
                 raise UsageError(f"{word!r} is not an option; write --{word}")
-            given[option.replace("-", "_")] = True if option in flags else next(left, "")
+            name = option.replace("-", "_")
+            value = True if option in flags else next(left, "")
+            given[name] = [*given.get(name, ()), value] if name in repeatable else value
         return cls.parse(given)
 
     def words(self, but: Sequence[str] = ()) -> list[str]:
         """Return the options that differ from their defaults, except some fields, as words of a command."""
         default = _default(type(self))
-        found = []
+        found: list[str] = []
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if name not in but and value is not None and value != getattr(default, name):
-                found += [f"--{option_name(name, field)}"] + ([] if value is True else [_text(value)])
+                texts = value if name in self.repeatable else [] if value is True else [_text(value)]
+                option = f"--{option_name(name, field)}"
+                found += [word for text in texts for word in (option, text)] if texts else [option]
         return found
 
     @property
@@ -144,6 +153,18 @@ class Request(Options):
     def servers(self) -> Sequence[Server]:
         """The servers that are asked; none where the model runs here."""
         return servers(getattr(self, "engine", ""))
+
+    def _check_engine_args(self) -> None:
+        """Refuse arguments of vLLM's engine where there is none, or which a model sets.
+
+        Raises:
+            UsageError: which, and why.
+        """
+        given, model = getattr(self, "engine_args", None), getattr(self, "model", None)
+        if given and getattr(self, "engine", None) != "vllm":
+            raise UsageError(f"--engine-arg {given[0]}: only vLLM takes arguments; give --engine vllm")
+        if any(each.startswith("load_format=") for each in given or ()) and str(model).startswith("random:"):
+            raise UsageError(f"--engine-arg load_format: fp_bench sets it; weights of {model} are made up")
 
     def _refuse(self, why: str, *names: str) -> None:
         """Refuse what was given of some options.
@@ -168,6 +189,10 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+ENGINE_ARG = (
+    "Argument of vLLM's engine, key=value, e.g. tensor_parallel_size=2; repeat it for several. The value is JSON or "
+    "else text."
+)
 ROPE = "Extend rotary positions, e.g. yarn:4 or yarn:4,beta_fast=16; short for --model MODEL?rope=yarn:4."
 CHANGES = "Change the model's configuration: key=value, separated by commas; short for --model MODEL?key=value."
 
@@ -199,6 +224,7 @@ class LatencyRequest(Request):
 
     verb: ClassVar[str] = "latency"
     joined: ClassVar[tuple[str, ...]] = ("lens", "methods", "layers", "concurrency", "rate")
+    repeatable: ClassVar[tuple[str, ...]] = ("engine_args",)
 
     # Defaults are text, as on the command line, where --help shows them.
     lens: Lengths = Field(
@@ -229,6 +255,7 @@ class LatencyRequest(Request):
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)
     model_arg: str | None = Field(None, description=ARGUMENTS)
     engine: str = Field("hf", description=ENGINE.format(" of --ttft"))
+    engine_args: EngineArgs = Field(None, alias="engine_arg", description=ENGINE_ARG)
     concurrency: Concurrencies | None = Field(
         None, description="Requests at once to a server, e.g. 1,4,16; default: 1."
     )
@@ -260,6 +287,7 @@ class LatencyRequest(Request):
     def _go_together(self) -> Self:
         if self.rounds is not None and self.launches is not None and self.launches > self.rounds:
             raise UsageError(f"--launches {self.launches} of --rounds {self.rounds}: a launch has a round or more")
+        self._check_engine_args()
         if self.model is None:
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
@@ -289,6 +317,7 @@ class AccuracyRequest(Request):
     verb: ClassVar[str] = "accuracy"
     joined: ClassVar[tuple[str, ...]] = ("lens", "tasks", "methods")
     counted: ClassVar[str | None] = "samples"
+    repeatable: ClassVar[tuple[str, ...]] = ("engine_args",)
 
     suites: Specs = Field(
         "ruler",  # type: ignore[arg-type]
@@ -315,6 +344,7 @@ class AccuracyRequest(Request):
     dtype: str = Field("bf16", description="Data type of the model: bf16, fp16 or fp32.")
     backend: str = Field("auto", description="Kernels: auto, hopper, triton or torch.")
     engine: str = Field("hf", description=ENGINE.format(""))
+    engine_args: EngineArgs = Field(None, alias="engine_arg", description=ENGINE_ARG)
     dense_layers: DenseLayers = Field(
         "0",
         description="Layers of the model that run dense: so many first ones, e.g. 4, or a set, e.g. 0-3,17 or 17-17.",
@@ -340,6 +370,7 @@ class AccuracyRequest(Request):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
+        self._check_engine_args()
         if self.servers:
             self._refuse(SERVED_SO, "methods", "backend", "dtype", "dense_layers", "spread")
         return self

@@ -90,6 +90,11 @@ class Schedule(ABC, Generic[T, W, F]):
     def do(self, task: Task[T], workers: W) -> Iterator[F]:
         """Do a task; each step is removed before its result is yielded."""
 
+    def keep(self, workers: W, seat: int, threads: int | None) -> bool:
+        """Return whether someone else closes the workers of a seat that has no more to do."""
+        del workers, seat, threads
+        return False
+
     def run(self, seats: Sequence[Place]) -> Iterator[tuple[F, Mapping[str, Any]]]:
         """Do all tasks; yield each result as it comes, with the facts of its place.
 
@@ -129,6 +134,7 @@ class Schedule(ABC, Generic[T, W, F]):
     def _at(self, place: Place, seat: int, sharing: int) -> Iterator[tuple[F, Mapping[str, Any]]]:
         """Do one task after the other at a place, until none is left or the place is lost for good."""
         workers: W | None = None
+        threads: int | None = None
         environment = place.environment
         while (task := self._take(seat)) is not None:
             try:
@@ -153,6 +159,8 @@ class Schedule(ABC, Generic[T, W, F]):
                     place.replace(lost)
                 except PlaceLostError:
                     return
+        if workers is not None and not self._stopped.is_set() and self.keep(workers, seat, threads):
+            self._workers.remove(workers)
 
     def _take(self, seat: int) -> Task[T] | None:
         """Return the next task; if there is none, wait for tasks of a lost place."""

@@ -1,6 +1,7 @@
 """What an option of a request can hold: the types of its fields, and how they are read from text."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -71,6 +72,63 @@ def parse_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
+ENGINE_SETS: Mapping[str, str] = {
+    "model": "give --model",
+    "tokenizer": "prompts are token ids",
+    "skip_tokenizer_init": "prompts are token ids",
+    "dtype": "give --dtype",
+    "max_model_len": "it follows from --lens",
+    "seed": "decoding is greedy",
+    "attention_backend": "methods run in fp_bench's",
+    "attention_config": "methods run in fp_bench's backend",
+    "enable_prefix_caching": "it is off, because prompts repeat",
+    "gpu_memory_utilization": "engines share the memory",
+    "speculative_config": "methods would not run in a draft model",
+}
+"""Arguments of vLLM's engine that fp_bench sets, and why."""
+
+
+def parse_engine_args(given: str | Sequence[str]) -> list[str]:
+    """Return arguments of vLLM's engine as they are written shortest, in order of their names.
+
+    Args:
+        given: ``key=value``, one or several; a value is JSON or, if it is not, text.
+
+    Raises:
+        UsageError: no such form, a key given twice, or one that fp_bench sets.
+    """
+    found: dict[str, str] = {}
+    for text in [given] if isinstance(given, str) else given:
+        key, equals, value = text.strip().partition("=")
+        key = key.strip().removeprefix("--").replace("-", "_")
+        if not (equals and key.isidentifier() and key.isascii() and value.strip()):
+            raise UsageError(f"--engine-arg {text!r}: write key=value, e.g. tensor_parallel_size=2")
+        if key in ENGINE_SETS:
+            raise UsageError(f"--engine-arg {key}: fp_bench sets it; {ENGINE_SETS[key]}")
+        if key in found:
+            raise UsageError(f"--engine-arg {key} is given twice; give it once")
+        parsed = _json_or_text(value.strip())
+        plain = isinstance(parsed, str) and _json_or_text(parsed) == parsed
+        found[key] = f"{key}={parsed if plain else json.dumps(parsed, sort_keys=True)}"
+    return [found[key] for key in sorted(found)]
+
+
+def engine_arguments(args: Sequence[str] | None) -> dict[str, Any]:
+    """Return arguments as `parse_engine_args` writes them by name, with their values."""
+    return {key: _json_or_text(value) for key, _, value in (text.partition("=") for text in args or ())}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def from_text(parse: Any) -> BeforeValidator:
     """Return a validator that reads a value given as text; other values pass unchanged."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
@@ -81,6 +139,7 @@ Specs = Annotated[Sequence[InstanceOf[Spec]], from_text(Spec.parse_all)]
 Shape = Annotated[InstanceOf[Heads], from_text(Heads.parse)]
 Words = Annotated[Sequence[str], from_text(parse_words)]
 Layers = Annotated[Sequence[int], from_text(lambda text: parse_numbers(text, "layers"))]
+EngineArgs = Annotated[Sequence[str] | None, BeforeValidator(lambda value: parse_engine_args(value) if value else None)]
 Concurrencies = Annotated[Sequence[int], from_text(lambda text: parse_loads(text, "--concurrency", int))]
 Rates = Annotated[Sequence[float], from_text(lambda text: parse_loads(text, "--rate", float))]
 

@@ -61,6 +61,18 @@ class LayerCalls:
         """Return the same for the sparse calls only; None if none was measured."""
         return self._kept_pairs() / self._pairs if self._kept else None
 
+    def joined(self, other: "LayerCalls") -> "LayerCalls":
+        """Return the same calls of two ranks, each of which computed its own heads."""
+        return LayerCalls(
+            max(self.sparse, other.sparse),
+            self.dense | other.dense,
+            self.kernels | other.kernels,
+            [part.cpu() for part in self._kept + other._kept],
+            self._pairs + other._pairs,
+            self._dense_pairs + other._dense_pairs,
+            [part.cpu() for part in self._recalls + other._recalls],
+        )
+
     def _kept_pairs(self) -> float:
         return float(torch.stack(self._kept).sum()) if self._kept else 0.0
 
@@ -121,6 +133,12 @@ class CallCounts:
             "recall": self.recall() if self.sparse else 1.0,
             "dense_calls": {reason: count for reason, count in self.dense.items() if reason != "decode"},
         }
+
+    def joined(self, other: "CallCounts") -> "CallCounts":
+        """Return the calls of two ranks of a model as one, on the host: means over the heads of both."""
+        numbers = sorted(self.layers.keys() | other.layers.keys())
+        none = LayerCalls()
+        return CallCounts({n: self.layers.get(n, none).joined(other.layers.get(n, none)) for n in numbers})
 
     def clear(self) -> None:
         """Forget all calls."""

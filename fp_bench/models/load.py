@@ -1,6 +1,6 @@
 """Hugging Face models by name, folder or GGUF file, and the embedded one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -238,15 +238,15 @@ def _or_unavailable(name: str) -> Iterator[None]:
         raise UnavailableError(f"model {name!r} cannot be loaded: {first_line(error)}") from None
 
 
-def model_label(name: str, engine: str = "hf") -> str:
+def model_label(name: str, engine: str = "hf", arguments: Sequence[str] = ()) -> str:
     """Return the name in records: for a folder with a hash of its content, and with an engine other than hf.
 
     A folder of weights is ``NAME@`` eight digits, so that two checkpoints of one name differ; a GGUF file is
     ``FILE@QUANTISATION-`` eight digits of its sha256. Changes to the configuration follow, ``?rope=yarn:4``. Records
-    of two engines never share a table, because the engines differ in more than attention.
+    of two engines, or of two ``arguments`` of one, never share a table, because they differ in more than attention.
     """
     if engine != "hf":
-        return f"{model_label(name)}@{engine}"
+        return f"{model_label(name)}@{engine}" + (f"?{'&'.join(arguments)}" if arguments else "")
     spec = ModelSpec.parse(name)
     if (file := spec.gguf) is not None:
         label = f"{file.name}@{gguf_identity(file)}"

@@ -9,11 +9,13 @@ if TYPE_CHECKING:
 
 BUILTIN_SUITES = {
     "fidelity": "fp_bench.suites.fidelity:Fidelity",
+    "helmet": "fp_bench.suites.helmet:Helmet",
     "infinitebench": "fp_bench.suites.infinitebench.suite:InfiniteBench",
     "longbench": "fp_bench.suites.longbench.suite:LongBench",
     "longbench@e": "fp_bench.suites.longbench.suite:LongBenchE",
     "longbench@v2": "fp_bench.suites.longbench.v2:LongBenchV2",
     "mrcr": "fp_bench.suites.mrcr:Mrcr",
+    "mrcr@openai": "fp_bench.suites.mrcr:OpenAiMrcr",
     "needle": "fp_bench.suites.needle.suite:Needle",
     "needle@gkamradt": "fp_bench.suites.needle.suite:Gkamradt",
     "needle@minference": "fp_bench.suites.needle.suite:MInferenceNeedle",

@@ -6,11 +6,12 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fp_bench.errors import UnavailableError, UsageError, first_line
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 UNREADABLE = (OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error)
 
@@ -41,11 +42,11 @@ def count(file: Traversable, owner: str) -> int:
     return sum(1 for _ in lines)
 
 
-def numbered(rows: Iterable[Row], indices: Sequence[int], what: str) -> Iterator[tuple[int, Row]]:
+def numbered(rows: Iterable[T], indices: Sequence[int], what: str) -> Iterator[tuple[int, T]]:
     """Yield the rows of ascending numbers, from 0, and read no further.
 
     Args:
-        rows: all of them.
+        rows: all of them, or what was made of them.
         indices: which.
         what: their name, for messages, e.g. ``longbench: qasper``.
 

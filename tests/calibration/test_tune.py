@@ -9,7 +9,10 @@ from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import settings
 from fp_bench.calibration.tuned import Tuned, answer, verdicts
 from fp_bench.cli.front import app
+from fp_bench.jobs.latency import plan as latency_plan
+from fp_bench.jobs.latency import ttft_engine
 from fp_bench.records.reading import read_records
+from tests.models.hf_engine import HfEngine
 
 SHORT = "tune --lens 384 --methods streaming --max-kl 0.5 --samples 4 --dtype fp32 --no-isolate --out"
 
@@ -42,6 +45,25 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
     before = len(read_records(tmp_path).records)
     assert invoke([*SHORT.split(), str(tmp_path)]).exit_code == 0
     assert len(read_records(tmp_path).records) == before
+
+
+def test_settings_found_in_transformers_are_timed_in_vllm(tmp_path, few, monkeypatch):
+    """Times of transformers in the same folder do not count there, and the search is not repeated."""
+    words = [*SHORT.split(), str(tmp_path)]
+    assert invoke(words).exit_code == 0
+    before = read_records(tmp_path).records
+    for module in (tuning, latency_plan):
+        monkeypatch.setattr(module, "check_engine", lambda *_: None)
+    monkeypatch.setattr(ttft_engine, "VllmEngine", HfEngine)
+    monkeypatch.setattr(HfEngine, "attention_milliseconds", lambda _, run: [run(), 4321.0][1])
+    result = invoke([*words, "--engine", "vllm", "--engine-arg", "max_num_seqs=1"])
+    assert result.exit_code == 0, result.output
+    assert "times in vllm" in result.output
+    new = read_records(tmp_path).records[len(before) :]
+    assert {(record.kind, record.input) for record in new} == {("latency", "prompt:embedded@vllm?max_num_seqs=1")}
+    assert {record.label for record in new} == {record.label for record in before if record.kind == "latency"}
+    assert result.output.count("4321") == 2
+    assert "4321" not in invoke(words).output
 
 
 def test_a_dry_run_says_how_long_it_may_take_and_measures_nothing(tmp_path):
@@ -88,6 +110,11 @@ def test_the_answer_says_so_where_dense_attention_is_fastest_or_nothing_was_time
         ("tune --max-kl 0", "greater than 0"),
         ("tune --methods nope", "unknown method 'nope'"),
         ("tune --text /nowhere.txt", "cannot be read"),
+        ("tune --engine vlm", "unknown engine 'vlm'"),
+        ("tune --engine vllm", "vLLM is not installed"),
+        ("tune --engine-arg max_num_seqs=1", "only vLLM takes arguments"),
+        ("tune --engine openai:http://127.0.0.1:1/v1", "tune takes hf or vllm"),
+        ("tune --engine vllm --devices 0", "--engine vllm runs on the first visible GPU"),
     ],
 )
 def test_bad_words_are_one_line(words, said, tmp_path):

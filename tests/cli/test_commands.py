@@ -18,6 +18,7 @@ from fp_bench.jobs import cost
 from fp_bench.jobs.accuracy import plan as accuracy_plan
 from fp_bench.jobs.latency import plan as latency_plan
 from fp_bench.jobs.request import AccuracyRequest, LatencyRequest, Request, join_commands, read_command
+from fp_bench.jobs.values import engine_arguments
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.record import LatencyRecord, cell_key
 from fp_bench.records.store import read_records
@@ -176,6 +177,69 @@ def test_arguments_of_loading_are_in_the_name_too(verb: type[Request]) -> None:
     assert asked.model == "someone/model?rope=yarn:4&revision=v2&device_map=auto"
     with pytest.raises(UsageError, match="give --model"):
         LatencyRequest.parse({"model_arg": "revision=v2"})
+
+
+ON_VLLM = {"model": "someone/model", "engine": "vllm"}
+
+
+@pytest.mark.parametrize("verb", [AccuracyRequest, LatencyRequest])
+def test_arguments_of_the_engine_come_back_from_a_command(verb: type[Request]) -> None:
+    given = ["tensor-parallel-size = 2", 'quantization="fp8"', 'compilation_config={"mode": 3, "a,b": [1, null]}']
+    given += ["served_model_name=it's", 'code_revision="2"', "enforce_eager=true"]
+    asked = verb.parse(ON_VLLM | {"engine_args": given})
+    assert asked.engine_args == [
+        'code_revision="2"',
+        'compilation_config={"a,b": [1, null], "mode": 3}',
+        "enforce_eager=true",
+        "quantization=fp8",
+        "served_model_name=it's",
+        "tensor_parallel_size=2",
+    ]
+    assert read_command(asked.command) == asked
+    assert engine_arguments(asked.engine_args) == {
+        "code_revision": "2",
+        "compilation_config": {"mode": 3, "a,b": [1, None]},
+        "enforce_eager": True,
+        "quantization": "fp8",
+        "served_model_name": "it's",
+        "tensor_parallel_size": 2,
+    }
+    assert join_commands([asked.command, verb.parse(ON_VLLM).command]) == [asked.command, verb.parse(ON_VLLM).command]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        (["quantization"], {}, "write key=value"),
+        (["=2"], {}, "write key=value"),
+        (["a b=2"], {}, "write key=value"),
+        (["quantization="], {}, "write key=value"),
+        (["max_num_seqs=2", "max-num-seqs=3"], {}, "max_num_seqs is given twice"),
+        (["model=other/model"], {}, "fp_bench sets it; give --model"),
+        (["attention-backend=FLASH_ATTN"], {}, "fp_bench sets it; methods run in fp_bench's"),
+        (["seed=3"], {}, "fp_bench sets it; decoding is greedy"),
+        (["load_format=auto"], {"model": "random:someone/model"}, "weights of random:someone/model are made up"),
+        (["max_num_seqs=2"], {"engine": "hf"}, "only vLLM takes arguments; give --engine vllm"),
+        (["max_num_seqs=2"], {"engine": "openai:http://127.0.0.1:1/v1"}, "only vLLM takes arguments"),
+        (["max_num_seqs=\n"], {}, "control characters"),
+    ],
+)
+@pytest.mark.parametrize("verb", [AccuracyRequest, LatencyRequest])
+def test_bad_arguments_of_the_engine_are_one_line(verb: type[Request], given: list[str], options, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as error:
+        verb.parse(ON_VLLM | options | {"engine_args": given})
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_of_the_engine_from_the_command_line_and_a_file(tmp_path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("engine: vllm\nengine_arg: [max_num_seqs=1, 'compilation_config={\"mode\": 3}']\n")
+    for words in (["--config", str(file)], ["--engine", "vllm", "--engine-arg", "a=1", "--engine-arg", "model=x"]):
+        done = CliRunner().invoke(app, ["accuracy", *words, "--dry-run"])
+        wrong = "vLLM is not installed" if "--config" in words else "--engine-arg model: fp_bench sets it"
+        assert wrong in done.stderr.splitlines()[-1]
+    done = CliRunner().invoke(app, ["latency", "--ttft", "--engine-arg", "a=1"])
+    assert (done.exit_code, "--engine-arg a=1: only vLLM takes arguments" in done.stderr) == (2, True)
 
 
 def test_changes_need_a_model() -> None:

@@ -1,22 +1,41 @@
 """The accuracy job: every method answers every sample, and one writer stores each answer at once."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from fp_bench.jobs.accuracy.plan import Item, Plan, by_sample
 from fp_bench.jobs.accuracy.worker import Stripe
 from fp_bench.jobs.accuracy.workers import ModelWorkers
 from fp_bench.jobs.failures import Failure
-from fp_bench.jobs.places import Place
+from fp_bench.jobs.places import Place, PlaceLostError
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
 from fp_bench.records.record import AccuracyRecord
 from fp_bench.records.store import RecordStore
 
 Dealt = dict[Stripe, list[int]]
 """Numbers of samples."""
+Kept = dict[tuple[str, int, int | None], ModelWorkers]
+"""Workers that have no more to do: by their request without methods and samples, their seat and number of threads."""
+
+
+@contextmanager
+def kept_workers() -> Iterator[Kept]:
+    """Keep workers and their models from one run to the next, until the context ends."""
+    kept: Kept = {}
+    try:
+        yield kept
+    finally:
+        for workers in kept.values():
+            with suppress(PlaceLostError):
+                workers.close()
 
 
 def run(
-    plan: Plan, store: RecordStore, conduct: Conduct = DEFAULT, places: Sequence[Place] = ()
+    plan: Plan,
+    store: RecordStore,
+    conduct: Conduct = DEFAULT,
+    places: Sequence[Place] = (),
+    kept: Kept | None = None,
 ) -> Iterator[AccuracyRecord]:
     """Answer the samples that the store lacks; yield each record after it is on disk.
 
@@ -28,6 +47,7 @@ def run(
         store: the run folder.
         conduct: how to run.
         places: devices of the workers; none: that of the plan.
+        kept: workers of an earlier run at the same places; those that fit go on, and it gets those of this run.
 
     Raises:
         UnavailableError: the disk refuses a record, or all places are lost.
@@ -43,7 +63,7 @@ def run(
         dealt[number % count].setdefault(items[0].stripe, []).append(items[0].number)
     tasks = [Task(items, seat=number % count) for number, items in enumerate(samples)]
     seats = [places[number % len(places)] for number in range(count)]
-    for record, environment in _Answering(plan, dealt, tasks, conduct, store).run(seats):
+    for record, environment in _Answering(plan, dealt, tasks, conduct, store, kept).run(seats):
         yield written(store, record, environment)
 
 
@@ -66,14 +86,27 @@ class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):
         tasks: Sequence[Task[list[Item]]],
         conduct: Conduct,
         store: RecordStore,
+        kept: Kept | None,
     ) -> None:
         super().__init__(tasks, conduct, plan.items, store)
         self._plan = plan
         self._dealt = dealt
+        self._kept = kept
+        self._asked = plan.request.pinned(methods=None, samples=None).command
 
     def open(self, place: Place, seat: int, threads: int | None) -> ModelWorkers:
         """Open the workers of a seat, which mostly answer the samples dealt to it."""
+        if self._kept and (workers := self._kept.pop((self._asked, seat, threads), None)) is not None:
+            workers.go_on(self._plan, self._dealt[seat])
+            return workers
         return place.open(ModelWorkers, self._plan, place.machine, self.conduct, self._dealt[seat], threads)
+
+    def keep(self, workers: ModelWorkers, seat: int, threads: int | None) -> bool:
+        """Keep workers for the next run, if there may be one."""
+        if self._kept is None:
+            return False
+        self._kept[self._asked, seat, threads] = workers
+        return True
 
     def do(self, task: Task[list[Item]], workers: ModelWorkers) -> Iterator[AccuracyRecord]:
         """Answer a sample."""

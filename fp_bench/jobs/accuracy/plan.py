@@ -12,6 +12,7 @@ from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.openai.servers import AS_SERVED, engine_name
 from fp_bench.jobs.request import AccuracyRequest
+from fp_bench.jobs.values import engine_arguments
 from fp_bench.kernels.backend import check_backend
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_facts, model_label
@@ -105,7 +106,7 @@ def make_plan(request: AccuracyRequest, machine: Machine | None = None) -> Plan:
     parse_dtype(request.dtype)
     check_backend(request.backend)
     if not request.servers:
-        check_engine(request.engine, request.dtype)
+        check_engine(request.engine, request.dtype, request.model, engine_arguments(request.engine_args))
     if request.engine == "vllm" and (request.dense or request.spread or (request.workers or 1) > 1):
         raise UsageError(f"--engine {request.engine} takes no --dense-layers, --spread or --workers")
     machine = machine or Machine.here()
@@ -207,7 +208,7 @@ def _asked_of_all(request: AccuracyRequest) -> Fields:
     return {
         "kind": "accuracy",
         "engine": (engine := engine_name(request.engine)),
-        "model": model_label(request.model, engine),
+        "model": model_label(request.model, engine, request.engine_args or ()),
         "dtype": AS_SERVED if request.servers else request.dtype,
         "dense_layers": int(request.dense_layers) if request.dense_layers.isdigit() else request.dense_layers,
         "seed": request.seed,

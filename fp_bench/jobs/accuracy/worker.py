@@ -103,6 +103,13 @@ class ModelWorker:
         """Load the model, unless it is there."""
         return Answer(None) if self._loaded else attempt(self._load, self._device)
 
+    def go_on(self, setup: Setup) -> None:
+        """Take what another run asks of the same model; nothing of the last one stays but the model."""
+        self._setup = setup
+        self._sample = self._expected = None
+        for last in (self._methods, self._suites, self._streams):
+            last.clear()
+
     def answer(self, stripe: Stripe, number: int, label: str, expected: "Expected | None" = None) -> Answer[Fields]:
         """Answer one sample with one method; return what its record says of the answer.
 

@@ -7,6 +7,7 @@ from fp_bench.errors import UnsupportedError
 from fp_bench.jobs.accuracy.answer import stop_tokens
 from fp_bench.jobs.accuracy.worker import ModelWorker, Reply
 from fp_bench.jobs.machine import parse_dtype
+from fp_bench.jobs.values import engine_arguments
 from fp_bench.methods.base import Method
 from fp_bench.models.load import model_facts, model_source
 from fp_bench.models.vllm_engine import VllmEngine
@@ -26,6 +27,7 @@ class EngineModelWorker(ModelWorker):
             dtype=parse_dtype(asked.dtype),
             longest=max(asked.lens) + (asked.thinking_tokens or 0),
             share=self._setup.share,
+            arguments=engine_arguments(asked.engine_args),
         )
         facts = model_facts(asked.model)
         self._positions = facts.positions
@@ -35,9 +37,9 @@ class EngineModelWorker(ModelWorker):
     def _reply(self, sample: Sample, method: Method, prompt: list[int], stop: set[int]) -> Reply:
         if not sample.answers:
             raise UnsupportedError("the suite needs next-token distributions, which vLLM does not give; use hf")
-        counts = self._engine.use(method, measure_selection=True)
-        least = 1 if sample.stop else 0
-        return Reply(counts, self._engine.generate(prompt, sample.max_new_tokens, stop=stop, least=least))
+        self._engine.use(method, measure_selection=True)
+        tokens = self._engine.generate(prompt, sample.max_new_tokens, stop=stop, least=1 if sample.stop else 0)
+        return Reply(self._engine.counts(), tokens)
 
 
 def _generation(model: str) -> Any:

@@ -8,7 +8,7 @@ from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
 from fp_bench.jobs.accuracy.worker_openai import ServedModelWorker
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
-from fp_bench.jobs.isolation import LOAD_SECONDS
+from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
 from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.openai.servers import OPENAI, engine_name
 from fp_bench.jobs.schedule import Conduct
@@ -48,17 +48,34 @@ class ModelWorkers(Workers):
         threads: int | None = None,
     ) -> None:
         super().__init__(isolate=conduct.isolate)
-        self._plan = plan
         self._machine = machine
         self._conduct = conduct
-        self._stripes = stripes
         self._threads = threads
-        self._methods: dict[str, dict[str, Candidate]] = {}
-        """Of each worker, by label."""
-        for candidate in plan.candidates:
+        self._plan = plan
+        self._stripes = stripes
+        self._methods = self._by_worker()
+
+    def _by_worker(self) -> dict[str, dict[str, Candidate]]:
+        """Return the methods of each worker, by label."""
+        found: dict[str, dict[str, Candidate]] = {}
+        for candidate in self._plan.candidates:
             if candidate.problem is None:
                 label = str(candidate.fields()["label"])
-                self._methods.setdefault(self._worker_of(candidate), {})[label] = candidate
+                found.setdefault(self._worker_of(candidate), {})[label] = candidate
+        return found
+
+    def go_on(self, plan: Plan, stripes: Mapping[Stripe, Sequence[int]]) -> None:
+        """Answer the samples of another run on the same model; workers without a method in it end."""
+        self._plan, self._stripes = plan, stripes
+        self._methods = self._by_worker()
+        for name, post in self.posts():
+            if name != OURS and name not in self._methods:
+                self.end(name)
+                continue
+            try:
+                post.worker.call("go_on", self.made(name)[1], timeout=START_SECONDS)
+            except RuntimeError:  # it is lost or hangs; another one is started when it is needed
+                self.end(name)
 
     def made(self, name: str) -> tuple[type[ModelWorker], Setup]:
         """Return the worker for some methods, and its facts."""

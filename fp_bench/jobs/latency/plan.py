@@ -19,7 +19,7 @@ from fp_bench.jobs.latency.timers import timer_for
 from fp_bench.jobs.machine import Machine, parse_dtype
 from fp_bench.jobs.openai.servers import AS_SERVED, Load, engine_name
 from fp_bench.jobs.request import LatencyRequest
-from fp_bench.jobs.values import Heads
+from fp_bench.jobs.values import Heads, engine_arguments
 from fp_bench.kernels.backend import HOPPER, capability, check_backend, gluon_missing
 from fp_bench.methods.registry import Spec
 from fp_bench.models.load import EMBEDDED, model_config, model_facts, model_label
@@ -159,7 +159,7 @@ def make_plan(request: LatencyRequest, machine: Machine | None = None, budget: f
     dtype = parse_dtype(request.dtype)
     check_backend(request.backend)
     if not request.servers:
-        check_engine(request.engine, request.dtype)
+        check_engine(request.engine, request.dtype, request.model or "", engine_arguments(request.engine_args))
     machine = machine or Machine.here()
     subject = _Prefills(request) if request.model else _Calls(request, machine)
     specs = request.methods or _default_methods(request, machine, subject.model)
@@ -223,7 +223,7 @@ class _Prefills:
         self.model = request.model
         self.loads: Sequence[Load | None] = request.loads if request.servers else (None,)
         config = model_config(request.model)
-        self.name = f"{PROMPT}{model_label(request.model, engine_name(request.engine))}{_text_of(request)}"
+        self.name = prompt_name(request)
         heads = getattr(config, "num_attention_heads", None)
         if heads is None:
             raise UsageError(f"model {request.model} has no attention heads, so no method can run")
@@ -231,6 +231,9 @@ class _Prefills:
         self.heads = Heads(heads, getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self._config, self._weights = config, weights_in_use(config)
         self.shapes = [Shape(1, length, *astuple(self.heads)) for length in request.lens]
+        if request.text is not None:
+            text = Fidelity.of_file(request.text).text()
+            first_tokens(model_facts(request.model).tokenizer, text, max(request.lens))
         most = positions(config)
         if most is not None and max(request.lens) > most:
             raise UsageError(
@@ -250,19 +253,15 @@ class _Prefills:
         return _heeding(self._request, Effort(rounds=3, samples=affordable, warm_up_seconds=0.0))
 
 
-def _text_of(request: LatencyRequest) -> str:
-    """Return what the name of a prompt says of its text: a hash of it; empty for generated sentences.
+def prompt_name(request: LatencyRequest) -> str:
+    """Return the input that records name: the model in its engine, and a hash of the text that it reads.
 
     Raises:
-        UsageError: the text is too short, or the model has no tokenizer.
-        UnavailableError: its file cannot be read.
+        UnavailableError: the model or the text's file cannot be read.
     """
-    if request.text is None:
-        return ""
-    text = Fidelity.of_file(request.text)
     assert request.model is not None
-    first_tokens(model_facts(request.model).tokenizer, text.text(), max(request.lens))
-    return f"{TEXT}{text.facts()['content']}"
+    name = f"{PROMPT}{model_label(request.model, engine_name(request.engine), request.engine_args or ())}"
+    return name if request.text is None else f"{name}{TEXT}{Fidelity.of_file(request.text).facts()['content']}"
 
 
 def _seconds_per_flop(machine: Machine, heads: Heads, dtype: torch.dtype) -> float:

@@ -9,6 +9,7 @@ from fp_bench.jobs.latency.timers import WallClock
 from fp_bench.jobs.latency.ttft import first_token_times, turned
 from fp_bench.jobs.latency.worker import Found, Setup, StepWorker
 from fp_bench.jobs.machine import parse_dtype
+from fp_bench.jobs.values import engine_arguments
 from fp_bench.methods.registry import create_method
 from fp_bench.models.load import model_config, model_facts
 from fp_bench.models.spec import RANDOM
@@ -48,6 +49,7 @@ class EngineWorker(StepWorker):
                 dtype=parse_dtype(setup.request.dtype),
                 longest=max(setup.request.lens) + 1,
                 share=setup.share,
+                arguments=engine_arguments(setup.request.engine_args),
             )
 
     def _check(self, shape: Shape, _layer: int) -> Found:
@@ -60,9 +62,9 @@ class EngineWorker(StepWorker):
         self._engine.use(method)
         self._first_token()
         self._change()  # as in `PrefillWorker`
-        counts = self._engine.use(method, measure_selection=True)
+        self._engine.use(method, measure_selection=True)
         self._first_token()
-        found = Found(counts.fields(method.name))
+        found = Found(self._engine.counts().fields(method.name))
         self._engine.use(method)
         return found
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from fp_bench.jobs.failures import Failure
-from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
+from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS, descendants
 from fp_bench.jobs.latency.noise import Watch
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
 from fp_bench.jobs.latency.ttft import PrefillWorker
@@ -114,5 +114,6 @@ class MethodWorkers(Workers):
 
     def _our_processes(self) -> set[int]:
         """Return the processes of this run that the GPU's driver may list."""
-        workers = {post.worker.pid for _, post in self.posts() if post.loaded}
-        return workers | ({os.getpid()} if torch.cuda.is_initialized() else set())  # type: ignore[no-untyped-call]
+        workers = [post.worker.pid for _, post in self.posts() if post.loaded]
+        ranks = [below for worker in workers for below in descendants(worker)]  # of an engine on several GPUs
+        return {*workers, *ranks} | ({os.getpid()} if torch.cuda.is_initialized() else set())  # type: ignore[no-untyped-call]

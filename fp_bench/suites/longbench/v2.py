@@ -23,7 +23,7 @@ ANSWERS = (re.compile(r"The correct answer is \(([A-D])\)"), re.compile(r"The co
 
 
 class LongBenchV2(DataSuite):
-    """LongBench v2: 503 questions with four choices, without reasoning; means by difficulty and length."""
+    """LongBench v2: 503 questions with four choices; means by difficulty and length."""
 
     name: ClassVar[str] = "longbench"
     variant: ClassVar[str] = "v2"

@@ -1,12 +1,15 @@
 """The accuracy job through the command line's own functions, mostly in this process, which is quicker."""
 
 import json
+import os
+import signal
+from pathlib import Path
 
 import pytest
 
 from fp_bench.errors import UnavailableError, UsageError
 from fp_bench.jobs.accuracy import worker as accuracy_worker
-from fp_bench.jobs.accuracy.job import Conduct, pending_items, run
+from fp_bench.jobs.accuracy.job import Conduct, kept_workers, pending_items, run
 from fp_bench.jobs.accuracy.plan import make_plan
 from fp_bench.jobs.request import AccuracyRequest, read_command
 from fp_bench.methods.registry import Spec
@@ -172,6 +175,73 @@ def test_a_crash_and_a_hang_cost_their_own_samples_alone(tmp_path, fatal_methods
         "crashes": ("error", "answering: the worker process was killed by SIGSEGV"),
         "dense": ("ok", None),
     }
+
+
+ROUNDS = [
+    {"methods": [Spec("dense"), Spec("streaming")]},
+    {"methods": [Spec("flashprefill", {"alpha": "0.3"})], "samples": 3},
+    {"methods": [Spec("flashprefill", {"alpha": "0.3"})], "samples": 4, "tasks": ["fact"]},
+]
+
+
+def rounds_of(folder, rounds, kept, between=None, conduct=HERE):
+    """Answer one request after the other in one folder; return the facts of all records."""
+    for changed in rounds:
+        with RecordStore(folder) as store:
+            list(run(make_plan(request(tasks=["fact"]).pinned(**changed)), store, conduct, kept=kept))
+        if between:
+            between(kept)
+    return sorted((r.cell_key, r.status, r.score, r.prediction, r.density) for r in read_records(folder).records)
+
+
+def test_workers_go_on_with_another_run_and_answer_as_new_ones_do(tmp_path, monkeypatch):
+    loads = []
+    load = accuracy_worker.load_model
+    monkeypatch.setattr(accuracy_worker, "load_model", lambda *args, **more: loads.append(1) or load(*args, **more))
+    new = rounds_of(tmp_path / "new", ROUNDS, None)
+    assert len(loads) == len(ROUNDS)
+    with kept_workers() as kept:
+        assert rounds_of(tmp_path / "kept", ROUNDS, kept) == new
+        assert len(loads) == len(ROUNDS) + 1
+        rounds_of(tmp_path / "other", [{"dtype": "bf16"}], kept)
+        assert (len(loads), len(kept)) == (len(ROUNDS) + 2, 2)
+    assert not any(workers.posts() for workers in kept.values())
+
+
+def test_a_kept_worker_that_dies_is_replaced(tmp_path):
+    pids = []
+
+    def kill(kept):
+        (workers,) = kept.values()
+        ((_, post),) = workers.posts()
+        pids.append(post.worker.pid)
+        if len(pids) == 2:
+            os.kill(post.worker.pid, signal.SIGKILL)
+
+    with kept_workers() as kept:
+        found = rounds_of(tmp_path / "killed", ROUNDS, kept, kill, Conduct())
+    assert pids[0] == pids[1] != pids[2]
+    assert found == rounds_of(tmp_path / "new", ROUNDS, None)
+    assert not Path(f"/proc/{pids[2]}").exists()
+
+
+def test_workers_of_methods_that_a_run_lacks_end(tmp_path, odd_methods):
+    with kept_workers() as kept:
+        both, ours = {"methods": [Spec("dense"), Spec("window")], "samples": 1}, {"methods": [Spec("dense")]}
+        found = rounds_of(tmp_path, [both], kept, conduct=Conduct())
+        assert [status for _, status, *_ in found] == ["ok", "ok"]
+        (workers,) = kept.values()
+        assert {name for name, _ in workers.posts()} == {"methods of fp_bench", "window"}
+        rounds_of(tmp_path, [ours], kept, conduct=Conduct())
+        assert {name for name, _ in workers.posts()} == {"methods of fp_bench"}
+
+
+def test_an_interrupted_run_keeps_no_worker(tmp_path):
+    with kept_workers() as kept, RecordStore(tmp_path) as store:
+        answers = run(make_plan(request()), store, HERE, kept=kept)
+        next(answers)
+        answers.close()
+        assert not kept
 
 
 def test_what_a_plugin_does_to_its_process_touches_no_other(tmp_path, hostile_methods):

@@ -13,8 +13,10 @@ from fp_bench.jobs.request import AccuracyRequest, read_command
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.reports.accuracy.report import accuracy_chapter
 from fp_bench.reports.accuracy.samples import answer_lines, samples
+from fp_bench.suites.longbench.v2 import LongBenchV2
 from fp_bench.suites.probe.suite import MAX_NEW_TOKENS
 from tests.jobs.accuracy.models import TEMPLATE, save_model, tokenizer
+from tests.suites.data_rows import row, write
 
 THINKS = TEMPLATE.replace("<|assistant|>\n", "<|assistant|>\n<think>\n")
 LENGTH, THOUGHT = 700, 40
@@ -80,6 +82,30 @@ def test_the_score_is_of_what_follows_the_last_thought(tmp_path, model, script, 
     assert record.reasoning == f"up to {THOUGHT} tokens, ended by </think>"
     assert record.prompt_tokens <= LENGTH - MAX_NEW_TOKENS
     assert budgets == [MAX_NEW_TOKENS + THOUGHT]
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("The correct answer is (A).</think>The correct answer is (RIGHT)", 1.0),
+        ("The correct answer is (RIGHT).</think>The correct answer is (WRONG)", 0.0),
+        ("The correct answer is (RIGHT).", 0.0),
+    ],
+)
+def test_longbench_v2_counts_the_letter_after_the_thought(tmp_path, model, monkeypatch, text, score):
+    folder = write(tmp_path / "data", LongBenchV2)
+    right = row(LongBenchV2, "choice")["answer"]
+    written = text.replace("RIGHT", right).replace("WRONG", "A" if right != "A" else "B")
+    words, greedy = tokenizer(chat=False), accuracy_worker.greedy
+
+    def write_it(model, ids, budget, stop, least=0):
+        greedy(model, ids, 1, [])
+        return words(written).input_ids
+
+    monkeypatch.setattr(accuracy_worker, "greedy", write_it)
+    more = {"suite": f"longbench@v2:path={folder}", "tasks": "choice", "lens": "3000", "thinking_tokens": THOUGHT}
+    (record,) = answered(tmp_path / "run", plan_of(model, **more))
+    assert (record.status, record.score, record.reason) == ("ok", score, None)
 
 
 def test_unfinished_thoughts_are_counted_and_shown(tmp_path, model, script):
