@@ -14,8 +14,8 @@ A version's Python files and its pure Python requirements are enough on a CPU. W
 import importlib
 import os
 import sys
-from dataclasses import fields, replace
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from importlib.metadata import entry_points, version
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
@@ -210,6 +210,8 @@ def forward(backend: type) -> None:
                 error = relative_error(run(impl), everything)
                 check(f"{name}: a {what} layer goes to FlashAttention whole", error < TOLERANCE, f"{error:.1e}")
         if name == "mixed":
+            bidirectional = replace(metadata, **{INTERFACE.ranges: torch.zeros(len(call.q), 2, dtype=torch.int32)})
+            check("no parts with bidirectional ranges", builder._parts(bidirectional, common) is None)
             for layout, pages in layouts(backend, spec, len(cache)):
                 pages.copy_(cache)
                 error = relative_error(run(plain, pages), expected)
@@ -288,9 +290,7 @@ def engine() -> None:
     asked += ("skip_tokenizer_init", "gpu_memory_utilization")
     names = {field.name for field in fields(EngineArgs)}
     check("options of an engine", names.issuperset(asked), sorted(set(asked) - names))
-    SamplingParams(
-        temperature=0.0, max_tokens=4, min_tokens=1, stop_token_ids=[2], ignore_eos=True, detokenize=False
-    )
+    SamplingParams(temperature=0.0, max_tokens=4, min_tokens=1, stop_token_ids=[2], ignore_eos=True, detokenize=False)
     import vllm.envs
 
     variables = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
