@@ -2,7 +2,7 @@
 
 The paged operator beside the unpaged one on the same queries, keys and values: whole prompts, the last chunk of a long
 prompt, and four prompts in one batch (the unpaged operator then runs once a prompt). Pages are shuffled; K and V share
-one tensor with heads inside slots, as vLLM 0.26 has them. ``triton`` is the unpaged operator by the same portable
+one tensor with heads inside slots, as vLLM has them. ``triton`` is the unpaged operator by the same portable
 kernels, ``auto`` by the fastest there is. Structured inputs, 32/8/128, bf16; median of samples with a cold cache.
 """
 

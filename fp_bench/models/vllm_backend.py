@@ -1,4 +1,4 @@
-"""vLLM's FlashAttention backend with sparse prefill, an attention backend for vLLM 0.26.
+"""vLLM's FlashAttention backend with sparse prefill, an attention backend for `VERSIONS` of vLLM.
 
 A step's requests come decodes first. In a layer with plain causal attention, decodes go to FlashAttention as usual and
 prefill chunks to the method, which reads K and V from the pages, so chunked prefill, cached prefixes and mixed batches
@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from vllm.config import get_current_vllm_config_or_none
-from vllm.v1.attention.backend import AttentionCGSupport, AttentionType, CommonAttentionMetadata
+from vllm.v1.attention.backend import AttentionCGSupport, AttentionType, CommonAttentionMetadata, MultipleOf
 from vllm.v1.attention.backends.flash_attn import (
     FlashAttentionBackend,
     FlashAttentionImpl,
@@ -24,6 +24,9 @@ from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 from fp_bench.kernels.layout import HEAD_DIMS
 from fp_bench.kernels.paged.batch import PAGE_SIZES, PagedBatch
 from fp_bench.models.serving import PagedPrefill, layer_number
+from fp_bench.models.vllm_plugin import VERSIONS, vllm_version
+
+INTERFACE = VERSIONS[vllm_version()]
 
 
 @dataclass
@@ -67,7 +70,8 @@ class SparsePrefillMetadataBuilder(FlashAttentionMetadataBuilder):  # type: igno
         return False
 
     def _parts(self, whole: FlashAttentionMetadata, common: CommonAttentionMetadata) -> StepParts | None:
-        plain = whole.causal is True and whole.mm_prefix_range_tensor is None and whole.rswa_prefix_lens is None
+        ranges = getattr(whole, INTERFACE.ranges)
+        plain = whole.causal is True and ranges is None and whole.rswa_prefix_lens is None
         local = getattr(self.kv_cache_spec, "attention_chunk_size", None) is not None
         if not plain or local or self.dcp_world_size > 1:
             return None
@@ -147,6 +151,8 @@ class SparsePrefillBackend(FlashAttentionBackend):  # type: ignore[misc]
     """The backend of ``--attention-backend CUSTOM``; it refuses a configuration in which nothing would be sparse."""
 
     supported_kv_cache_dtypes: ClassVar[list[Any]] = ["auto", "float16", "bfloat16"]
+    # A step in two parts needs the new keys and values, which vLLM 0.33 otherwise leaves out in some models.
+    supports_kv_cache_update_bypass: bool = False
 
     @staticmethod
     def get_name() -> str:
@@ -163,10 +169,13 @@ class SparsePrefillBackend(FlashAttentionBackend):  # type: ignore[misc]
         """Return the metadata builder's class."""
         return SparsePrefillMetadataBuilder
 
-    @staticmethod
-    def get_supported_kernel_block_sizes() -> list[int]:
-        """Return the page sizes of the kernels."""
-        return list(PAGE_SIZES)
+    @classmethod
+    def get_supported_kernel_block_sizes(cls, *spec: Any) -> list[int]:
+        """Return the page sizes that both the kernels and FlashAttention take, from 0.32 on of one layer's cache."""
+        taken = super().get_supported_kernel_block_sizes(*spec)
+        exact = [size for size in taken if not isinstance(size, MultipleOf)]
+        bases = [size.base for size in taken if isinstance(size, MultipleOf)]
+        return [size for size in PAGE_SIZES if size in exact or any(size % base == 0 for base in bases)]
 
     @classmethod
     def get_preferred_block_size(cls, default_block_size: int) -> int:

@@ -4,22 +4,59 @@ It patches nothing; without ``--attention-backend CUSTOM`` vLLM runs as if this 
 """
 
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-SUPPORTED = ("0.26",)
-"""Versions whose page layout and interfaces the backend supports."""
 BACKEND = "fp_bench.models.vllm_backend.SparsePrefillBackend"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What differs between the supported versions of vLLM; the backend inherits the rest from FlashAttention's.
+
+    In all of them a layer sees its pages as ``[pages, kv_heads, slots, 2 * head_dim]``, K and then V in the last
+    dimension, with any strides.
+    """
+
+    ranges: str
+    """The field of FlashAttention's metadata with a prompt's bidirectional ranges; None there if it is causal."""
+    layouts: str
+    """Who declares the strides of pages: the ``backend`` by its calls, or the ``engine`` by its ``KVCacheLayout``."""
+    page_sizes: str
+    """Whom vLLM asks for page sizes: a ``backend`` as a whole, or for each ``spec`` of a layer's cache."""
+
+
+VERSIONS = {
+    "0.26": Interface("mm_prefix_range_tensor", "backend", "backend"),
+    "0.27": Interface("mm_prefix_range_tensor", "backend", "backend"),
+    "0.28": Interface("mm_prefix_query_range_tensor", "backend", "backend"),
+    "0.29": Interface("mm_prefix_query_range_tensor", "engine", "backend"),
+    "0.30": Interface("mm_prefix_query_range_tensor", "engine", "backend"),
+    "0.31": Interface("mm_prefix_query_range_tensor", "engine", "backend"),
+    "0.32": Interface("mm_prefix_query_range_tensor", "engine", "spec"),
+    "0.33": Interface("mm_prefix_query_range_tensor", "engine", "spec"),
+}
+"""The supported versions. ``python -m tests.soak.vllm_backend`` checks a row inside that version's Python package."""
+
+
+def vllm_version() -> str:
+    """Return the installed vLLM's version without its patch level, e.g. ``0.33``.
+
+    Raises:
+        PackageNotFoundError: vLLM is not installed.
+    """
+    return ".".join(version("vllm").split(".")[:2])
 
 
 def vllm_problem() -> str | None:
     """Return why the backend does not fit the installed vLLM, or None."""
+    first, *_, last = VERSIONS
     try:
-        installed = version("vllm")
+        if vllm_version() in VERSIONS:
+            return None
     except PackageNotFoundError:
-        return "vLLM is not installed; pip install 'vllm==0.26.*'"
-    if ".".join(installed.split(".")[:2]) in SUPPORTED:
-        return None
-    return f"vLLM {installed} is not one of the supported versions, {', '.join(SUPPORTED)}.*"
+        return f"vLLM is not installed; pip install 'vllm=={last}.*'"
+    return f"vLLM {version('vllm')} is not one of the supported versions, {first} to {last}"
 
 
 def register() -> None:

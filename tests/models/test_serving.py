@@ -1,10 +1,13 @@
 """What an engine asks of a method, and when vLLM is given its backend; inside vLLM: tests/soak/vllm_backend.py."""
 
 import sys
+import tomllib
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from fp_bench.errors import UsageError
 from fp_bench.kernels.flashprefill.rule import KeepRule
@@ -133,18 +136,30 @@ def vllm(monkeypatch):
     return custom
 
 
-def test_vllm_is_given_the_backend_by_name_as_often_as_it_asks(vllm):
+@pytest.mark.parametrize("found", ["0.26.3", "0.29.0", "0.33.0rc1"])
+def test_vllm_is_given_the_backend_by_name_as_often_as_it_asks(vllm, monkeypatch, found):
+    monkeypatch.setattr(vllm_plugin, "version", lambda _: found)
     vllm_plugin.register()
     vllm_plugin.register()
     assert vllm.path == vllm_plugin.BACKEND
 
 
-@pytest.mark.parametrize("found", ["0.25.1", "0.33.0", "1.26.0"])
+@pytest.mark.parametrize("found", ["0.25.1", "0.34.0", "1.26.0"])
 def test_another_vllm_is_named_and_left_alone(vllm, monkeypatch, found):
     monkeypatch.setattr(vllm_plugin, "version", lambda _: found)
-    with pytest.warns(UserWarning, match=rf"vLLM {found} is not one of the supported versions, 0\.26"):
+    with pytest.warns(
+        UserWarning, match=rf"vLLM {found} is not one of the supported versions, 0\.26 to 0\.33$"
+    ) as told:
         vllm_plugin.register()
+    assert len(told) == 1
     assert vllm.path is None
+
+
+def test_the_extra_installs_the_versions_of_the_table_and_no_other():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    (asked,) = map(Requirement, project["project"]["optional-dependencies"]["vllm"])
+    found = [f"0.{minor}" for minor in range(60) if asked.specifier.contains(f"0.{minor}.1")]
+    assert found == list(vllm_plugin.VERSIONS)
 
 
 def test_another_plugins_backend_is_not_replaced(vllm):

@@ -1,15 +1,21 @@
 """The attention backend inside a real vLLM's Python package: ``python -m tests.soak.vllm_backend``.
 
 Registers as vLLM's plug-in loader does, selects CUSTOM by name through vLLM's own CUDA selection for an H100, builds
-metadata of each kind of batch with the real builder, and runs the layer's forward on it. Without a GPU no compiled part
-of vLLM is there: its ``flash_attn_varlen_func`` and version are then replaced by plain torch, which is said; on a GPU
-vLLM's own runs.
+metadata of each kind of batch with the real builder, and runs the layer's forward on it, over pages in each layout that
+vLLM knows. Then it looks at what ``--engine vllm`` asks of vLLM. Without a GPU no compiled part of vLLM is there: its
+``flash_attn_varlen_func`` and version are then replaced by plain torch, which is said; on a GPU vLLM's own runs.
+
+A version's Python files and its pure Python requirements are enough on a CPU. Without installing them::
+
+    pip download --no-deps --only-binary=:all: vllm==0.33.0 && unzip vllm-0.33.0-*.whl '*.py' '*/METADATA' -d FOLDER
+    PYTHONPATH=FOLDER:. python -m tests.soak.vllm_backend
 """
 
 import importlib
 import os
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from importlib.metadata import entry_points, version
 from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
@@ -20,6 +26,7 @@ from torch import Tensor
 from fp_bench.kernels.attention import reference
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.paged import reference as paged_reference
+from fp_bench.kernels.paged.batch import PAGE_SIZES
 from fp_bench.models import vllm_plugin
 from tests.kernels.calls import Case, relative_error
 from tests.kernels.paged_calls import PagedCall, Sequence, spread
@@ -30,6 +37,7 @@ GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
 DTYPE = torch.bfloat16 if GPU else torch.float32
 TOLERANCE = 1e-2 if GPU else 1e-5
+INTERFACE = vllm_plugin.VERSIONS[vllm_plugin.vllm_version()]
 RULE = KeepRule(0.3, 1, 2, 1)
 METHOD = "flashprefill:alpha=0.3:sink_blocks=1:window_blocks=2:last_full_blocks=1"
 BATCHES = {
@@ -135,7 +143,8 @@ def settings() -> SimpleNamespace:
     """What the builder reads of a VllmConfig."""
     model = SimpleNamespace(
         get_num_attention_heads=lambda _: HEADS, get_num_kv_heads=lambda _: KV_HEADS,
-        get_head_size=lambda: HEAD_DIM, rswa_window=None, hf_text_config=SimpleNamespace(num_hidden_layers=2),
+        get_head_size=lambda: HEAD_DIM, rswa_window=None, is_mm_prefix_lm=False,
+        hf_config=SimpleNamespace(model_type="llama"), hf_text_config=SimpleNamespace(num_hidden_layers=2),
     )  # fmt: skip
     graphs = SimpleNamespace(has_full_cudagraphs=lambda: False)
     return SimpleNamespace(
@@ -147,6 +156,7 @@ def settings() -> SimpleNamespace:
         ),
         attention_config=SimpleNamespace(flash_attn_max_num_splits_for_cuda_graph=32),
         scheduler_config=SimpleNamespace(max_num_seqs=16, max_num_batched_tokens=BUDGET),
+        kernel_config=SimpleNamespace(enable_jit_warmup=False),
         speculative_config=None,
     )
 
@@ -159,6 +169,8 @@ def forward(backend: type) -> None:
     os.environ["FPBENCH_METHOD"] = METHOD
     spec = FullAttentionSpec(block_size=PAGE, num_kv_heads=KV_HEADS, head_size=HEAD_DIM, dtype=DTYPE)
     builder = backend.get_builder_cls()(spec, ["model.layers.1.attn"], settings(), torch.device(DEVICE))
+    asked = (spec,) if INTERFACE.page_sizes == "spec" else ()
+    check("page sizes of the kernels", backend.get_supported_kernel_block_sizes(*asked) == list(PAGE_SIZES))
     check("decodes are put first", builder.reorder_batch_threshold == 1)
     make = backend.get_impl_cls()
     options = (HEADS, HEAD_DIM, HEAD_DIM**-0.5, KV_HEADS, None)
@@ -174,8 +186,8 @@ def forward(backend: type) -> None:
         call = make_call(sizes)
         common = common_metadata(call, CommonAttentionMetadata)
         metadata = builder.build(0, common)
-        cache = call.k._base if call.k._base.dim() == 4 else None
-        assert cache is not None
+        cache = call.k._base
+        assert cache.dim() == 4
         unused = torch.zeros(len(call.q), KV_HEADS, HEAD_DIM, device=DEVICE, dtype=DTYPE)
 
         def run(impl, cache=cache, call=call, metadata=metadata, unused=unused):
@@ -197,11 +209,46 @@ def forward(backend: type) -> None:
             for what, impl in (("windowed", windowed), ("soft-capped", capped)):
                 error = relative_error(run(impl), everything)
                 check(f"{name}: a {what} layer goes to FlashAttention whole", error < TOLERANCE, f"{error:.1e}")
+        if name == "mixed":
+            bidirectional = replace(metadata, **{INTERFACE.ranges: torch.zeros(len(call.q), 2, dtype=torch.int32)})
+            check("no parts with bidirectional ranges", builder._parts(bidirectional, common) is None)
+            for layout, pages in layouts(backend, spec, len(cache)):
+                pages.copy_(cache)
+                error = relative_error(run(plain, pages), expected)
+                strides = pages.stride()[:3]
+                check(f"pages in vLLM's layout {layout}: {strides}", error < TOLERANCE, f"{error:.1e}")
     check("a profiling run writes zeros", not plain.forward(layer, call.q, unused, unused, cache, None, out).any())
 
 
+def layouts(backend: type, spec: object, pages: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield one of two layers' empty pages in each layout, as vLLM allocates them."""
+    if INTERFACE.layouts == "backend":
+        from vllm.v1.attention.backends.utils import set_kv_cache_layout
+
+        for name in ("NHD", "HND"):
+            set_kv_cache_layout(name)
+            shape = backend.get_kv_cache_shape(pages, PAGE, KV_HEADS, HEAD_DIM)
+            for layers in ((), (2,)):
+                order = backend.get_kv_cache_stride_order(include_num_layers_dimension=bool(layers))
+                whole = [*layers, *shape]
+                cache = torch.empty([whole[dim] for dim in order], dtype=DTYPE, device=DEVICE)
+                cache = cache.permute([order.index(dim) for dim in range(len(whole))])
+                yield f"{name}{' of all layers' if layers else ''}", cache[1] if layers else cache
+        set_kv_cache_layout(None)
+        return
+    from vllm.v1.kv_cache_interface import KVCacheTensor, compute_layout_strides, create_kv_cache_views
+    from vllm.v1.kv_cache_layout import KVCacheLayout
+
+    for layout in KVCacheLayout:
+        strides = compute_layout_strides(spec, pages, 2, layout)
+        size = 2 * pages * spec.page_size_bytes
+        raw = torch.empty(size, dtype=torch.int8, device=DEVICE)
+        tensor = KVCacheTensor(size=size, layers=["0", "1"], layer_stride=strides[0], block_stride=strides[1])
+        yield layout.name, create_kv_cache_views(raw, spec, pages, layout, tensor)[1]
+
+
 def make_call(sizes: list[tuple[int, int]]) -> PagedCall:
-    """Lay requests out as vLLM 0.26 has them: K and V packed, queries from row 0 on."""
+    """Lay requests out as vLLM has them: K and V packed, queries from row 0 on."""
     sequences = []
     for seed, (q_len, kv_len) in enumerate(sizes):
         case = Case(1, q_len, kv_len, HEADS, KV_HEADS, HEAD_DIM, DTYPE, seed=seed)
@@ -234,6 +281,22 @@ def sparse(call: PagedCall) -> Tensor:
     return paged_reference.flash_prefill_paged(call.q, call.k, call.v, call.batch, RULE, scale=call.scale)
 
 
+def engine() -> None:
+    """Look at the calls and options of ``--engine vllm`` in vLLM's own classes."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.sampling_params import SamplingParams
+
+    asked = ("load_format", "attention_backend", "dtype", "max_model_len", "enable_prefix_caching")
+    asked += ("skip_tokenizer_init", "gpu_memory_utilization")
+    names = {field.name for field in fields(EngineArgs)}
+    check("options of an engine", names.issuperset(asked), sorted(set(asked) - names))
+    SamplingParams(temperature=0.0, max_tokens=4, min_tokens=1, stop_token_ids=[2], ignore_eos=True, detokenize=False)
+    import vllm.envs
+
+    variables = ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_ALLOW_LONG_MAX_MODEL_LEN")
+    check("variables of an engine", all(name in vllm.envs.environment_variables for name in variables))
+
+
 def main() -> None:
     """Run all of it; exit 1 at the first difference."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -242,6 +305,7 @@ def main() -> None:
     )
     backend = registration()
     selection(backend)
+    engine()
     if GPU:
         forward(backend)
         return
