@@ -3,8 +3,8 @@
 ``python -m benchmarks.parity_2026 --official-prism PATH --official-stem PATH --official-cosa PATH --lens 16k``
 
 Paths are plain checkouts of xinghaow99/prism, Tencent/AngelSlim (Stem and CoSA) and thu-ml/SpargeAttn
-(``--official-spargeattn``); one that is not given is left out. As `benchmarks.parity`: nothing of theirs is in this tree, each row is written the moment
-it exists, and on a CPU their kernels run in Triton's interpreter, in float32.
+(``--official-spargeattn``); one that is not given is left out. As `benchmarks.parity`: nothing of theirs is in this
+tree, each row is written the moment it exists, and on a CPU their kernels run in Triton's interpreter, in float32.
 """
 
 import argparse
