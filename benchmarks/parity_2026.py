@@ -1,10 +1,10 @@
-"""The selections of Prism, Stem and SpargeAttn against the official code: what both keep.
+"""The selections of Prism, Stem, CoSA and SpargeAttn against the official code: what both keep.
 
-``python -m benchmarks.parity_2026 --official-prism PATH --official-stem PATH --official-spargeattn PATH --lens 16k``
+``python -m benchmarks.parity_2026 --official-prism PATH --official-stem PATH --official-cosa PATH --lens 16k``
 
-Paths are plain checkouts of xinghaow99/prism, Tencent/AngelSlim and thu-ml/SpargeAttn; one that is not given is left
-out. As `benchmarks.parity`: nothing of theirs is in this tree, each row is written the moment it exists, and on a CPU
-their kernels run in Triton's interpreter, in float32.
+Paths are plain checkouts of xinghaow99/prism, Tencent/AngelSlim (Stem and CoSA) and thu-ml/SpargeAttn
+(``--official-spargeattn``); one that is not given is left out. As `benchmarks.parity`: nothing of theirs is in this
+tree, each row is written the moment it exists, and on a CPU their kernels run in Triton's interpreter, in float32.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks.official import BLOCK, _load, _stub
 from benchmarks.parity import compared
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.registry import Spec
+from fp_bench.methods.xattention import official_first_chunk
 from fp_bench.sizes import parse_lengths
 
 
@@ -79,6 +80,22 @@ class OfficialStem:
         return found[0]
 
 
+class OfficialCosa:
+    """Tencent/AngelSlim's CoSA: the lists that it hands to its attention, whose skip-softmax is not part of them."""
+
+    def __init__(self, checkout: Path) -> None:
+        file = checkout / "angelslim/compressor/sparsity/algorithms/cosa/ops/proxy.py"
+        self._module: Any = _load("official_cosa", file)
+
+    def mask(self, call: AttentionCall, coverage: float) -> Tensor:
+        """Return the official lists as a mask."""
+        q, k, _ = heads_first(call)
+        chunk = official_first_chunk(call.kv_len)
+        _, ids = self._module.cosa_estimate(q, k, BLOCK, 8, topp=coverage, chunk_size=chunk)
+        mask = torch.zeros((*ids.shape[:3], ids.shape[3] + 1), dtype=torch.bool, device=ids.device)
+        return mask.scatter_(3, ids.long() % mask.shape[3], True)[..., :-1]
+
+
 class OfficialSpargeAttn:
     """thu-ml/SpargeAttn, at blocks of 128 by 128, which its own attention does not take."""
 
@@ -114,6 +131,13 @@ def rows(bench: Bench, options: argparse.Namespace, call: AttentionCall) -> None
     if options.official_stem:
         stem = OfficialStem(options.official_stem)
         bench.row("parity", call.kv_len, "stem", lambda: compared(call, Spec("stem", {}), stem.mask(call), band))
+    if options.official_cosa:
+        cosa = OfficialCosa(options.official_cosa)
+        for coverage in (0.8, 0.95):
+            spec = Spec("cosa", {"coverage": str(coverage)})
+            bench.row(
+                "parity", call.kv_len, str(spec), lambda s=spec, c=coverage: compared(call, s, cosa.mask(call, c), ends)
+            )
     if options.official_spargeattn:
         sparge = OfficialSpargeAttn(options.official_spargeattn)
         for spec, given in (
@@ -132,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity_2026", description=__doc__)
     parser.add_argument("--official-prism", type=Path, metavar="PATH")
     parser.add_argument("--official-stem", type=Path, metavar="PATH")
+    parser.add_argument("--official-cosa", type=Path, metavar="PATH")
     parser.add_argument("--official-spargeattn", type=Path, metavar="PATH")
     parser.add_argument("--lens", default="16k,64k", help="lengths to compare at")
     parser.add_argument("--shape", default="32/8/128", help="q_heads/kv_heads/head_dim")
