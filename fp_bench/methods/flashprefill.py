@@ -96,10 +96,24 @@ class FlashPrefill(BlockMethod):
         """Return the factors of the file."""
         return self._factors
 
+    def alpha_of(self, layer: int) -> float:
+        """Return the alpha of a layer; 0 where the file makes it dense."""
+        return self.params.alpha * (1.0 if self._factors is None else self._factors[layer])
+
+    def makes_dense(self, layer: int) -> bool:
+        """Return whether the file makes a layer dense."""
+        return self._factors is not None and self._factors[layer] == 0
+
+    def other_model(self, layers: int) -> str | None:
+        """Return why the file does not belong to a model of so many layers, or None."""
+        if self._factors is None or layers == len(self._factors):
+            return None
+        return f"{self.params.alpha_file} has {len(self._factors)} layers; the model has {layers}"
+
     def unsupported(self, call: AttentionCall) -> str | None:
         """Return the reason if the file belongs to another model, or no kernel supports the head_dim or precision."""
-        if self._factors is not None and call.layers != len(self._factors):
-            return f"{self.params.alpha_file} has {len(self._factors)} layers; the model has {call.layers}"
+        if (reason := self.other_model(call.layers)) is not None:
+            return reason
         if self.params.precision == "fp8":
             if call.head_dim != HEAD_DIM:
                 return f"precision=fp8 takes head_dim {HEAD_DIM}, not {call.head_dim}"
@@ -164,16 +178,12 @@ class FlashPrefill(BlockMethod):
         too_dense = self.params.dense_above < 1 and float(index.density().mean()) > self.params.dense_above
         return None if too_dense else index
 
-    def _factor(self, call: AttentionCall) -> float:
-        """Return the factor on alpha of the call's layer."""
-        return 1.0 if self._factors is None else self._factors[call.layer]
-
     def _runs_dense(self, call: AttentionCall) -> bool:
-        return call.kv_len < self.params.dense_below or self._factor(call) == 0
+        return call.kv_len < self.params.dense_below or self.makes_dense(call.layer)
 
     def _settings(self, call: AttentionCall) -> Settings:
         return Settings(
-            alpha=self.params.alpha * self._factor(call),
+            alpha=self.alpha_of(call.layer),
             sink_blocks=self.params.sink_blocks,
             window_blocks=self.params.window_blocks,
             last_full_blocks=self.params.last_full_blocks if call.last_chunk else 0,

@@ -60,6 +60,10 @@ class PagedPrefill:
                 raise UsageError(
                     f"{method.label}: over pages FlashPrefill has only its threshold rule, no correction and no FP8"
                 )
+            if method.params.skip is not None:
+                raise UsageError(f"{method.label}: over pages FlashPrefill skips no tiles; leave skip out")
+            if (reason := method.other_model(layers)) is not None:
+                raise UsageError(f"{method.label}: {reason}")
 
     @classmethod
     def from_environment(cls, layers: int) -> "PagedPrefill":
@@ -102,8 +106,8 @@ class PagedPrefill:
         """
         calls = self.counts.layer(layer)
         if isinstance(self.method, FlashPrefill):
-            self._flash_prefill(self.method.params, q, k, v, batch, out, scale)
-            calls.sparse += 1
+            self._flash_prefill(self.method.params, self.method.alpha_of(layer), q, k, v, batch, out, scale)
+            calls.sparse += not self.method.makes_dense(layer)
             calls.kernels.add(f"paged {implementation(q, k, v, out, self.method.backend)}")
             if not self._measure_selection:
                 return
@@ -118,19 +122,22 @@ class PagedPrefill:
                 last_chunk=sequence.last_chunk,
             )
             if isinstance(self.method, FlashPrefill):
+                if self.method.makes_dense(layer):
+                    calls.went_dense("alpha is 0 in this layer", call.q_len, call.kv_len)
                 self._measure(call, self.method.select(call), calls)
             else:
                 out[sequence.queries] = self._one(call, calls)[0]
 
     def _flash_prefill(
-        self, params: FlashPrefill.Params, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch, out: Tensor, scale: float
-    ) -> None:
+        self, params: FlashPrefill.Params, alpha: float, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch,
+        out: Tensor, scale: float,
+    ) -> None:  # fmt: skip
         flash_prefill_paged(
             q,
             k,
             v,
             batch,
-            alpha=params.alpha,
+            alpha=alpha,
             sink_blocks=params.sink_blocks,
             window_blocks=params.window_blocks,
             last_full_blocks=params.last_full_blocks,

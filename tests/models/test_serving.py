@@ -44,6 +44,31 @@ def test_flashprefill_reads_the_pages_itself_with_its_parameters(call):
     assert relative_error(out, expected) < 1e-5
 
 
+def test_an_alpha_for_each_layer_holds_over_pages_too(call, tmp_path):
+    file = tmp_path / "alphas.json"
+    file.write_text("[0, 2]")
+    text = f"flashprefill:alpha=0.25:alpha_file={file}:sink_blocks=0:window_blocks=1:last_full_blocks=1"
+    prefill = PagedPrefill(create_method(Spec.parse(text)), 2, measure_selection=True)
+    expected = flash_prefill_paged(call.q, call.k, call.v, call.batch, KeepRule(0.5, 0, 1, 1), scale=call.scale)
+    assert relative_error(fill(prefill, call), expected) < 1e-5
+    dense = torch.zeros_like(call.q)
+    prefill.fill(call.q, call.k, call.v, call.batch, dense, scale=call.scale, layer=0)
+    assert relative_error(dense, fill(served("flashprefill:alpha=0"), call)) < 1e-5
+    layers = prefill.counts.layers
+    assert (layers[0].sparse, layers[0].dense) == (0, {"alpha is 0 in this layer": 2})
+    assert (layers[1].sparse, layers[1].dense) == (1, {})
+    assert (layers[0].density(), prefill.counts.sparse_layers) == (1.0, 1)
+    assert layers[1].density() < 1
+    with pytest.raises(UsageError, match="has 2 layers; the model has 3"):
+        served(text, layers=3)
+
+
+def test_options_that_pages_lack_are_refused():
+    for option in ("skip=0.5", "rule=topk", "correction=True", "dense_above=0.5"):
+        with pytest.raises(UsageError, match=f"flashprefill:{option}: "):
+            served(f"flashprefill:{option}")
+
+
 def test_any_other_method_takes_one_sequence_after_the_other(call):
     prefill = served("xattention")
     out = fill(prefill, call)
