@@ -102,7 +102,8 @@ def parameters_of(options: type[Options]) -> Iterator[inspect.Parameter]:
         option = f"--{option_name(name, field)}"
         names = [f"{option}/--no-{option.removeprefix('--')}" if field.default is True else option]
         names += [SHORT[option]] if option in SHORT else []
-        about = typer.Option(*names, help=field.description, metavar=_metavar(field))
+        metavar = "<str>" if name in options.repeatable else _metavar(field)
+        about = typer.Option(*names, help=field.description, metavar=metavar)
         taken = kind | None if field.default is None else kind
         annotation = Annotated[taken, about]  # type: ignore[valid-type]  # made here, not written down
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
