@@ -14,8 +14,8 @@ from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyReco
 from pages.equal_density import RBS, RBS_SMALL, WINDOW
 from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, equal_loss_table
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
-from pages.tables import ACCURACY, RIVALS, SPEED, VERSION_1
-from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE
+from pages.tables import ACCURACY, LOAD, RIVALS, SPEED, VERSION_1
+from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE, TUNED_NATIVE_LOOSE, front_page
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
@@ -29,7 +29,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "real settings prose": PROSE.all_settings,
     "real inputs": partial(PROSE.beside_structured, VERSION_1, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
+    "vllm load": LOAD.markdown,
+    "tuned": partial(front_page, (TUNED_NATIVE, TUNED)),
     "tuned 32k 0.02": TUNED_NATIVE.markdown,
+    "tuned 32k 0.05": TUNED_NATIVE_LOOSE.markdown,
     "tuned 128k 0.02": TUNED.markdown,
     "tuned 128k 0.05": TUNED_LOOSE.markdown,
     "equal density": partial(RBS.markdown, (0.08, 0.1, 0.12, 0.15, 0.2, 0.25)),

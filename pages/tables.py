@@ -10,6 +10,7 @@ import pandas as pd
 from fp_bench.records.record import LatencyRecord
 from fp_bench.records.store import read_run
 from fp_bench.reports.accuracy.tables import points, signed, summary
+from fp_bench.reports.latency.load import served
 from fp_bench.reports.latency.tables import comparison
 from fp_bench.sizes import format_length, parse_length, parse_lengths
 from pages.markdown import table
@@ -142,6 +143,31 @@ def _interval(row: pd.Series) -> str:
     return f"{signed(row['difference_low'])} to {signed(row['difference_high'])}"
 
 
+@dataclass(frozen=True)
+class UnderLoad:
+    """A row per load and server: percentiles of the time to first token, times between tokens, requests a second.
+
+    Args:
+        run: folder of the records, below ``results``.
+        servers: label of a server, as in the records -> name of its row.
+    """
+
+    run: str
+    servers: Mapping[str, str]
+
+    def markdown(self) -> str:
+        """Return the table."""
+        found = served(read_run(RESULTS / self.run).latency)
+        head = ["requests at once", "", "first token p50", "p90", "p99", "between tokens p50", "p90", "requests/s"]
+        lines = []
+        for _, row in found.iterrows():
+            times = [f"{number(row[name])} ms" for name in ("p50_ttft_ms", "p90_ttft_ms", "p99_ttft_ms")]
+            between = [f"{number(row[name])} ms" for name in ("p50_itl_ms", "p90_itl_ms")]
+            name = self.servers[row["label"]]
+            lines.append([f"{row['concurrency']:.0f}", name, *times, *between, number(row["request_throughput"])])
+        return table(head, lines, left=2)
+
+
 def scores(run: str) -> pd.DataFrame:
     """Return `accuracy_tables.summary` of the RULER scores of a published run."""
     return summary([record for record in read_run(RESULTS / run).accuracy if record.suite == "ruler"])
@@ -181,4 +207,8 @@ ACCURACY = Scores(
         "xattention:tau=0.906": "XAttention, tau 0.906",
         "flexprefill:gamma=0.966": "FlexPrefill, gamma 0.966",
     },
+)
+LOAD = UnderLoad(
+    "real/qwen2.5-coder-1.5b-vllm-load",
+    {"dense": "vLLM's FlashAttention 3", "flashprefill:alpha=0.0593": "FlashPrefill, alpha 0.0593"},
 )
