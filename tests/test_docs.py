@@ -45,7 +45,7 @@ NOT_HERE = {
     "--ray": "needs a cluster",
     "--config": "needs a file",
     "captured:": "needs a capture",
-    **dict.fromkeys(("text=", "path=", "squad=", "haystack="), "needs a file"),
+    **dict.fromkeys(("text=", "--text", "path=", "squad=", "haystack="), "needs a file"),
     **dict.fromkeys(MADE_UP, "needs a plug-in"),
 }
 """What keeps a command of latency or accuracy from being planned here -> why."""

@@ -71,7 +71,7 @@ def factor_file(request: TuneRequest, asked: Profile, records: Sequence[Record],
     losses = losses_of(request, records)
     if missing(asked, losses):
         raise UsageError("the profile of single layers is unfinished; the same command goes on with --out")
-    kept = {(each.label, sample_number(each)): each.density_sparse for each in trials(records)}
+    kept = {(each.label, sample_number(each)): each.density_sparse for each in trials(request, records)}
     layers = len(asked) // len(ALPHAS)
     loss, density = np.empty((layers, len(ALPHAS))), np.empty((layers, len(ALPHAS)))
     for (layer, alpha), each in asked.items():

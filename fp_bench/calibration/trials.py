@@ -12,8 +12,10 @@ from fp_bench.jobs.places import Place
 from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.jobs.schedule import Conduct
 from fp_bench.methods.registry import Spec
+from fp_bench.models.load import model_label
 from fp_bench.records.record import AccuracyRecord, Record
 from fp_bench.records.store import RecordStore
+from fp_bench.suites.fidelity import Fidelity
 
 Losses = Mapping[tuple[int, str], Mapping[int, float]]
 """Measured losses: length, setting -> number of the sample -> loss."""
@@ -33,15 +35,22 @@ def sample_number(record: AccuracyRecord) -> int:
     return int(record.sample_id.rpartition("/")[2])
 
 
-def trials(records: Iterable[Record]) -> Iterator[AccuracyRecord]:
-    """Yield the records of trials among those of a run."""
-    return (each for each in records if isinstance(each, AccuracyRecord) and each.suite == "fidelity")
+def trials(request: TuneRequest, records: Iterable[Record]) -> Iterator[AccuracyRecord]:
+    """Yield the records of a request's trials among those of a run: of its model, on its text."""
+    asked = model_label(request.model), Fidelity.of_file(request.text).facts(), request.dtype
+    return (
+        each
+        for each in records
+        if isinstance(each, AccuracyRecord)
+        and each.suite == Fidelity.name
+        and (each.model, each.suite_params, each.dtype) == asked
+    )
 
 
 def losses_of(request: TuneRequest, records: Iterable[Record]) -> Losses:
     """Return the loss of each trial, in the request's limited measure."""
     found: dict[tuple[int, str], dict[int, float]] = defaultdict(dict)
-    for record in trials(records):
+    for record in trials(request, records):
         found[record.seq_len, record.label][sample_number(record)] = request.loss(record)
     return found
 

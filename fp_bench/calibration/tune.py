@@ -221,7 +221,7 @@ def results(request: TuneRequest, todo: Sequence[Search], records: Sequence[Reco
         records: of its run folder.
     """
     losses, found = losses_of(request, records), []
-    records = [*trials(records), *_timed(request, records)]
+    records = [*trials(request, records), *_timed(request, records)]
     for search in todo:
         step = search.step(losses, request.limit)
         if isinstance(step, Settled) and step.setting is not None:

@@ -47,6 +47,17 @@ def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_
     assert len(read_records(tmp_path).records) == before
 
 
+def test_trials_of_another_text_in_the_same_folder_do_not_count(tmp_path, few):
+    (text := tmp_path / "text.txt").write_text("The lamp burned in the window until the morning came. " * 400)
+    folder = tmp_path / "run"
+    assert invoke([*SHORT.split(), str(folder)]).exit_code == 0
+    before = len(read_records(folder).records)
+    assert invoke([*SHORT.split(), str(folder), "--text", str(text)]).exit_code == 0
+    added = read_records(folder).records[before:]
+    assert {record.kind for record in added} == {"accuracy", "latency"}
+    assert all(":text=" in record.input for record in added if record.kind == "latency")
+
+
 def test_settings_found_in_transformers_are_timed_in_vllm(tmp_path, few, monkeypatch):
     """Times of transformers in the same folder do not count there, and the search is not repeated."""
     words = [*SHORT.split(), str(tmp_path)]
