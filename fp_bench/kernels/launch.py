@@ -128,6 +128,25 @@ class Launch(threading.local):
             _check(status, "cuLaunchKernel")
 
 
+@functools.cache
+def _mend_interpreter() -> None:
+    """Let Triton's interpreter spread a scalar condition over a block as booleans.
+
+    It gives a comparison the type of its operands, so the block holds integers, which loads and stores of 3.9 refuse
+    as masks. Compiled kernels have no part in this.
+    """
+    from triton import language
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    splat = InterpreterBuilder.create_splat
+
+    def create_splat(builder: Any, block_type: Any, scalar: Any) -> Any:
+        condition = scalar.data.dtype == bool
+        return splat(builder, block_type, TensorHandle(scalar.data, language.int1) if condition else scalar)
+
+    InterpreterBuilder.create_splat = create_splat
+
+
 class CachedKernel:
     """A kernel with a cache of its compiled forms.
 
@@ -138,6 +157,8 @@ class CachedKernel:
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
+        if not hasattr(kernel, "params"):
+            _mend_interpreter()
         # Triton's interpreter keeps no parameters, and nothing compiled either.
         self._alike = [parameter.do_not_specialize for parameter in getattr(kernel, "params", ())]
         self._forms: dict[tuple[object, ...], tuple[Binary, int]] = {}

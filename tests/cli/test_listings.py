@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,3 +86,20 @@ def test_doctor_says_of_a_backend_what_a_run_would(monkeypatch):
         runs, why_not = Trial().run(Spec("flexprefill"), backend)
         assert (runs, why_not.partition(";")[0]) == ("", f"backend {backend}: there is no GPU")
     assert Trial().run(Spec("flexprefill"), "torch") == ("torch", "")
+
+
+@pytest.mark.parametrize(
+    ("torch_here", "transformers_here", "marks"),
+    [
+        ("2.15.0+cu132", "5.24.0", ["no", "yes", "no"]),
+        ("2.15.0+cu132", "5.2.4", ["no", "no", "no", "yes, and not tested"]),
+    ],
+)
+def test_doctor_marks_the_tested_versions_that_are_here(monkeypatch, torch_here, transformers_here, marks):
+    from fp_bench.cli.listings import machine
+
+    monkeypatch.setattr(machine.platform, "python_version", lambda: "3.11.7")
+    monkeypatch.setattr(machine.torch, "__version__", torch_here)
+    monkeypatch.setattr(machine, "installed", {"triton": "3.9.0", "transformers": transformers_here}.get)
+    monkeypatch.setattr(machine, "Machine", SimpleNamespace(here=lambda: SimpleNamespace(gpu=None)))
+    assert [row[-1] for row in machine.tested_table().rows] == marks

@@ -17,10 +17,11 @@ from fp_bench.records.environment import environment_rows, installed
 from fp_bench.reports.table import Table
 
 TESTED = (
-    ("3.11", "2.13", "3.7", "CPU"),
-    ("3.12", "2.11", "3.6", "H200"),
+    ("3.11", "2.13", "3.7", "5.17", "CPU"),
+    ("3.11", "2.15", "3.9", "5.24", "CPU"),
+    ("3.12", "2.11", "3.6", "5.17", "H200"),
 )
-"""Versions of Python, torch and triton that passed the tests, and the device."""
+"""Versions of Python, torch, triton and transformers that passed the tests, and the device (CONTRIBUTING.md)."""
 TRIAL_SECONDS = 120.0
 """That a trial may take, compiling included."""
 TINY = (256, 4096)
@@ -36,17 +37,22 @@ def tested_table() -> Table:
     """Return the versions that fpbench was tested with, and whether this machine has them."""
     gpu = Machine.here().gpu
     device = "CPU" if gpu is None else str(gpu.facts()["name"] or "an unknown GPU")
-    here = platform.python_version(), torch.__version__, installed("triton") or "", device
+    here = (
+        platform.python_version(),
+        torch.__version__,
+        *(installed(name) or "" for name in ("triton", "transformers")),
+        device,
+    )
     rows = [[*tested, "yes" if _matches(tested, here) else "no"] for tested in TESTED]
     if not any(row[-1] == "yes" for row in rows):
         rows.append([*here, "yes, and not tested"])
-    return Table("Tested with", ["python", "torch", "triton", "on", "this machine"], rows, numbers=5)
+    return Table("Tested with", ["python", "torch", "triton", "transformers", "on", "this machine"], rows, numbers=6)
 
 
 def _matches(tested: Sequence[str], here: Sequence[str]) -> bool:
     """Return whether the device kind was tested and versions agree; patch releases may differ."""
-    versions = zip(tested[:3], here[:3], strict=True)
-    return tested[3] in here[3] and all(f"{found}.".startswith(f"{version}.") for version, found in versions)
+    versions = zip(tested[:-1], here[:-1], strict=True)
+    return tested[-1] in here[-1] and all(f"{found}.".startswith(f"{version}.") for version, found in versions)
 
 
 def runnable_table() -> Table:
