@@ -14,6 +14,7 @@ from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyReco
 from pages.equal_density import RBS, RBS_SMALL, WINDOW
 from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, equal_loss_table
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
+from pages.scores import SCORES
 from pages.tables import ACCURACY, LOAD, RIVALS, SPEED, VERSION_1
 from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE, TUNED_NATIVE_LOOSE, front_page
 
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "real settings prose": PROSE.all_settings,
     "real inputs": partial(PROSE.beside_structured, VERSION_1, ("8k", "32k"), BESIDE),
     "accuracy": ACCURACY.markdown,
+    "scores": partial(SCORES.markdown, 0.05),
     "vllm load": LOAD.markdown,
     "tuned": partial(front_page, (TUNED_NATIVE, TUNED)),
     "tuned 32k 0.02": TUNED_NATIVE.markdown,
