@@ -23,7 +23,7 @@ from fp_bench.records.reading import read_records
 from tests.cli.test_cli import fpbench
 from tests.jobs.test_places import each_job, run, undisturbed  # noqa: F401  fixtures
 from tests.jobs.trivial import Trivial
-from tests.soak.kill_resume import accuracy_run, children, identities, is_alive, latency_run, lines
+from tests.soak.kill_resume import accuracy_run, children, hear, identities, is_alive, latency_run, lines
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = ("random", "socket", "struct", "signal", "selectors", "tempfile", "queue", "numpy")
@@ -35,12 +35,7 @@ RUNS = {
 
 
 def start(*words, module="fp_bench", env=(), **more):
-    """Start a run that hears Ctrl-C and SIGHUP: a shell in the background, or nohup, has its children ignore them."""
-
-    def heard():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
+    """Start a run that hears Ctrl-C and SIGHUP."""
     # An empty part would be the working directory.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
@@ -49,7 +44,7 @@ def start(*words, module="fp_bench", env=(), **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heard,
+        preexec_fn=hear,
         start_new_session=True,
         **more,
     )
