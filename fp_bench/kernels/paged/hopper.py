@@ -205,8 +205,7 @@ def _consume(
         acc = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         highest = gl.full([BLOCK_M], -1.0e30, gl.float32, ROW)
         denominator = gl.full([BLOCK_M], 0.0, gl.float32, ROW)
-        position = start + in_part
-        key = last * BLOCK + in_tile
+        seen = start - last * BLOCK + in_part  # the last key of that block that each query sees
         valid = kv_len - last * BLOCK  # keys of the last listed block, or more
 
         # The first tile of the last listed block, masked.
@@ -217,7 +216,7 @@ def _consume(
             mbarrier.arrive(q_empty.index((1 - slot) * CONSUMERS + PART), count=1, pred=turn > 0)
         logits = warpgroup_mma_wait(0, deps=[logits])
         mbarrier.arrive(k_empty.index(step % STAGES), count=1)
-        logits = gl.where(position[:, None] >= key[None, :], logits, -1.0e30)
+        logits = gl.where(seen[:, None] >= in_tile[None, :], logits, -1.0e30)
         weights, _, highest, denominator = softmax(logits, highest, denominator, scale_log2)
         weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
         _blank(v_smem, v_full, step, valid, STAGES, TILE, HEAD_DIM)
@@ -229,7 +228,7 @@ def _consume(
             )
             if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
                 if i < TILES:  # the rest of the last listed block
-                    logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
+                    logits = gl.where((seen - i * TILE)[:, None] >= in_tile[None, :], logits, -1.0e30)
             acc, weights, highest, denominator = settle(
                 logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
             )
