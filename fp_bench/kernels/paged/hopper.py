@@ -222,19 +222,24 @@ def _consume(
         _blank(v_smem, v_full, step, valid, STAGES, TILE, HEAD_DIM)
         step += 1
 
-        for i in range(1, gl.maximum(count, 1) * TILES):
+        for i in gl.static_range(1, TILES):  # the rest of the last listed block
             logits, next_acc = issue(
                 q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
             )
-            if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
-                if i < TILES:  # the rest of the last listed block
-                    logits = gl.where((seen - i * TILE)[:, None] >= in_tile[None, :], logits, -1.0e30)
+            logits = gl.where((seen - i * TILE)[:, None] >= in_tile[None, :], logits, -1.0e30)
             acc, weights, highest, denominator = settle(
                 logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
             )
-            if TILES > 1:  # noqa: SIM102
-                if i < TILES:
-                    _blank(v_smem, v_full, step, valid - i * TILE, STAGES, TILE, HEAD_DIM)
+            _blank(v_smem, v_full, step, valid - i * TILE, STAGES, TILE, HEAD_DIM)
+            step += 1
+
+        for _ in range(TILES, gl.maximum(count, 1) * TILES):
+            logits, next_acc = issue(
+                q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
+            )
+            acc, weights, highest, denominator = settle(
+                logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
+            )
             step += 1
 
         acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
