@@ -30,7 +30,7 @@ from fp_bench.records.store import RECORDS, latest, read_records
 MARK = "FPBENCH_SOAK"
 """In the environment of all processes of a run, its own value."""
 SHARED = Path("/dev/shm")
-GONE_SECONDS = 5.0
+GONE_SECONDS = 30.0
 """After the end of a run nothing of it is left."""
 POLL_SECONDS = 0.005
 PATIENCE = 600.0
