@@ -13,6 +13,8 @@ kernel. What differs:
 - Keys past a sequence's end, in the last block that it has, are what the page's former owner left there, or page 0.
   K's are hidden by the causal mask; V's rows are zeroed in shared memory, since 0 times NaN is NaN. Each consumer does
   it for its own product: both write the same bytes, so neither waits for the other. Only a sequence's last rows do it.
+  At head_dim 256 a block is two tiles, and the last block's second one comes before the loop too: inside of it the
+  mask's operands would be on the stack.
 - Q and O are packed: the rows after a sequence's last are the next one's. They are loaded and computed for nothing; a
   half tile with such rows is stored through pointers under a mask, any other leaves by TMA.
 
