@@ -62,7 +62,7 @@ $(VENV)/.docs-ready: $(VENV)/.ready
 
 # What CI has no time for.
 slow: $(READY)
-	$(PY) -m pytest -n 2 -m slow
+	$(PY) -m pytest -n 2 -m slow --timeout 1800
 
 # The Hopper kernels compiled by every release of Triton that they are for, each in a folder of its own.
 TRITONS := 3.6 3.7 3.8 3.9

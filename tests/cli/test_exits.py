@@ -15,6 +15,7 @@ from fp_bench.cli import app, recording
 from fp_bench.cli.front import FrontDoor
 from fp_bench.records.reading import RECORDS, read_records
 from tests.records.records import dense, timed, write
+from tests.soak.kill_resume import hear
 
 RUN = ["latency", "--lens", "256", "--shape", "2/1/64", "--samples", "1"]
 
@@ -99,7 +100,7 @@ def test_a_signal_keeps_what_is_done_and_says_it(odd_methods, tmp_path, number):
     temporary.mkdir()
     environment = os.environ | {"PYTHONPATH": f"{odd_methods}:{Path.cwd()}", "TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "fp_bench", *words]
-    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
     file = tmp_path / "run" / RECORDS
     while not file.exists() or file.read_bytes().count(b"\n") < 2:
         time.sleep(0.02)

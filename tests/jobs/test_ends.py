@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from fp_bench.records.reading import read_records
 from tests.cli.test_cli import fpbench
 from tests.jobs.test_places import each_job, run, undisturbed  # noqa: F401  fixtures
 from tests.jobs.trivial import Trivial
-from tests.soak.kill_resume import accuracy_run, children, identities, is_alive, latency_run, lines
+from tests.soak.kill_resume import accuracy_run, children, command, hear, identities, is_alive, latency_run, lines
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = ("random", "socket", "struct", "signal", "selectors", "tempfile", "queue", "numpy")
@@ -35,12 +34,7 @@ RUNS = {
 
 
 def start(*words, module="fp_bench", env=(), **more):
-    """Start a run that hears Ctrl-C and SIGHUP: a shell in the background, or nohup, has its children ignore them."""
-
-    def heard():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
+    """Start a run that hears Ctrl-C and SIGHUP."""
     # An empty part would be the working directory.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
@@ -49,7 +43,7 @@ def start(*words, module="fp_bench", env=(), **more):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heard,
+        preexec_fn=hear,
         start_new_session=True,
         **more,
     )
@@ -63,13 +57,14 @@ def gone(pids, seconds=30):
     return left
 
 
-def serves(pid):
-    """Return whether a run has its server of workers."""
-    for child in children(pid):
-        with suppress(OSError):
-            if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
-                return True
-    return False
+def servers(pid):
+    """Return the servers of a run's workers: one, or none yet."""
+    return [child for child in children(pid, below=False) if b"forkserver" in command(child)]
+
+
+def workers(pid):
+    """Return a run's workers: it has some while it measures."""
+    return [worker for server in servers(pid) for worker in children(server, below=False)]
 
 
 @each_job
@@ -105,14 +100,15 @@ def test_ctrl_c_at_ten_moments_with_two_places(name, tmp_path):
     longest, interrupted = time.monotonic() - began, 0
     for number in range(10):
         running = start(*asked.words, "--out", folder, module="tests.jobs.two_places")
-        while running.poll() is None and not serves(running.pid):  # from here on it measures
+        # Accuracy has its server before its plan. Every other time the moment is one at which it measures.
+        while running.poll() is None and not (workers if number % 2 else servers)(running.pid):
             time.sleep(0.005)
         time.sleep(draw.uniform(0, longest / 4))
-        below = children(running.pid)
+        below, measures = children(running.pid), bool(workers(running.pid))
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGINT)
         said = running.communicate()[1].splitlines()
-        assert not gone(below, seconds=5)
+        assert not gone(below)
         if lines(folder) == asked.whole:  # the report was made, or being made
             folder = tmp_path / f"run-{number}"
             continue
@@ -122,7 +118,7 @@ def test_ctrl_c_at_ten_moments_with_two_places(name, tmp_path):
         kept = (
             f"interrupted: {lines(folder)} records are kept in {folder}; the same command resumes with --out {folder}"
         )
-        assert said[-1] == kept, said
+        assert said[-1] in {kept} | ({"fpbench: interrupted"} if not measures else set()), said
         assert "Traceback" not in "".join(said), "\n".join(said)
     last = start(*asked.words, "--out", folder, module="tests.jobs.two_places")
     said = last.communicate()[1]

@@ -452,6 +452,7 @@ def compile_every_hopper_kernel() -> dict[str, dict[str, object]]:
         "attend_packed_by_three": compile_hopper("bf16", 128, packed=3),
         "attend_skipping": compile_skipping(),
         "paged": compile_paged_hopper(),
+        "paged_256": compile_paged_hopper(256),
         "fp8": compile_fp8()[1],
     }
 

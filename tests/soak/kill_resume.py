@@ -30,7 +30,7 @@ from fp_bench.records.store import RECORDS, latest, read_records
 MARK = "FPBENCH_SOAK"
 """In the environment of all processes of a run, its own value."""
 SHARED = Path("/dev/shm")
-GONE_SECONDS = 5.0
+GONE_SECONDS = 30.0
 """After the end of a run nothing of it is left."""
 POLL_SECONDS = 0.005
 PATIENCE = 600.0
@@ -107,7 +107,7 @@ class Started:
             start_new_session=True,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
-            preexec_fn=_hear,
+            preexec_fn=hear,
         )
 
     @property
@@ -142,8 +142,8 @@ class Started:
         return found
 
 
-def _hear():
-    """Hear Ctrl-C and SIGHUP: a shell in the background, or nohup, has its children ignore them."""
+def hear():
+    """Hear Ctrl-C and SIGHUP, in a process about to start: a shell in the background, or nohup, has it ignore them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

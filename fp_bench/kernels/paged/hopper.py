@@ -13,6 +13,8 @@ kernel. What differs:
 - Keys past a sequence's end, in the last block that it has, are what the page's former owner left there, or page 0.
   K's are hidden by the causal mask; V's rows are zeroed in shared memory, since 0 times NaN is NaN. Each consumer does
   it for its own product: both write the same bytes, so neither waits for the other. Only a sequence's last rows do it.
+  At head_dim 256 a block is two tiles, and the last block's second one comes before the loop too: inside of it the
+  mask's operands would be on the stack.
 - Q and O are packed: the rows after a sequence's last are the next one's. They are loaded and computed for nothing; a
   half tile with such rows is stored through pointers under a mask, any other leaves by TMA.
 
@@ -205,8 +207,7 @@ def _consume(
         acc = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         highest = gl.full([BLOCK_M], -1.0e30, gl.float32, ROW)
         denominator = gl.full([BLOCK_M], 0.0, gl.float32, ROW)
-        position = start + in_part
-        key = last * BLOCK + in_tile
+        seen = start - last * BLOCK + in_part  # the last key of that block that each query sees
         valid = kv_len - last * BLOCK  # keys of the last listed block, or more
 
         # The first tile of the last listed block, masked.
@@ -217,25 +218,30 @@ def _consume(
             mbarrier.arrive(q_empty.index((1 - slot) * CONSUMERS + PART), count=1, pred=turn > 0)
         logits = warpgroup_mma_wait(0, deps=[logits])
         mbarrier.arrive(k_empty.index(step % STAGES), count=1)
-        logits = gl.where(position[:, None] >= key[None, :], logits, -1.0e30)
+        logits = gl.where(seen[:, None] >= in_tile[None, :], logits, -1.0e30)
         weights, _, highest, denominator = softmax(logits, highest, denominator, scale_log2)
         weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
         _blank(v_smem, v_full, step, valid, STAGES, TILE, HEAD_DIM)
         step += 1
 
-        for i in range(1, gl.maximum(count, 1) * TILES):
+        for i in gl.static_range(1, TILES):  # the rest of the last listed block
             logits, next_acc = issue(
                 q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
             )
-            if TILES > 1:  # noqa: SIM102 -- decided by the compiler, the next one by the program
-                if i < TILES:  # the rest of the last listed block
-                    logits = gl.where(position[:, None] >= (key + i * TILE)[None, :], logits, -1.0e30)
+            logits = gl.where((seen - i * TILE)[:, None] >= in_tile[None, :], logits, -1.0e30)
             acc, weights, highest, denominator = settle(
                 logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
             )
-            if TILES > 1:  # noqa: SIM102
-                if i < TILES:
-                    _blank(v_smem, v_full, step, valid - i * TILE, STAGES, TILE, HEAD_DIM)
+            _blank(v_smem, v_full, step, valid - i * TILE, STAGES, TILE, HEAD_DIM)
+            step += 1
+
+        for _ in range(TILES, gl.maximum(count, 1) * TILES):
+            logits, next_acc = issue(
+                q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
+            )
+            acc, weights, highest, denominator = settle(
+                logits, next_acc, highest, denominator, scale_log2, step, v_empty, STAGES, P_LAYOUT, ROW_O, dtype
+            )
             step += 1
 
         acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
