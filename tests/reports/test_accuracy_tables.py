@@ -38,7 +38,9 @@ def test_scores_are_of_the_samples_that_all_methods_answered():
 
 
 def test_how_many_samples_and_how_many_of_them_changed_stand_in_the_row():
-    records = [scored(label, "a", n, float(n > lost)) for label, lost in (("dense", -1), ("sparse", 1)) for n in range(9)]
+    records = [
+        scored(label, "a", n, float(n > lost)) for label, lost in (("dense", -1), ("sparse", 1)) for n in range(9)
+    ]
     (table,) = accuracy_tables(records)
     rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     assert [(row["samples"], row["changed"]) for row in rows] == [("9", ""), ("9", "2 of 9")]
