@@ -252,9 +252,13 @@ def test_the_answer_is_of_no_other_models_scores(tmp_path):
     assert "was not measured on these inputs" in answer([read_run(run) for run in runs])[-1]
 
 
-def test_the_joined_header_says_what_density_is_a_share_of(tmp_path):
-    (table,) = headline_tables([read_run(write(tmp_path, [dense(), timed(density_of=DENSITY_OF)]))])
-    assert "density of causal query-key pairs" in table.columns
+def test_the_joined_header_and_the_answer_say_what_density_is_a_share_of(tmp_path):
+    times = [read_run(write(tmp_path / "times", [dense(), timed(density_of=DENSITY_OF)]))]
+    assert "density of causal query-key pairs" in headline_tables(times)[0].columns
+    exact = {"method": "dense", "label": "dense", "method_hash": "d"}
+    scores = write(tmp_path / "scores", answers([1.0] * 4, **exact) + answers([1.0] * 4, density_of=DENSITY_OF))
+    assert "it computes 50.0% of the causal query-key pairs" in answer(times)[-1]
+    assert "it computes 50.0% of the causal query-key pairs" in answer([read_run(scores)])[1]
 
 
 def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):
