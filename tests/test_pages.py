@@ -7,6 +7,7 @@ import pytest
 
 from fp_bench.cli import front
 from fp_bench.methods.registry import BUILTIN_METHODS
+from fp_bench.records.reading import read_records
 from pages.__main__ import MARKED, PARTS, stale
 from pages.picture import DIGITS, FOLDER, picture
 from pages.tables import RESULTS, number, share, speed_up
@@ -47,6 +48,19 @@ def test_exit_codes_are_those_of_the_front_door():
     table = (ROOT / "docs" / "exit-codes.md").read_text()
     codes = {value for name, value in vars(front).items() if name.startswith("EXIT_")}
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)} == codes | {0}
+
+
+@published
+def test_runs_of_rivals_as_their_papers_read_are_named():
+    """Records from before `official_quirks=true` was the default have the plain name of what is another rule now."""
+    old = {
+        str(file.parent.relative_to(RESULTS))
+        for file in RESULTS.rglob("records.jsonl*")
+        for record in read_records(file.parent).records
+        if (record.params or {}).get("official_quirks") is False and "official_quirks" not in record.label
+    }
+    (said,) = (part for part in (RESULTS / "README.md").read_text().split("\n\n") if "the default then) in" in part)
+    assert set(re.findall(r"`(h\d00/[^`]+)`", said)) == old
 
 
 @published

@@ -136,7 +136,8 @@ def _keeps(score: pd.Series | None) -> bool:
 def _computed(row: pd.Series) -> str:
     if pd.isna(row["density"]):
         return "what its server computes is not seen"
-    return f"it computes {row['density']:.1%} of the causal block pairs"
+    of = "causal block pairs" if pd.isna(row["density_of"]) else row["density_of"]
+    return f"it computes {row['density']:.1%} of the {of}"
 
 
 def _mass(row: pd.Series) -> str:

@@ -82,6 +82,12 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_short_budget_means_one_launch(tmp_path):
+    asked = ["latency", "--lens", "256", "--methods", "dense", "--out", tmp_path / "run", "--dry-run"]
+    said = [fpbench(*asked, *budget).stderr for budget in ((), ("--budget", "1s"))]
+    assert ["processes started anew 2 times" in plan for plan in said] == [True, False]
+
+
 def test_exit_codes(odd_methods, tmp_path):
     assert fpbench(*TINY, "--methods", "window,raises", "--out", tmp_path / "a").exit_code == 3
     assert fpbench(*TINY, "--methods", "dense:impl=fa3", "--out", tmp_path / "b").exit_code == 3

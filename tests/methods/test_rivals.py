@@ -9,7 +9,9 @@ from fp_bench.errors import UsageError
 from fp_bench.kernels.attention import reference
 from fp_bench.kernels.xattention import select_antidiagonal
 from fp_bench.methods.base import AttentionCall
+from fp_bench.methods.flashprefill_v2 import FlashPrefillV2
 from fp_bench.methods.flexprefill import FlexPrefill
+from fp_bench.methods.minference import MInference
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.methods.xattention import XAttention, official_first_chunk
 from tests.kernels.calls import Case, relative_error
@@ -132,6 +134,9 @@ def test_a_rival_runs_as_its_authors_ship_it_and_as_its_paper_reads_on_request()
     for method in (XAttention, FlexPrefill):
         assert method().params.official_quirks
         assert method.from_options({"official_quirks": "false"}).label == f"{method.name}:official_quirks=False"
+    script = {"alpha": 0.1, "sink_blocks": 2, "window_blocks": 4, "last_full_rows": 8, "correction": True}
+    for method, shipped in ((MInference, {"columns": 1000, "diagonals": 6096}), (FlashPrefillV2, script)):
+        assert method().method_hash == method.from_options(shipped).method_hash
 
 
 @pytest.mark.gpu

@@ -316,6 +316,9 @@ def test_density_is_of_all_layers_and_beside_it_of_those_that_ran_sparse() -> No
     assert 0 < sparse < 1
     assert prefill.counts.sparse_layers == LAYERS - 1
     assert prefill.counts.density() == pytest.approx((1 + (LAYERS - 1) * sparse) / LAYERS)
+    fields = prefill.counts.fields("flashprefill")
+    assert (fields["density"], fields["density_sparse"]) == (prefill.counts.density(), sparse)
+    assert fields["density_of"] == "causal query-key pairs"
 
 
 def test_chunks_at_block_bounds_select_what_the_whole_prompt_does() -> None:

@@ -37,6 +37,15 @@ def test_scores_are_of_the_samples_that_all_methods_answered():
     assert np.isnan(dense["difference"])
 
 
+def test_how_many_samples_and_how_many_of_them_changed_stand_in_the_row():
+    records = [
+        scored(label, "a", n, float(n > lost)) for label, lost in (("dense", -1), ("sparse", 1)) for n in range(9)
+    ]
+    (table,) = accuracy_tables(records)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+    assert [(row["samples"], row["changed"]) for row in rows] == [("9", ""), ("9", "2 of 9")]
+
+
 def compared(label, number, kl, **changed):
     blocks = [kl / 2, 3 * kl / 2] * 8
     agreement = {"agreement_by_part": [1.0, 0.9] * 8, "kl_by_part": blocks}
@@ -115,8 +124,8 @@ def test_wilsons_interval_is_scipys(hits, n):
 def test_an_interval_holds_the_difference_and_is_never_empty(changes):
     middle, low, high = paired_interval([np.array(change) for change in changes])
     assert middle == pytest.approx(float(np.mean([np.mean(change) for change in changes])))
-    assert low - 1e-9 <= middle <= high + 1e-9
-    assert low < high
+    assert -1 <= low <= middle + 1e-9 <= high + 2e-9
+    assert low < high <= 1
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():

@@ -299,10 +299,12 @@ def test_a_long_comparison_shows_the_gravest_and_counts_the_rest(compared):
 
 def test_every_format_names_both_folders_and_their_code(pair):
     base, new = pair(rounds(STEADY, code_version="1+aaaa"), rounds(SLOWER, code_version="2+bbbb"))
-    for form in ("rich", "md", "csv", "json"):
+    for form in ("rich", "md", "csv", "json", "junit"):
         shown = fpbench("compare", base, new, "--format", form).stdout
         for text in (str(base), str(new), "1+aaaa", "2+bbbb"):
             assert text in shown.replace("\n", "")
+    found = json.loads(fpbench("compare", base, new, "--format", "json").stdout)
+    assert (found["base_code"], found["new_code"]) == ("1+aaaa", "2+bbbb")
     of_new = fpbench("compare", base, new, "--format", "customSmallerIsBetter").stdout
     assert str(new) in of_new
     assert "2+bbbb" in of_new
@@ -314,6 +316,12 @@ def test_a_corrected_p_is_called_so(compared):
         (table,) = tables(found)
         assert "corrected p" in table.columns
         assert "p" not in table.columns
+
+
+def test_how_many_answers_changed_stands_beside_the_interval(compared):
+    (table,) = tables(compared(answers([1.0] * 104), answers([1.0] * 102 + [0.0] * 2)))
+    assert list(zip(table.columns, table.rows[0], strict=True))[-3][0] == "95 %"
+    assert dict(zip(table.columns, table.rows[0], strict=True))["changed"] == "2 of 104"
 
 
 def test_the_geometric_mean_is_of_sparse_cells_that_are_decided(compared):

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from fp_bench.cli import app
 from fp_bench.methods.registry import BUILTIN_METHODS
+from fp_bench.records.record import DENSITY_OF
 from fp_bench.records.store import read_run
 from fp_bench.reports.answer import answer
 from fp_bench.reports.drawing import COLOURS, method_lines
@@ -234,6 +235,30 @@ def test_a_models_time_is_not_joined_with_another_models_scores(tmp_path):
         tables = headline_tables([read_run(run) for run in runs])
         assert (tables[0].rows[0][-1] == "100.0") == joined
         assert len(tables) == 1 + (not joined)
+
+
+@pytest.mark.parametrize("other", [{"dtype": "fp16"}, {"dense_layers": 4}])
+def test_a_time_is_not_joined_with_scores_of_another_dtype_or_with_dense_layers(tmp_path, other):
+    of = {"input": "prompt:embedded"}
+    times = write(tmp_path / "times", [dense(8.0, **of), timed(2.0, **of)])
+    runs = [read_run(times), read_run(write(tmp_path / "scores", answers([1.0] * 4, **other)))]
+    speed, _ = headline_tables(runs)
+    assert not any("score" in heading for heading in speed.columns)
+    assert pareto_plots(runs) == []
+
+
+def test_the_answer_is_of_no_other_models_scores(tmp_path):
+    runs = [write(tmp_path / "times", [dense(8.0), timed(2.0)]), write(tmp_path / "scores", answers([1.0] * 4))]
+    assert "was not measured on these inputs" in answer([read_run(run) for run in runs])[-1]
+
+
+def test_the_joined_header_and_the_answer_say_what_density_is_a_share_of(tmp_path):
+    times = [read_run(write(tmp_path / "times", [dense(), timed(density_of=DENSITY_OF)]))]
+    assert "density of causal query-key pairs" in headline_tables(times)[0].columns
+    exact = {"method": "dense", "label": "dense", "method_hash": "d"}
+    scores = write(tmp_path / "scores", answers([1.0] * 4, **exact) + answers([1.0] * 4, density_of=DENSITY_OF))
+    assert "it computes 50.0% of the causal query-key pairs" in answer(times)[-1]
+    assert "it computes 50.0% of the causal query-key pairs" in answer([read_run(scores)])[1]
 
 
 def test_times_of_inputs_of_no_model_have_no_scores_in_their_rows(tmp_path):

@@ -96,6 +96,12 @@ def test_a_models_sparse_layers_and_their_density_are_shown():
     assert (row["density of sparse layers"], row["sparse layers"]) == ("20.0%", "5 of 26")
 
 
+def test_the_header_says_what_density_is_a_share_of():
+    (old,), (new,) = latency_tables([dense(), timed()]), latency_tables([timed(density_of=DENSITY_OF)])
+    assert "density (of blocks or pairs)" in old.columns
+    assert "density of causal query-key pairs" in new.columns
+
+
 def test_launches_are_averaged_and_their_rounds_are_not_pooled():
     records = [
         timed(ms, round=n, launch=launch) for n, (ms, launch) in enumerate([(1, "a"), (1, "a"), (1, "a"), (4, "b")])
@@ -108,12 +114,15 @@ def test_a_line_does_not_run_through_a_cell_that_failed():
     lengths = (4096, 8192, 16384)
     records = [dense(4.0, seq_len=n, q_len=n) for n in lengths]
     records += [timed(2.0, seq_len=n, q_len=n) for n in (4096, 16384)] + [failed("incorrect", seq_len=8192, q_len=8192)]
+    records += [timed(2.0, seq_len=n, q_len=n, label="staged", method_hash="s", select_ms=0.5) for n in lengths]
     records += [failed(seq_len=n, q_len=n, label="broken", method_hash="b") for n in lengths]
     plots = {plot.name: plot for plot in latency_plots(records, "a machine")}
     for name in ("latency", "speedup"):
         lines = [line.get_ydata() for axes in plots[name].figure.axes for line in axes.lines]
         assert any(len(line) == 3 and np.isnan(line[1]) for line in lines)
         assert any("not shown, without a result: broken" in text.get_text() for text in plots[name].figure.texts)
+    said = "not shown, without a result: broken, flashprefill"  # whose stages were not timed
+    assert any(said in text.get_text() for text in plots["stages"].figure.texts)
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,11 @@ def test_how_many_launches_the_times_are_of_is_said(tmp_path):
     assert said("a", "a", "a") == said(None, None) == (False, True)
 
 
+def test_a_plot_of_densities_says_whom_it_leaves_out(tmp_path):
+    (plot,) = selection_plots([timed(), dense(), failed(label="broken", method_hash="b")], "m", tmp_path)
+    assert any("not shown, without a result: broken" in text.get_text() for text in plot.figure.texts)
+
+
 def test_published_densities_are_marked_on_structured_inputs_alone(tmp_path):
     for source, marks in (("structured", 1), ("random", 0)):
         (plot,) = selection_plots([timed(input=source), dense(input=source)], "m", tmp_path)

@@ -51,6 +51,19 @@ def test_a_forecast_is_of_the_whole_rule():
     assert np.isinf(judge_scores([change(-0.02, 0.03, worse=5, better=5)], RULE).more_samples[0])
 
 
+def test_a_forecast_waits_for_the_interval_too():
+    """The sign test is sure; an interval five times too wide needs 25 times as many samples."""
+    found = judge_scores([change(-0.02, 0.1, worse=60, better=20, n=100)], RULE)
+    assert found.p[0] < RULE.alpha
+    assert found.more_samples[0] == pytest.approx(24 * 100, rel=0.05)
+
+
+def test_a_forecast_knows_how_many_rows_are_judged():
+    row, others = change(-0.10, 0.05, worse=3, better=0, n=30), [change(0.0, 0.02, worse=5, better=5)] * 19
+    (alone,), (among, *_) = judge_scores([row], RULE).more_samples, judge_scores([row, *others], RULE).more_samples
+    assert alone < among < np.inf
+
+
 def test_more_evidence_never_takes_a_verdict_back():
     n, order = 104, ["inconclusive", "regressed"]
     found = []

@@ -203,6 +203,13 @@ def test_as_many_more_rounds_as_forecast_decide_mostly():
     assert (later.verdict == Verdict.INCONCLUSIVE).mean() < 0.75 * open_.mean()
 
 
+def test_a_forecast_knows_how_many_cells_are_judged():
+    base, new = normal(0.02, 1, 5), normal(0.02, 1, 5, 1.05, seed=3)
+    (alone,) = compare_times(base, new, RULE).more
+    among = compare_times(np.vstack([base, normal(0.02, 99, 5)]), np.vstack([new, normal(0.02, 99, 5, seed=6)]), RULE)
+    assert alone < among.more[0] < np.inf
+
+
 def test_many_cells_need_more_evidence():
     base, new = normal(0.02, 1, 5), normal(0.02, 1, 5, 1.05, seed=5)
     alone = compare_times(base, new, RULE)

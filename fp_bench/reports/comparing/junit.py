@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pandas as pd
 
-from fp_bench.reports.comparing.compare import Comparison
+from fp_bench.reports.comparing.compare import Comparison, code_of
 from fp_bench.reports.comparing.text import describe_score, describe_time
 from fp_bench.reports.verdict import Verdict
 
@@ -19,13 +19,16 @@ def junit(comparisons: Sequence[Comparison]) -> str:
     whole = ElementTree.Element("testsuites")
     for comparison in comparisons:
         suite = ElementTree.SubElement(whole, "testsuite")
+        properties = ElementTree.SubElement(suite, "properties")
+        for name, run in (("base", comparison.base), ("new", comparison.new)):
+            ElementTree.SubElement(properties, "property", name=f"{name}_code", value=code_of(run))
         for kind, rows, describe in (
             ("latency", comparison.latency, describe_time),
             ("accuracy", comparison.accuracy, describe_score),
         ):
             for _, row in rows.iterrows():
                 _add_test(suite, kind, row, describe)
-        tests = list(suite)
+        tests = suite.findall("testcase")
         suite.set("name", f"{comparison.new.folder} against {comparison.base.folder}")
         suite.set("tests", str(len(tests)))
         suite.set("failures", str(sum(test.find("failure") is not None for test in tests)))

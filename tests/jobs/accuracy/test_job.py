@@ -12,6 +12,7 @@ from fp_bench.jobs.accuracy import worker as accuracy_worker
 from fp_bench.jobs.accuracy.job import Conduct, kept_workers, pending_items, run
 from fp_bench.jobs.accuracy.plan import make_plan
 from fp_bench.jobs.request import AccuracyRequest, read_command
+from fp_bench.methods.dense import Dense
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore, read_records
 from fp_bench.reports.accuracy.tables import summary
@@ -56,6 +57,13 @@ def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp
         assert dense.prompt_tokens == everything.prompt_tokens <= 300 - 64
         assert (dense.backend, everything.backend) == ("sdpa_cpu", "torch")
         assert not everything.fallback
+
+
+def test_auto_decides_once_whatever_the_number_of_samples(tmp_path, monkeypatch):
+    decided = []
+    monkeypatch.setattr(Dense, "_find_fastest", lambda _, call: decided.append(call.q_len) or "sdpa_cpu")
+    records_of(tmp_path, request(methods=[Spec("dense")]))
+    assert len(decided) == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from fp_bench.kernels.layout import BlockGrid
 from fp_bench.methods.base import AttentionCall
 from fp_bench.methods.dense import Dense
 from fp_bench.methods.registry import Spec, create_method
+from fp_bench.records.record import DENSITY_OF
 
 FAST = Effort(rounds=1, samples=2, warm_up_seconds=0.0)
 
@@ -93,7 +94,7 @@ def test_a_chunk_of_a_prompt_is_measured_too(odd_methods):
 
 def test_a_method_that_ran_dense_says_so(odd_methods):
     found = checked("falls_back").findings
-    assert (found.fallback, found.density) == (True, 1.0)
+    assert (found.fallback, found.density, found.density_of) == (True, 1.0, DENSITY_OF)
 
 
 def test_each_step_is_timed_and_dense_has_no_selection(odd_methods):

@@ -4,6 +4,7 @@ from fp_bench.errors import UsageError
 from fp_bench.reports.papers.figure import PaperFigure
 from fp_bench.reports.papers.judge import Judgement, judge
 from fp_bench.reports.papers.measured import read_measured
+from fp_bench.reports.papers.tolerance import tolerance
 from fp_bench.reports.papers.wording import ours, where
 from tests.records.records import dense, failed, timed, write
 
@@ -54,6 +55,12 @@ CLOSE = {"close": {"quantity": "speedup_fa2", "method": "flashprefill"}}
 )
 def test_values_count_within_the_tolerance_at_every_length(tmp_path, speedups, expected):
     assert verdict(tmp_path, speedups, **CLOSE) is expected
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(1.005, Judgement.UNDECIDED), (1.1, Judgement.NOT_REPRODUCED)])
+def test_a_value_beyond_the_tolerance_by_less_than_its_noise_is_undecided(tmp_path, apart, expected):
+    least, _ = tolerance("time ratio").limits(2.0)
+    assert verdict(tmp_path, (least / apart, 4.0), **CLOSE) is expected
 
 
 def test_a_value_that_is_no_gain_cannot_be_exceeded(tmp_path):
