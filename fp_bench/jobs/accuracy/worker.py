@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,6 +45,8 @@ Stripe = tuple[str, str, int]
 
 THOUGHT_KEPT = 400
 """Letters of the end of a thought that a record keeps."""
+KNOWN_BYTES = 2**29
+"""Of dense predictions that a worker keeps: three samples of a model with 150,000 tokens."""
 Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
 """`NextTokens` as arrays, because tensors would travel through shared memory, which outlives a killed process."""
 
@@ -92,6 +95,8 @@ class ModelWorker:
         self._streams: dict[Stripe, Iterator[Sample]] = {}
         self._sample: tuple[Stripe, int, Sample] | None = None
         self._expected: NextTokens | None = None
+        self._known: dict[bytes, NextTokens] = {}
+        """Dense predictions on the host by a hash of the prompt, the oldest first: runs on one model share prompts."""
         self._model: Any = None
         self._prompter: Prompter | None = None
         self._untemplated: Prompter | None = None
@@ -104,7 +109,7 @@ class ModelWorker:
         return Answer(None) if self._loaded else attempt(self._load, self._device)
 
     def go_on(self, setup: Setup) -> None:
-        """Take what another run asks of the same model; nothing of the last one stays but the model."""
+        """Take what another run asks of the same model; only the model and what it predicts stay."""
         self._setup = setup
         self._sample = self._expected = None
         for last in (self._methods, self._suites, self._streams):
@@ -277,9 +282,18 @@ class ModelWorker:
     def _dense(self, ids: torch.Tensor) -> NextTokens:
         """Return the model's predictions on the current sample with dense attention, computed once."""
         if self._expected is None:
-            with SparsePrefill(self._model, Dense()):
-                self._expected = next_tokens(self._model, ids)
+            prompt = sha256(ids.cpu().numpy().tobytes()).digest()
+            if prompt not in self._known:
+                with SparsePrefill(self._model, Dense()):
+                    self._know(prompt, next_tokens(self._model, ids))
+            self._expected = NextTokens(*(part.to(ids.device) for part in self._known[prompt]))
         return self._expected
+
+    def _know(self, prompt: bytes, found: NextTokens) -> None:
+        """Keep predictions; the oldest go where all of them take more than `KNOWN_BYTES`."""
+        self._known[prompt] = NextTokens(*(part.cpu() for part in found))
+        while len(self._known) > 1 and sum(each.logits.nbytes for each in self._known.values()) > KNOWN_BYTES:
+            del self._known[next(iter(self._known))]
 
 
 def _compared(like: Likeness) -> Fields:

@@ -216,6 +216,23 @@ def test_workers_go_on_with_another_run_and_answer_as_new_ones_do(tmp_path, monk
     assert not any(workers.posts() for workers in kept.values())
 
 
+@pytest.mark.parametrize(("room", "computed"), [(2**29, 2), (1, 4)])
+def test_dense_predictions_of_a_text_are_computed_once_by_kept_workers(tmp_path, monkeypatch, room, computed):
+    """Two rounds over two samples; with room for one sample each round predicts anew."""
+    predicted, predict = [], accuracy_worker.next_tokens
+    dense = [Spec("streaming", {"n_local": n}) for n in (128, 256)]
+    of_text = {"suites": [Spec("fidelity")], "tasks": ["text"], "lens": [600], "samples": 2}
+    rounds = [of_text | {"methods": [method]} for method in dense]
+    monkeypatch.setattr(accuracy_worker, "KNOWN_BYTES", room)
+    monkeypatch.setattr(accuracy_worker, "next_tokens", lambda *args: predicted.append(1) or predict(*args))
+    with kept_workers() as kept:
+        found = rounds_of(tmp_path / "kept", rounds, kept)
+    assert len(predicted) == computed + 4  # and the method's own
+    assert [status for _, status, *_ in found] == ["ok"] * 4
+    monkeypatch.undo()
+    assert found == rounds_of(tmp_path / "new", rounds, None)
+
+
 def test_a_kept_worker_that_dies_is_replaced(tmp_path):
     pids = []
 
