@@ -1,5 +1,6 @@
 """Which score and which threshold need the fewest blocks for a share of the attention mass, from published records."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fp_bench.records.record import BenchmarkRecord
@@ -22,7 +23,7 @@ RULES = {"of the maximum": "share of the maximum", "coverage": "coverage"}
 
 
 @dataclass(frozen=True)
-class Scores:
+class KeptShares:
     """The kept share of each score with either threshold.
 
     Args:
@@ -32,7 +33,7 @@ class Scores:
     """
 
     run: str
-    inputs: dict[str, str]
+    inputs: Mapping[str, str]
     forced: str = "window 4, 2 sinks"
 
     def markdown(self, lost: float) -> str:
@@ -56,4 +57,4 @@ class Scores:
         return table(head, rows, left=1)
 
 
-SCORES = Scores("cpu/scores", {"qwen-prose": "prose", "qwen-code": "code"})
+SCORES = KeptShares("cpu/scores", {"qwen-prose": "prose", "qwen-code": "code"})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import floor, log10
 from pathlib import Path
 
@@ -77,8 +78,9 @@ class ByMethod:
         return table(head, lines, left=1)
 
 
+@cache
 def measured(run: str) -> pd.DataFrame:
-    """Return the measured rows of a published run, by length and label."""
+    """Return the measured rows of a published run, by length and label; each run is read and compared once."""
     records = [record for record in read_run(RESULTS / run).records if isinstance(record, LatencyRecord)]
     found = comparison(records)
     by_cell = found[found["status"] == "ok"].set_index(["seq_len", "label"])

@@ -63,10 +63,9 @@ def first_tokens(tokenizer: Any, text: str, length: int) -> list[int]:
         UsageError: the text has fewer.
     """
     # A prefix that is long enough is faster than a whole book, and its tokens are the same.
-    for end in (16 * length, len(text)):
-        ids: list[int] = tokenizer(text[:end], verbose=False).input_ids
-        if len(ids) > length or end >= len(text):
-            break
+    ids: list[int] = tokenizer(text[: 16 * length], verbose=False).input_ids
+    if len(ids) <= length:
+        ids = tokenizer(text, verbose=False).input_ids
     if len(ids) < length:
         raise UsageError(f"the text has {len(ids)} tokens, fewer than length {length}; give a longer text")
     return ids[:length]

@@ -3,10 +3,11 @@
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fp_bench.errors import UsageError
-from fp_bench.suites.suite import Tokenizer
+from fp_bench.suites.sample import Sample
+from fp_bench.suites.suite import Suite, Tokenizer
 
 SLACK = 0.003
 """Share of the limit that may stay unused if units are small."""
@@ -78,6 +79,39 @@ def longest_prompt(
             return draft, prompt
     least = count(draft.write(draft.least).text) + length - limit
     raise UsageError(f"{suite}: length {length} is too short for {task}; its shortest prompt and answer take {least}")
+
+
+def fitted_sample(
+    suite: Suite, task: str, length: int, index: int, draft: Draft, tokenizer: Tokenizer, *, reserved: int, new: int,
+    **more: Any,
+) -> Sample:  # fmt: skip
+    """Return a sample with as much filling as fits.
+
+    Args:
+        suite: which asks it.
+        task: of the suite.
+        length: limit of tokens of the prompt, ``reserved`` and the answer together.
+        index: of the sample.
+        draft: what to write.
+        tokenizer: counts tokens.
+        reserved: tokens of a chat template.
+        new: tokens of the answer.
+        more: other fields of the sample.
+
+    Raises:
+        UsageError: a length too short.
+    """
+    limit = length - reserved - new
+    _, prompt = longest_prompt([draft], tokenizer, limit=limit, length=length, suite=suite.name, task=task)
+    return Sample(
+        id=suite.sample_id(task, length, index),
+        task=task,
+        length=length,
+        answers=draft.answers,
+        max_new_tokens=new,
+        **prompt._asdict(),
+        **more,
+    )
 
 
 def fitted(draft: Draft, count: Callable[[str], int], limit: int) -> Prompt | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fp_bench.errors import UnavailableError
-from fp_bench.suites.fit import Draft, Prompt, Stream, longest_prompt
+from fp_bench.suites.fit import Draft, Prompt, Stream, fitted_sample
 from fp_bench.suites.rows import rows
 from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, NOUNS, uuids, with_articles
 from fp_bench.suites.ruler.nvidia.sources import fingerprint
@@ -147,19 +147,9 @@ class Helmet(Suite):
             draw = random.Random(f"{self.name} {self.version} {task} {length} {seed} {index}")
             depth = index * GOLDEN % 1 if task == JSON else None
             draft = _lookup(draw, depth) if depth is not None else _labels(draw, self._texts(task), index)
-            limit = length - reserved - new
-            _, prompt = longest_prompt([draft], tokenizer, limit=limit, length=length, suite=self.name, task=task)
-            yield Sample(
-                id=self.sample_id(task, length, index),
-                task=task,
-                length=length,
-                context=prompt.context,
-                question=prompt.question,
-                answer_prefix=prompt.answer_prefix,
-                answers=draft.answers,
-                max_new_tokens=new,
-                stop=() if task == JSON else ("\n",),
-                depth=depth,
+            stop = () if task == JSON else ("\n",)
+            yield fitted_sample(
+                self, task, length, index, draft, tokenizer, reserved=reserved, new=new, stop=stop, depth=depth
             )
 
     def score(self, sample: Sample, prediction: str) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fp_bench.errors import UnavailableError
-from fp_bench.suites.fit import Draft, Prompt, Stream, longest_prompt
+from fp_bench.suites.fit import Draft, Prompt, Stream, fitted_sample
 from fp_bench.suites.rows import Row, numbered, rows
 from fp_bench.suites.ruler.hermetic import prose
 from fp_bench.suites.ruler.hermetic.words import NOUNS, letters
@@ -50,22 +50,11 @@ class Mrcr(Suite):
             UsageError: a length too short.
         """
         self.check_tasks([task])
-        limit = length - reserved - self.max_new_tokens
         for index in indices:
             draw = random.Random(f"{self.name} {self.version} {task} {length} {seed} {index}")
             draft, depth = _draft(draw, NEEDLES[task], index)
-            _, prompt = longest_prompt([draft], tokenizer, limit=limit, length=length, suite=self.name, task=task)
-            yield Sample(
-                id=self.sample_id(task, length, index),
-                task=task,
-                length=length,
-                context=prompt.context,
-                question=prompt.question,
-                answer_prefix=prompt.answer_prefix,
-                answers=draft.answers,
-                max_new_tokens=self.max_new_tokens,
-                depth=depth,
-            )
+            new = self.max_new_tokens
+            yield fitted_sample(self, task, length, index, draft, tokenizer, reserved=reserved, new=new, depth=depth)
 
     def score(self, sample: Sample, prediction: str) -> float:
         """Return how like the answer a prediction is that begins with the code, by ``difflib``; 0 without the code."""
