@@ -61,10 +61,11 @@ class Agreement:
 
 def shown(candidate: Candidate, decided: Decided) -> Decided:
     """Return what the process of a method must follow: the decisions of the run, and a plug-in's own."""
-    own = {
-        kind.removeprefix(start): kernel for kind, kernel in decided.items() if kind.startswith(start := _of(candidate))
-    }
-    return {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)} | own
+    shared = {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)}
+    if candidate.ours:
+        return shared
+    start = _of(candidate)
+    return shared | {kind.removeprefix(start): kernel for kind, kernel in decided.items() if kind.startswith(start)}
 
 
 def said(candidate: Candidate, used: Decided, decided: Decided) -> Decided:

@@ -18,7 +18,7 @@ from fp_bench.jobs.latency.plan import Heads, make_plan
 from fp_bench.jobs.machine import Machine
 from fp_bench.jobs.places import Place
 from fp_bench.jobs.request import AccuracyRequest, LatencyRequest
-from fp_bench.jobs.schedule import Conduct
+from fp_bench.jobs.schedule import DEFAULT, Conduct
 from fp_bench.methods import dense
 from fp_bench.methods.registry import Spec
 from fp_bench.records.store import RecordStore, read_records
@@ -30,7 +30,7 @@ def two_kernels(monkeypatch):
     decided = []
     turns = itertools.cycle(["one", "two"])
     _, _, make = dense._IMPLEMENTATIONS["sdpa_cpu"]
-    monkeypatch.setattr(dense, "_IMPLEMENTATIONS", {name: ("cpu", None, make) for name in ("one", "two")})
+    monkeypatch.setattr(dense, "_IMPLEMENTATIONS", dict.fromkeys(("one", "two"), ("cpu", None, make)))
     monkeypatch.setattr(dense.Dense, "PROBED", ("one", "two"))
     monkeypatch.setattr(
         dense.Dense, "_find_fastest", lambda _, call: decided.append((call.q_len, found := next(turns))) or found
@@ -50,7 +50,7 @@ def two_places():
     return [Place.of(Machine.here()) for _ in range(2)]
 
 
-def answers(folder, places=(), conduct=Conduct(), **changed):
+def answers(folder, places=(), conduct=DEFAULT, **changed):
     asked = {"lens": [300], "suites": [Spec("probe")], "tasks": ("fact",), "samples": 2, "dtype": "fp32"}
     with RecordStore(folder) as store:
         plan = accuracy_plan(AccuracyRequest(**asked | {"methods": [Spec("dense")]} | changed))
@@ -85,7 +85,7 @@ def test_samples_at_two_places_are_answered_with_one_kernel(tmp_path, two_kernel
 
 def test_dense_layers_and_fallbacks_are_of_the_same_kernel(tmp_path, two_kernels):
     methods = [Spec("flashprefill", {"alpha": "0"}), Spec("flashprefill", {"dense_below": "1000"}), Spec("dense")]
-    records = answers(tmp_path, methods=methods, dense_layers="0")
+    records = answers(tmp_path, methods=methods, dense_layers="1")
     assert {record.backend for record in records} == {"one+torch", "one"}
     assert len(two_kernels) == 1
 
@@ -141,7 +141,7 @@ def test_time_to_first_token_is_of_one_kernel_in_every_launch(tmp_path, two_kern
 
 def test_a_kernel_that_is_gone_is_one_line(tmp_path, two_kernels, monkeypatch):
     answers(tmp_path, samples=1)
-    monkeypatch.setattr(dense, "unavailable", lambda impl, device: "it is not installed" if impl == "one" else None)
+    monkeypatch.setattr(dense, "unavailable", lambda impl, _: "it is not installed" if impl == "one" else None)
     monkeypatch.setattr(dense.Dense, "PROBED", ("two", "sdpa_cpu"))
     with RecordStore(tmp_path) as store:
         asked = AccuracyRequest(lens=[300], suites=[Spec("probe")], tasks=("fact",), samples=2, dtype="fp32")
