@@ -53,6 +53,11 @@ class Candidate:
         return code_version(None if self.method is None else type(self.method))
 
     @property
+    def ours(self) -> bool:
+        """Whether this package has its method, rather than a plug-in."""
+        return type(self.method).__module__.startswith("fp_bench.")
+
+    @property
     def choice(self) -> dict[str, Any]:
         """The options of a request that ask for it alone."""
         if self.server is not None:

@@ -12,6 +12,7 @@ from fp_bench.jobs.latency.changing import WRITES_INPUTS, fingerprint
 from fp_bench.jobs.latency.definition import Truth, allowed, check_error, defined, read_only, seen
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import LayerCalls
 
@@ -25,6 +26,7 @@ class HeldPrefill(SparsePrefill):
         layer: whose calls are held to the definition; None is no one's.
         dense_layers: as for `SparsePrefill`.
         measure_selection: the same.
+        kernels: the same.
     """
 
     def __init__(
@@ -35,8 +37,9 @@ class HeldPrefill(SparsePrefill):
         *,
         dense_layers: int | Collection[int] = 0,
         measure_selection: bool = False,
+        kernels: DenseKernels | None = None,
     ) -> None:
-        super().__init__(model, method, dense_layers=dense_layers, measure_selection=measure_selection)
+        super().__init__(model, method, dense_layers=dense_layers, measure_selection=measure_selection, kernels=kernels)
         self._held = layer
 
     def _run(self, method: Method, call: AttentionCall) -> tuple[Tensor, Selection | None]:

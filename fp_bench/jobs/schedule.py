@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from fp_bench.errors import UnavailableError
+from fp_bench.jobs.agreement import Agreement
 from fp_bench.jobs.candidate import Asked
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import TICK_SECONDS
@@ -68,6 +69,8 @@ class Schedule(ABC, Generic[T, W, F]):
 
     def __init__(self, tasks: Iterable[Task[T]], conduct: Conduct, tried: Iterable[Asked], store: RecordStore) -> None:
         self.conduct = conduct
+        self.agreement = Agreement(store.records)
+        """On the kernels of dense attention."""
         self._queue = deque(tasks)
         self._deadline = None if conduct.budget is None else monotonic() + conduct.budget
         self._changed = threading.Condition()

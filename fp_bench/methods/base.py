@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from fp_bench.kernels.backend import check_backend
 from fp_bench.kernels.layout import BlockGrid, check_layout
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.selection import Selection
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.methods.registry import Spec
 from fp_bench.params import Params
 
@@ -37,6 +38,7 @@ class AttentionCall:
         layers: number of layers of the model.
         last_chunk: whether the last query is the end of the prompt. With ``q_len < kv_len`` query i
             has position ``kv_len - q_len + i`` (bottom-right causal).
+        kernels: of dense attention in this run; None: each `Dense` decides for itself.
 
     Raises:
         UnsupportedError: shapes, strides or dtypes that no operator here defines.
@@ -49,6 +51,7 @@ class AttentionCall:
     layer: int = 0
     layers: int = 1
     last_chunk: bool = True
+    kernels: DenseKernels | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_layout(self.q, self.k, self.v)

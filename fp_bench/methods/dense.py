@@ -16,6 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fp_bench.errors import UnavailableError, UnsupportedError, first_line
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
+from fp_bench.methods.dense_kernels import DenseKernels
+from fp_bench.sizes import format_length
 
 # Imported only where they run, because importing torch's compiler takes seconds.
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ class Dense(Method):
         del backend  # dense kernels are chosen by impl
         super().__init__(params)
         self._made: dict[str, Implementation] = {}
-        self._fastest: dict[tuple[object, ...], str] = {}
+        self._kernels = DenseKernels()
 
     def select(self, call: AttentionCall) -> None:
         """Select everything."""
@@ -158,14 +160,23 @@ class Dense(Method):
         return self._run(self.implementation(call, index), call)
 
     def implementation(self, call: AttentionCall, index: BlockIndex | None) -> str:
-        """Name the implementation that runs for this call; auto times all of them once per (rounded-up) length."""
+        """Name the implementation that runs for this call.
+
+        ``auto`` times all of them, once for each (rounded-up) length and for all calls with the same ``kernels``.
+
+        Raises:
+            UnavailableError: none runs here, or the one that this run has decided on is not available.
+        """
         del index
         if self.params.impl != "auto":
             return self.params.impl
-        key = _decided_by(call)
-        if key not in self._fastest:
-            self._fastest[key] = self._find_fastest(call)
-        return self._fastest[key]
+        candidates = self._candidates(call)
+        if len(candidates) == 1:
+            return candidates[0]
+        impl = (call.kernels or self._kernels).kernel(_kind(call), partial(self._find_fastest, call))
+        if (reason := unavailable(impl, call.q.device)) is not None:
+            raise UnavailableError(f"this run has decided that dense:impl=auto is {impl}, but {reason}")
+        return impl
 
     def _run(self, impl: str, call: AttentionCall) -> Tensor:
         if (reason := unavailable(impl, call.q.device)) is not None:
@@ -174,13 +185,13 @@ class Dense(Method):
             self._made[impl] = _IMPLEMENTATIONS[impl][2]()
         return self._made[impl](call)
 
+    def _candidates(self, call: AttentionCall) -> list[str]:
+        return [impl for impl in self.PROBED if unavailable(impl, call.q.device) is None]
+
     def _find_fastest(self, call: AttentionCall) -> str:
-        candidates = [impl for impl in self.PROBED if unavailable(impl, call.q.device) is None]
-        if len(candidates) == 1:
-            return candidates[0]
         times: dict[str, float] = {}
         reasons: list[str] = []
-        for impl in candidates:
+        for impl in self._candidates(call):
             try:
                 times[impl] = min(_seconds(lambda impl=impl: self._run(impl, call)) for _ in range(3))  # type: ignore[misc]
             except torch.OutOfMemoryError:
@@ -192,16 +203,19 @@ class Dense(Method):
         return min(times, key=lambda impl: times[impl])
 
 
-def _decided_by(call: AttentionCall) -> tuple[object, ...]:
-    """Return the key of auto's choice: calls with equal keys run one implementation.
+def _kind(call: AttentionCall) -> str:
+    """Describe a call for the choice of auto, in words for records: calls of one kind run one implementation.
 
     Prompts of one length differ by some tokens, so lengths are rounded up to a power of two. Only the order of strides
-    counts, because kernels refuse some orders.
+    counts, because kernels refuse some orders. Devices of one name are alike.
     """
-    lengths = [(length - 1).bit_length() for length in (call.q_len, call.kv_len)]
-    orders = [tuple(sorted(range(4), key=tensor.stride)) for tensor in (call.q, call.k)]
-    heads = call.batch, call.q_heads, call.kv_heads, call.head_dim
-    return call.q.device, call.q.dtype, *heads, *lengths, call.q_len == call.kv_len, *orders
+    device = torch.cuda.get_device_name(call.q.device) if call.q.is_cuda else call.q.device.type
+    queries, keys = (format_length(1 << (length - 1).bit_length()) for length in (call.q_len, call.kv_len))
+    length = f"up to {keys}" if call.q_len == call.kv_len else f"up to {queries} at the end of {keys}"
+    heads = f"{call.batch} x {call.q_heads}/{call.kv_heads} heads of {call.head_dim}"
+    orders = (sorted(range(4), key=tensor.stride, reverse=True) for tensor in (call.q, call.k))
+    layouts = "/".join("".join("bshd"[dim] for dim in order) for order in orders)
+    return f"{length}, {heads} in {layouts}, {str(call.q.dtype).removeprefix('torch.')} on {device}"
 
 
 def _seconds(run: Callable[[], Tensor]) -> float:

@@ -1,6 +1,6 @@
 """TriangleMix (arXiv 2507.21526): some layers dense, the others sinks, a window, and dense last rows."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -113,6 +113,6 @@ class TriangleMix(LinesMethod):
             return self._dense.attend(call, None)
         out = attend_heads(call.q, call.k, call.v, index.lines, scale=call.scale, backend=self.backend).out
         if index.last:
-            last = AttentionCall(call.q[:, -index.last :], call.k, call.v, call.scale, call.layer, call.layers)
+            last = replace(call, q=call.q[:, -index.last :])
             out[:, -index.last :] = self._dense.attend(last, None)
         return out

@@ -19,6 +19,7 @@ from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.models.calls import CallCounts, LayerCalls
 from fp_bench.models.masks import (
     Span,
@@ -51,6 +52,7 @@ class SparsePrefill:
         method: computes prefill.
         dense_layers: layers that run dense attention instead; a number is so many first ones.
         measure_selection: whether to keep each sparse call's density and its recall on sampled rows, for ``counts``.
+        kernels: as in `AttentionCall`.
 
     Raises:
         UsageError: a negative number of layers, or more than the model has.
@@ -64,7 +66,13 @@ class SparsePrefill:
     """
 
     def __init__(
-        self, model: Any, method: Method, *, dense_layers: int | Collection[int] = 0, measure_selection: bool = False
+        self,
+        model: Any,
+        method: Method,
+        *,
+        dense_layers: int | Collection[int] = 0,
+        measure_selection: bool = False,
+        kernels: DenseKernels | None = None,
     ) -> None:
         self.method = method
         self.counts = CallCounts()
@@ -86,6 +94,7 @@ class SparsePrefill:
         self._dense_layers = frozenset(dense_layers)
         self._dense = Dense()
         self._measure_selection = measure_selection
+        self._kernels = kernels
         self._restarts: tuple[Tensor | None, bool] = (None, False)
         self._plain_mask: tuple[Tensor | None, int] = (None, 0)
         self._spans: tuple[Tensor | None, Tensor | None, list[Span] | None] = (None, None, None)
@@ -181,7 +190,7 @@ class SparsePrefill:
         """
         layer: int = call.module.layer_idx
         method = self._dense if layer in self._dense_layers else self.method
-        attention = call.for_method(layer, self._layers, self.last_chunk)
+        attention = call.for_method(layer, self._layers, self.last_chunk, self._kernels)
         if (reason := method.unsupported(attention)) is not None:
             raise UnsupportedError(reason)
         out, index = self._run(method, attention)
@@ -332,14 +341,14 @@ class Call:
         # Assisted decoding checks a few drafted tokens at a time; of a prompt, dense attention of so few is as fast.
         return "less than a block after cached keys" if self.q_len < min(BLOCK_SIZE, self.kv_len) else None
 
-    def for_method(self, layer: int, layers: int, last_chunk: bool) -> AttentionCall:
+    def for_method(self, layer: int, layers: int, last: bool, kernels: DenseKernels | None = None) -> AttentionCall:
         """Return the call for a method.
 
         Raises:
             UnsupportedError: shapes or dtypes that no method supports.
         """
         q, k, v = (tensor.transpose(1, 2) for tensor in (self.query, self.key, self.value))
-        return AttentionCall(q, k, v, self.scale, layer=layer, layers=layers, last_chunk=last_chunk)
+        return AttentionCall(q, k, v, self.scale, layer, layers, last, kernels)
 
     def dense(self) -> Tensor:
         """Compute dense attention with all features of the model, ``[batch, q_len, q_heads, head_dim]``."""

@@ -93,7 +93,7 @@ class _Asked(SparsePrefill):
 
 def _refusal(method: Method, call: Call, layer: int) -> str | None:
     try:
-        asked: AttentionCall = call.for_method(layer, layer + 1, last_chunk=True)
+        asked: AttentionCall = call.for_method(layer, layer + 1, last=True)
     except UnsupportedError as error:
         return str(error)
     return method.unsupported(asked)

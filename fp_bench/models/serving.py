@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.methods.flashprefill import FlashPrefill
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.attention import selection_recall
@@ -51,6 +53,7 @@ class PagedPrefill:
         self.method = method
         self.layers = layers
         self.counts = CallCounts()
+        self._kernels = _FlashAttention2()
         """Counts of prefill calls: a call is a sequence of a batch or, for FlashPrefill, a batch."""
         self._measure_selection = measure_selection
         if isinstance(method, FlashPrefill):
@@ -120,6 +123,7 @@ class PagedPrefill:
                 layer=layer,
                 layers=self.layers,
                 last_chunk=sequence.last_chunk,
+                kernels=self._kernels,
             )
             if isinstance(self.method, FlashPrefill):
                 if self.method.makes_dense(layer):
@@ -152,7 +156,7 @@ class PagedPrefill:
         if reason is not None:
             warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
             calls.went_dense(reason, call.q_len, call.kv_len)
-            return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
+            return Dense()(call)
         out, index = self.method.run(call)
         calls.kernels.add(self.method.implementation(call, index))
         if index is None:
@@ -166,6 +170,14 @@ class PagedPrefill:
         if self._measure_selection and index is not None:
             calls.add_density(index)
             calls.add_recall(selection_recall(call, index))
+
+
+class _FlashAttention2(DenseKernels):
+    """Where ``dense:impl=auto`` runs in a server, it is what servers run, so that no rank and no request differs."""
+
+    def kernel(self, kind: str, decide: Callable[[], str]) -> str:
+        del kind, decide
+        return "fa2"
 
 
 @cache

@@ -118,6 +118,9 @@ class Record(BaseModel):
     """Share of the dense attention mass in the kept blocks, mean over heads and sampled rows."""
     dense_calls: dict[Name, Count] | None = None
     """Number of attention calls of a model's prefill that ran dense, by reason."""
+    dense_kernels: dict[Name, Name] | None = None
+    """Kernels of dense attention that ``dense:impl=auto`` stood for, by the calls for which the run decided; with
+    ``of LABEL:`` a plug-in decided for itself. None if nothing ran on ``auto``, or there is one kernel to choose."""
     env: Name | None = None
     """Key of the environment in env.json."""
     command: Prose | None = None

@@ -49,6 +49,7 @@ def test_auto_compares_only_implementations_that_exist():
 
 def test_auto_decides_once_for_prompts_of_about_one_length(monkeypatch):
     fastest = iter(["cudnn", "fa2", "fa3"])
+    monkeypatch.setattr("fp_bench.methods.dense.unavailable", lambda *_: None)
     monkeypatch.setattr(Dense, "_find_fastest", lambda *_: next(fastest))
 
     def found(kv_len, q_len=None):

@@ -6,10 +6,11 @@ from contextlib import contextmanager, suppress
 from fp_bench.jobs.accuracy.plan import Item, Plan, by_sample
 from fp_bench.jobs.accuracy.worker import Stripe
 from fp_bench.jobs.accuracy.workers import ModelWorkers
+from fp_bench.jobs.agreement import Decided
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.places import Place, PlaceLostError
 from fp_bench.jobs.schedule import DEFAULT, Conduct, Schedule, Task, written
-from fp_bench.records.record import AccuracyRecord
+from fp_bench.records.record import AccuracyRecord, Fields
 from fp_bench.records.store import RecordStore
 
 Dealt = dict[Stripe, list[int]]
@@ -112,10 +113,16 @@ class _Answering(Schedule[list[Item], ModelWorkers, AccuracyRecord]):
         """Answer a sample."""
         while task.left:
             item = task.left[0]
-            found = self.why_not(item, task) or workers.answer(item)
+            found = self.why_not(item, task) or self._answer(workers, item)
             del task.left[0]
             if isinstance(found, Failure):
                 self.learn(item, found)
                 yield item.failed(found)
             else:
                 yield item.answered(found)
+
+    def _answer(self, workers: ModelWorkers, item: Item) -> Fields | Failure:
+        def answer(decided: Decided) -> Fields | Failure:
+            return workers.answer(item, decided)
+
+        return self.agreement.reached(answer, lambda found: found)

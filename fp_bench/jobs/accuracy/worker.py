@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.jobs.request import AccuracyRequest
 from fp_bench.methods.base import Method
 from fp_bench.methods.dense import Dense
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.calls import CallCounts
@@ -47,8 +48,23 @@ THOUGHT_KEPT = 400
 """Letters of the end of a thought that a record keeps."""
 KNOWN_BYTES = 2**29
 """Of dense predictions that a worker keeps: three samples of a model with 150,000 tokens."""
-Expected = tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]
-"""`NextTokens` as arrays, because tensors would travel through shared memory, which outlives a killed process."""
+
+
+class Expected(NamedTuple):
+    """`NextTokens` as arrays, because tensors would travel through shared memory, which outlives a killed process."""
+
+    logits: "np.ndarray[Any, Any]"
+    truth: "np.ndarray[Any, Any]"
+    kernels: Mapping[str, str]
+    """Of dense attention that computed them."""
+
+
+class Predicted(NamedTuple):
+    """What a model predicts on a prompt with dense attention."""
+
+    tokens: NextTokens
+    kernels: Mapping[str, str]
+    """Of dense attention that computed it."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +110,9 @@ class ModelWorker:
         self._suites: dict[str, Suite] = {}
         self._streams: dict[Stripe, Iterator[Sample]] = {}
         self._sample: tuple[Stripe, int, Sample] | None = None
-        self._expected: NextTokens | None = None
-        self._known: dict[bytes, NextTokens] = {}
+        self._kernels = DenseKernels()
+        self._expected: Predicted | None = None
+        self._known: dict[bytes, Predicted] = {}
         """Dense predictions on the host by a hash of the prompt, the oldest first: runs on one model share prompts."""
         self._model: Any = None
         self._prompter: Prompter | None = None
@@ -115,33 +132,50 @@ class ModelWorker:
         for last in (self._methods, self._suites, self._streams):
             last.clear()
 
-    def answer(self, stripe: Stripe, number: int, label: str, expected: "Expected | None" = None) -> Answer[Fields]:
+    def answer(
+        self,
+        stripe: Stripe,
+        number: int,
+        label: str,
+        decided: Mapping[str, str],
+        expected: Expected | None = None,
+    ) -> Answer[Fields]:
         """Answer one sample with one method; return what its record says of the answer.
 
         Args:
             stripe: suite, task and length.
             number: of the sample; within a stripe they ascend.
             label: of the method.
+            decided: kernels of dense attention that the run has decided on (`DenseKernels`).
             expected: result of another worker's `expected` for a compared sample; None: computed here.
         """
 
         def answer() -> Fields:
+            self._follow(decided)
             sample = self._sample_of(stripe, number)
             if expected is not None:
-                self._expected = NextTokens(*(torch.from_numpy(part).to(self._device) for part in expected))
+                logits, truth = (torch.from_numpy(part).to(self._device) for part in expected[:2])
+                self._expected = Predicted(NextTokens(logits, truth), {})
             return self._answer(sample, stripe[0], label)
 
         return attempt(answer, self._device)
 
-    def expected(self, stripe: Stripe, number: int) -> "Answer[Expected]":
+    def expected(self, stripe: Stripe, number: int, decided: Mapping[str, str]) -> Answer[Expected]:
         """Return the model's predictions on a sample with dense attention: `NextTokens` for another process."""
 
         def expect() -> Expected:
+            self._follow(decided)
             ids = self._prompt(self._sample_of(stripe, number), stripe[0])
             logits, truth = self._dense(torch.tensor([ids], device=self._model.device))
-            return logits.cpu().numpy(), truth.cpu().numpy()
+            return Expected(logits.cpu().numpy(), truth.cpu().numpy(), self._kernels.used)
 
         return attempt(expect, self._device)
+
+    def _follow(self, decided: Mapping[str, str]) -> None:
+        """Take the run's kernels of dense attention; predictions of others are forgotten."""
+        if self._kernels.follow(decided):
+            self._expected = None
+            self._known.clear()
 
     def _load(self) -> None:
         setup = self._setup
@@ -243,6 +277,7 @@ class ModelWorker:
             "provenance": self._suite(suite).provenance(sample.task) or None,
             "prompt_tokens": len(prompt),
             **({} if reply.counts is None else reply.counts.fields(method.name)),
+            "dense_kernels": self._kernels.used or None,
             "seconds": round(time.perf_counter() - started, 3),
         }
 
@@ -268,7 +303,12 @@ class ModelWorker:
         ids = torch.tensor([prompt], device=self._model.device)
         held = secrets.randbelow(self._model.config.get_text_config().num_hidden_layers)
         with HeldPrefill(
-            self._model, method, held, dense_layers=self._setup.request.dense, measure_selection=True
+            self._model,
+            method,
+            held,
+            dense_layers=self._setup.request.dense,
+            measure_selection=True,
+            kernels=self._kernels,
         ) as prefill:
             if sample.answers:
                 least = 1 if sample.stop else 0
@@ -284,17 +324,20 @@ class ModelWorker:
         if self._expected is None:
             prompt = sha256(ids.cpu().numpy().tobytes()).digest()
             if (known := self._known.get(prompt)) is not None:
-                self._expected = NextTokens(*(part.to(ids.device) for part in known))
+                self._expected = known._replace(tokens=NextTokens(*(part.to(ids.device) for part in known.tokens)))
             else:
-                with SparsePrefill(self._model, Dense()):
-                    self._expected = next_tokens(self._model, ids)
+                used, self._kernels.used = self._kernels.used, {}
+                with SparsePrefill(self._model, Dense(), kernels=self._kernels):
+                    self._expected = Predicted(next_tokens(self._model, ids), self._kernels.used)
+                self._kernels.used = used
                 self._know(prompt, self._expected)
-        return self._expected
+        self._kernels.used |= self._expected.kernels
+        return self._expected.tokens
 
-    def _know(self, prompt: bytes, found: NextTokens) -> None:
+    def _know(self, prompt: bytes, found: Predicted) -> None:
         """Keep predictions; the oldest go where all of them take more than `KNOWN_BYTES`."""
-        self._known[prompt] = NextTokens(*(part.cpu() for part in found))
-        while len(self._known) > 1 and sum(each.logits.nbytes for each in self._known.values()) > KNOWN_BYTES:
+        self._known[prompt] = found._replace(tokens=NextTokens(*(part.cpu() for part in found.tokens)))
+        while len(self._known) > 1 and sum(each.tokens.logits.nbytes for each in self._known.values()) > KNOWN_BYTES:
             del self._known[next(iter(self._known))]
 
 

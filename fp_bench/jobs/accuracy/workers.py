@@ -6,6 +6,7 @@ from fp_bench.jobs.accuracy.plan import Item, Plan
 from fp_bench.jobs.accuracy.worker import ModelWorker, Setup, Stripe
 from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
 from fp_bench.jobs.accuracy.worker_openai import ServedModelWorker
+from fp_bench.jobs.agreement import PRIVATE, Decided, said, shown
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
@@ -97,15 +98,15 @@ class ModelWorkers(Workers):
             self.end(other)
         return bool(others)
 
-    def answer(self, item: Item) -> Fields | Failure:
-        """Answer an item."""
+    def answer(self, item: Item, decided: Decided) -> Fields | Failure:
+        """Answer an item, with kernels that the run has decided on."""
         name = self._worker_of(item.candidate)
-        found = self._answer(name, item)
+        found = self._answer(name, item, decided)
         if isinstance(found, Failure) and found.status == "oom" and self.make_room(name):
-            found = self._answer(name, item)
+            found = self._answer(name, item, decided)
         return found
 
-    def _answer(self, name: str, item: Item) -> Fields | Failure:
+    def _answer(self, name: str, item: Item, decided: Decided) -> Fields | Failure:
         # Loading is not part of an answer and may take longer than one; a server's is a first token.
         if failed := self.load(name, ANSWER_SECONDS if item.candidate.server else LOAD_SECONDS):
             return failed
@@ -114,15 +115,23 @@ class ModelWorkers(Workers):
         if item.compared and name != OURS:  # a plug-in may have changed what dense attention is in its process
             if failed := self.load(OURS, LOAD_SECONDS):
                 return failed
-            expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, limit=limit)
+            shared = {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)}
+            expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, shared, limit=limit)
             if isinstance(expected, Failure):
                 return expected
+            decided = {**decided, **expected.kernels}
+        follows = shown(item.candidate, decided)
         found: Fields | Failure = self.step(
-            name, "answering", "answer", item.stripe, item.number, item.label, expected, limit=limit
+            name, "answering", "answer", item.stripe, item.number, item.label, follows, expected, limit=limit
         )
-        return found
+        if isinstance(found, Failure):
+            return found
+        used = said(item.candidate, found["dense_kernels"] or {}, decided)
+        if expected is not None:
+            used = {**used, **expected.kernels}
+        return found | {"dense_kernels": used or None}
 
     def _worker_of(self, candidate: Candidate) -> str:
-        alone = self._conduct.isolate and not type(candidate.method).__module__.startswith("fp_bench.")
+        alone = self._conduct.isolate and not candidate.ours
         ours = candidate.server is None and not alone
         return OURS if ours else str(candidate.fields()["label"])

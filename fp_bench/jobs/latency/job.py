@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from fp_bench.errors import UsageError
+from fp_bench.jobs.agreement import Decided
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.latency.plan import Cell, Group, Plan
 from fp_bench.jobs.latency.worker import Found
@@ -129,7 +130,7 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
         for cell in list(pending):
             if not self.in_time:
                 return
-            found = hopeless.get(cell) or workers.check(cell, group)
+            found = hopeless.get(cell) or self._checked(workers, cell, group)
             if isinstance(found, Failure):
                 yield failed(cell, pending[cell][0], found)
             else:
@@ -139,7 +140,7 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
             for cell in _shuffled([cell for cell in ready if number in whole.get(cell, ())], number):
                 if not self.in_time:
                     return
-                outcome = workers.measure(cell, group)
+                outcome = workers.measure(cell, group, ready[cell].fields["dense_kernels"] or {})
                 if isinstance(outcome, Failure):
                     del ready[cell]
                     yield failed(cell, number, outcome)
@@ -151,6 +152,12 @@ class _Measuring(Schedule[_Left, MethodWorkers, _Maps | LatencyRecord]):
                     yield record
         if ready:
             workers.release()
+
+    def _checked(self, workers: MethodWorkers, cell: Cell, group: Group) -> Found | Failure:
+        def check(decided: Decided) -> Found | Failure:
+            return workers.check(cell, group, decided)
+
+        return self.agreement.reached(check, lambda found: found.fields)
 
 
 def _shuffled(cells: Sequence[Cell], number: int) -> list[Cell]:

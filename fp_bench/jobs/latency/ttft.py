@@ -17,6 +17,7 @@ from fp_bench.jobs.latency.timers import Event, WallClock, synchronize
 from fp_bench.jobs.latency.worker import Found, Setup, StepWorker
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.methods.base import Method
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.methods.registry import create_method
 from fp_bench.models.attention import SparsePrefill
 from fp_bench.models.load import load_model
@@ -82,11 +83,11 @@ class PrefillWorker(StepWorker):
         setup = self._setup
         ids = some_tokens(self._tokenizer, shape.seq_len, setup.request.seed, vocabulary=vocabulary, text=setup.text())
         self._ids = torch.tensor([ids], device=self._device)
-        with SparsePrefill(self._model, self._method) as prefill:
+        with SparsePrefill(self._model, self._method, kernels=self._kernels) as prefill:
             self._prefill()
         prefill.counts.check_reached()
         self._change()  # so that a selection that is kept from an earlier call has the recall of one
-        with HeldPrefill(self._model, self._method, None, measure_selection=True) as prefill:
+        with HeldPrefill(self._model, self._method, None, measure_selection=True, kernels=self._kernels) as prefill:
             logits = self._prefill()
         self._layers = [number for number, calls in prefill.counts.layers.items() if calls.kernels]
         if not bool(torch.isfinite(logits).all()):
@@ -101,7 +102,7 @@ class PrefillWorker(StepWorker):
         torch.cuda.reset_peak_memory_stats(self._device)
         before = torch.cuda.memory_allocated(self._device)
         assert self._method is not None
-        with SparsePrefill(self._model, self._method):
+        with SparsePrefill(self._model, self._method, kernels=self._kernels):
             self._first_token()
         return torch.cuda.max_memory_allocated(self._device) - before
 
@@ -111,7 +112,7 @@ class PrefillWorker(StepWorker):
 
         def timed(count: int) -> list[float]:
             assert self._method is not None
-            with SparsePrefill(self._model, self._method):
+            with SparsePrefill(self._model, self._method, kernels=self._kernels):
                 # The token comes to the host, so the wall clock includes all of the device's work.
                 return clock.samples(self._first_token, count, before=self._change)
 
@@ -120,7 +121,7 @@ class PrefillWorker(StepWorker):
         samples = timed(drawn)
         self._change()
         layer = secrets.choice(self._layers) if self._layers else None
-        with Watched(self._model, self._method, self._device, layer) as watched:
+        with Watched(self._model, self._method, self._device, layer, self._kernels) as watched:
             self._first_token()
         samples += timed(count - drawn)
         return first_token_times(clock, samples) | {"attention_ms": watched.milliseconds()}
@@ -152,8 +153,10 @@ def turned(ids: Tensor) -> Tensor:
 class Watched(HeldPrefill):
     """Takes the time of every attention call of a model, by the method or dense."""
 
-    def __init__(self, model: Any, method: Method, device: torch.device, layer: int | None) -> None:
-        super().__init__(model, method, layer)
+    def __init__(
+        self, model: Any, method: Method, device: torch.device, layer: int | None, kernels: DenseKernels | None = None
+    ) -> None:
+        super().__init__(model, method, layer, kernels=kernels)
         self._device = device
         self._marks: list[Any] = []
 

@@ -1,7 +1,7 @@
 """The worker process: it makes the requested inputs, and checks and times one method on them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -18,6 +18,7 @@ from fp_bench.jobs.latency.timers import WallClock, timer_for
 from fp_bench.jobs.machine import parse_dtype, use_device
 from fp_bench.jobs.request import LatencyRequest
 from fp_bench.methods.base import AttentionCall, Method
+from fp_bench.methods.dense_kernels import DenseKernels
 from fp_bench.methods.registry import Spec, create_method
 from fp_bench.records.environment import check_code
 from fp_bench.records.kept_maps import KeptMap
@@ -74,14 +75,27 @@ class StepWorker(ABC):
         self._setup = setup
         self._device = torch.device(setup.device)
         self._method: Method | None = None
+        self._kernels = DenseKernels()
 
     def load(self) -> Answer[None]:
         """Bring up what is measured, unless it is there."""
         return self._attempt(self._load)
 
-    def check(self, shape: Shape, layer: int) -> Answer[Found]:
-        """Make the inputs or the prompt, and run once; they are kept for `measure`."""
-        return self._attempt(partial(self._check, shape, layer))
+    def check(self, shape: Shape, layer: int, decided: Mapping[str, str] | None = None) -> Answer[Found]:
+        """Make the inputs or the prompt, and run once; they are kept for `measure`.
+
+        Args:
+            shape: of the inputs.
+            layer: the same.
+            decided: kernels of dense attention that the run has decided on (`DenseKernels`).
+        """
+
+        def check() -> Found:
+            self._kernels.follow(decided or {})
+            found = self._check(shape, layer)
+            return replace(found, fields=found.fields | {"dense_kernels": self._kernels.used or None})
+
+        return self._attempt(check)
 
     def measure(self, effort: Effort) -> Answer[Fields]:
         """Time one round on what the last `check` kept; return what its record says of it."""
@@ -142,7 +156,8 @@ class MethodWorker(StepWorker):
         asked = self._setup.request
         source, dtype = open_inputs(asked.inputs), parse_dtype(asked.dtype)
         q, k, v = source.tensors(shape, layer=layer, seed=asked.seed, dtype=dtype, device=self._device)
-        call = AttentionCall(q, k, v, scale=shape.head_dim**-0.5, layer=layer, layers=max(source.layers()) + 1)
+        scale, layers = shape.head_dim**-0.5, max(source.layers()) + 1
+        call = AttentionCall(q, k, v, scale, layer, layers, kernels=self._kernels)
         given = source.given_index(shape, seed=asked.seed, device=self._device)
         # One row, if a call takes minutes (on a CPU).
         short = self._device.type != "cpu" or computed_entries(call, None) * shape.head_dim < LONG_CALL

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 
+from fp_bench.jobs.agreement import Decided, said, shown
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS, descendants
 from fp_bench.jobs.latency.noise import Watch
@@ -61,20 +63,20 @@ class MethodWorkers(Workers):
         self.release(everything=True)
         return True
 
-    def check(self, cell: Cell, group: Group) -> Found | Failure:
-        """Run a cell once and compare its output; afterwards it can be timed."""
-        found = self._check(cell, group)
+    def check(self, cell: Cell, group: Group, decided: Decided) -> Found | Failure:
+        """Run a cell once, with kernels that the run has decided on, and compare its output; then it can be timed."""
+        found = self._check(cell, group, decided)
         if isinstance(found, Failure) and found.status == "oom" and self.make_room(cell.label):
-            found = self._check(cell, group)
+            found = self._check(cell, group, decided)
         if not group.keep_inputs and not group.effort.checked_call_counts:
             self.release()
         return found
 
-    def measure(self, cell: Cell, group: Group) -> Fields | Failure:
+    def measure(self, cell: Cell, group: Group, decided: Decided) -> Fields | Failure:
         """Time one round of a cell; return what its record says of it, and of the machine meanwhile."""
         label = cell.label
         if self.post(label).holds != cell.key:
-            again = self._check(cell, group)
+            again = self._check(cell, group, decided)
             if isinstance(again, Failure):
                 return again
         # A GPU here may not be the server's.
@@ -99,7 +101,7 @@ class MethodWorkers(Workers):
             except RuntimeError:
                 self.end(label)
 
-    def _check(self, cell: Cell, group: Group) -> Found | Failure:
+    def _check(self, cell: Cell, group: Group, decided: Decided) -> Found | Failure:
         label = cell.label
         # Imports and loading are not a step of a cell and may take longer than one.
         here = self._plan.request.model and not self._plan.request.servers
@@ -107,10 +109,13 @@ class MethodWorkers(Workers):
             return failed
         self.post(label).holds = cell.key
         limit = self._timeout or group.step_limit
-        found: Found | Failure = self.step(label, "checking", "check", group.shape, group.layer, limit=limit)
+        follows = shown(cell.candidate, decided)
+        found: Found | Failure = self.step(label, "checking", "check", group.shape, group.layer, follows, limit=limit)
         if isinstance(found, Failure):
             self.forget(label)
-        return found
+            return found
+        used = said(cell.candidate, found.fields["dense_kernels"] or {}, decided)
+        return replace(found, fields=found.fields | {"dense_kernels": used or None})
 
     def _our_processes(self) -> set[int]:
         """Return the processes of this run that the GPU's driver may list."""

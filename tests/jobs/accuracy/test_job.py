@@ -61,6 +61,7 @@ def test_every_sample_and_method_is_a_record_and_keeping_everything_is_dense(tmp
 
 def test_auto_decides_once_whatever_the_number_of_samples(tmp_path, monkeypatch):
     decided = []
+    monkeypatch.setattr("fp_bench.methods.dense.unavailable", lambda *_: None)
     monkeypatch.setattr(Dense, "_find_fastest", lambda _, call: decided.append(call.q_len) or "sdpa_cpu")
     records_of(tmp_path, request(methods=[Spec("dense")]))
     assert len(decided) == 1
