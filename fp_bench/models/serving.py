@@ -53,8 +53,8 @@ class PagedPrefill:
         self.method = method
         self.layers = layers
         self.counts = CallCounts()
-        self._kernels = _FlashAttention2()
         """Counts of prefill calls: a call is a sequence of a batch or, for FlashPrefill, a batch."""
+        self._kernels = _FlashAttention2()
         self._measure_selection = measure_selection
         if isinstance(method, FlashPrefill):
             if method.params.dense_above < 1:

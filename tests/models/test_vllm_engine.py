@@ -307,7 +307,7 @@ def test_samples_are_answered_as_by_the_same_model_without_the_engine(monkeypatc
     for kind in (ModelWorker, worker_engine.EngineModelWorker):
         examinee = kind(setup)
         assert examinee.load().value is None
-        answers.append(examinee.answer(("probe", "fact", 300), 0, "flashprefill").value)
+        answers.append(examinee.answer(("probe", "fact", 300), 0, "flashprefill", {}).value)
     direct, engine = answers
     for name in ("prediction", "score", "density", "backend"):
         assert engine[name] == direct[name]
