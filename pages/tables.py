@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import floor, log10
+from math import floor, isnan, log10
 from pathlib import Path
 
 import pandas as pd
@@ -45,8 +45,8 @@ class ByLength:
             times = [f"{number(row[name])} ms" for name in ("fa2_ms", "dense_ms", "ms")]
             gains = [speed_up(row[name]) for name in ("speedup_fa2", "speedup_dense")]
             kept = [share(row["density"]), share(row["recall"])]
-            lines.append([format_length(row.name[0]), *times, *kept, *gains])
-        return table([*head, "vs fastest dense"], lines, left=0)
+            lines.append([format_length(row.name[0]), *times, *kept, *gains, spread(row["spread"])])
+        return table([*head, "vs fastest dense", "spread"], lines, left=0)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def share(value: float) -> str:
     """Return a percentage with two significant digits: ``66 %``, ``3.3 %``."""
     percent = 100 * value
     return f"{percent:.1f} %" if percent < 9.95 else f"{percent:.0f} %"
+
+
+def spread(value: float) -> str:
+    """Return how far the medians of rounds lie apart: ``0.3 %``; nan of a single round."""
+    return "one round" if isnan(value) else share(value)
 
 
 def speed_up(value: float) -> str:

@@ -12,7 +12,7 @@ from fp_bench.records.store import read_run
 from fp_bench.sizes import parse_length
 from pages.markdown import table
 from pages.real_model import METHODS
-from pages.tables import RESULTS, measured, number, share, speed_up
+from pages.tables import RESULTS, measured, number, share, speed_up, spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +64,8 @@ class TunedRun:
             timed = self._timed(label)
             attention = f"{number(timed['attention_ms'])} ms"
             kept = share(timed["density"])
-            rows.append([self.length.upper(), name, f"`{label}`", kl, kept, attention, *self._time(label)])
+            row = [self.length.upper(), name, f"`{label}`", kl, kept, attention, *self._time(label)]
+            rows.append([*row, spread(timed["spread"])])
         return rows
 
     def _timed(self, label: str) -> "pd.Series[Any]":
@@ -82,7 +83,7 @@ def _name(each: Tuned) -> str:
 
 def front_page(runs: Sequence[TunedRun]) -> str:
     """Return the README's table of several lengths."""
-    head = ["length", "method", "setting found", "KL", "kept", "attention", "first token", "vs dense"]
+    head = ["length", "method", "setting found", "KL", "kept", "attention", "first token", "vs dense", "spread"]
     return table(head, [row for run in runs for row in run.fastest_first()], left=3)
 
 
