@@ -28,8 +28,8 @@ Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads 
 position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
 nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
 
-The longest rows start first, in groups of 32 neighbouring query blocks, 4 up to 8K tokens, one KV head after another
-(see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps all SMs busy when heads
+The longest rows start first: up to 8K tokens of all heads, from there on in groups of 32 neighbouring query blocks, one
+KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps all SMs busy when heads
 differ in density, and resets itself when the last program has drawn its last number.
 
 Lower bound of the time: a listed block is 8.4 MFLOP at head_dim 128, which takes 1.40 us on one SM at 790 TFLOP/s (one

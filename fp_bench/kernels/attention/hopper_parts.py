@@ -22,16 +22,16 @@ from fp_bench.kernels.layout import BLOCK_SIZE, HEAD_DIMS, BlockGrid
 
 BLOCK = BLOCK_SIZE
 CONSUMERS = 2
-ROW_GROUP, SHORT_ROW_GROUP = 32, 4
+ROW_GROUP = 32
 """Neighbouring query blocks handed out KV head by KV head, so that one wave reads the same K and V out of L2."""
 SHORT = 64
-"""Query blocks up to which the smaller groups hold: L2 has room for K and V of all heads, and with groups of 32 the
+"""Query blocks up to which they are handed out one by one: L2 has room for K and V of all heads, and with groups the
 longest rows of the last KV head would start when nothing else is left to run beside them."""
 
 
 def row_group_size(rows: int) -> int:
     """Return how many neighbouring query blocks are handed out KV head by KV head, of ``rows``."""
-    return SHORT_ROW_GROUP if rows <= SHORT else ROW_GROUP
+    return 1 if rows <= SHORT else ROW_GROUP
 
 
 def launch_config(head_dim: int) -> dict[str, int]:
