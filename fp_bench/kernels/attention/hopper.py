@@ -29,8 +29,8 @@ position empty: there the heads of a list are an axis of TMA by themselves, past
 nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
 
 The longest rows start first: up to 8K tokens of all heads, from there on in groups of 32 neighbouring query blocks, one
-KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps all SMs busy when heads
-differ in density, and resets itself when the last program has drawn its last number.
+KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps
+all SMs busy when heads differ in density, and resets itself when the last program has drawn its last number.
 
 Lower bound of the time: a listed block is 8.4 MFLOP at head_dim 128, which takes 1.40 us on one SM at 790 TFLOP/s (one
 H200). A launch has 168 registers a thread and spills none.
@@ -105,8 +105,7 @@ def _produce(
     tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
-    SKIP: gl.constexpr,
+    ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     PADDED: gl.constexpr = BLOCK // ROW_SIZE != PACKED
@@ -177,6 +176,7 @@ def _consume(
     MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = out_desc.dtype
+    V_STAGES: gl.constexpr = v_smem.shape[0]
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
     PART_SIZE: gl.constexpr = ROW_SIZE // CONSUMERS
     HEADS: gl.constexpr = BLOCK // ROW_SIZE  # of a tile: those of the list, and padding to a power of two
@@ -265,9 +265,9 @@ def _consume(
                 step += 1
 
         if pending != 0:
-            acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
+            acc = close_row(weights, acc, step, v_smem, v_full, v_empty, V_STAGES, TILE, HEAD_DIM)
         else:
-            pass_over(step, v_full, v_empty, STAGES)
+            pass_over(step, v_full, v_empty, V_STAGES)
         if SKIP:
             skipped = gl.where((count > 0) & (offset + start < end), count * TILES - needed, 0)
             gl.store(skipped_ptr + list_row * CONSUMERS + PART, skipped)
@@ -313,11 +313,11 @@ def _block_sparse_hopper_kernel(
     skipped_ptr, counter_ptr, scale_log2, log2_skip,
     tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
-    CONSUMERS: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
-    MEANS: gl.constexpr, SKIP: gl.constexpr,
+    CONSUMERS: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
     HEADS: gl.constexpr = BLOCK // ROW_SIZE
+    V_STAGES: gl.constexpr = 3 if SKIP and STAGES == 2 else STAGES
     if HEADS == PACKED:
         q_smem = gl.allocate_shared_memory(
             dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
@@ -327,12 +327,12 @@ def _block_sparse_hopper_kernel(
             dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, 1, HEADS, HEAD_DIM], q_desc.layout
         )
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [V_STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     q_full, q_empty = barriers(Q_BUFFERS * CONSUMERS, 1)
     k_full, k_empty = barriers(STAGES, CONSUMERS)
-    v_full, v_empty = barriers(STAGES, CONSUMERS)
-    votes = ballots(SKIP, STAGES * CONSUMERS, BLOCK // CONSUMERS)
+    v_full, v_empty = barriers(V_STAGES, CONSUMERS)
+    votes = ballots(SKIP, V_STAGES * CONSUMERS, BLOCK // CONSUMERS)
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (
