@@ -365,7 +365,6 @@ def compile_hopper(
     boxes = dict.fromkeys(("q_desc", "out_desc"), rows)
     boxes |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), keys)
     constants = {
-        "ROW_GROUP": parts.ROW_GROUP * heads,
         "ROW_SIZE": row_size,
         "PACKED": packed,
         "MEANS": bool(means),
@@ -386,7 +385,7 @@ def compile_paged_hopper(head_dim: int = 128, page: int = 128, dtype: str = "bf1
 
     rows, keys = (parts.BLOCK // 2, 1), (min(page, parts.launch_config(head_dim)["TILE"]), 1)
     boxes = dict.fromkeys(("q_desc", "out_desc"), rows) | dict.fromkeys(("k_desc", "v_desc"), keys)
-    constants = {"ROW_GROUP": parts.ROW_GROUP, "PAGE": page, "BOX": keys[0]}
+    constants = {"PAGE": page, "BOX": keys[0]}
     return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
 
 

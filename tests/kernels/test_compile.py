@@ -173,7 +173,7 @@ def test_a_planned_call_passes_what_its_kernels_declare(launched):
     assert addresses[3] - MAPS == out
     assert lists == [blocks, counts, counts, counts]
     assert attend["parameters"][61:63] == [rest[0], 0]
-    assert attend["parameters"][63:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4]
+    assert attend["parameters"][63:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4, 1]
 
 
 @needs_gluon

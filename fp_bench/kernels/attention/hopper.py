@@ -28,9 +28,9 @@ Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads 
 position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
 nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
 
-The longest rows start first, in groups of 32 neighbouring query blocks, one KV head after another (see
-attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps all SMs busy when heads
-differ in density, and resets itself when the last program has drawn its last number.
+The longest rows start first: up to 8K tokens of all heads, from there on in groups of 32 neighbouring query blocks, one
+KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps
+all SMs busy when heads differ in density, and resets itself when the last program has drawn its last number.
 
 Lower bound of the time: a listed block is 8.4 MFLOP at head_dim 128, which takes 1.40 us on one SM at 790 TFLOP/s (one
 H200). A launch has 168 registers a thread and spills none.
@@ -49,7 +49,6 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
-    ROW_GROUP,
     barriers,
     boxed,
     close_row,
@@ -65,6 +64,7 @@ from fp_bench.kernels.attention.hopper_parts import (
     mean_tiles,
     open_row,
     read_mail,
+    row_group_size,
     rows_boxed,
     settle,
     softmax,
@@ -79,7 +79,7 @@ from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.pooling.means_triton import kept_bits
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group", "row_group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
@@ -102,11 +102,10 @@ def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_fu
 @gluon.jit
 def _produce(
     q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, rows, first, offset, width, batch_lists, lists, group,
+    tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr,
-    SKIP: gl.constexpr,
+    ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     PADDED: gl.constexpr = BLOCK // ROW_SIZE != PACKED
@@ -115,7 +114,7 @@ def _produce(
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
     while tile < tiles:
-        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, row_group)
         if row >= 0:
             batch = batch_list // lists
             kv_head = batch_list % lists // group
@@ -170,13 +169,14 @@ def _produce(
 @gluon.jit
 def _consume(
     out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
-    q_len, rows, first, offset, width, words, batch_lists, lists, group,
+    q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    HEAD_DIM: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
+    HEAD_DIM: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
     MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = out_desc.dtype
+    V_STAGES: gl.constexpr = v_smem.shape[0]
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
     PART_SIZE: gl.constexpr = ROW_SIZE // CONSUMERS
     HEADS: gl.constexpr = BLOCK // ROW_SIZE  # of a tile: those of the list, and padding to a power of two
@@ -199,7 +199,7 @@ def _consume(
     mbarrier.wait(q_full.index(PART), 0)
     tile = read_mail(mailbox, 0, MAIL)
     while tile >= 0:
-        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, row_group)
         list_row = batch_list.to(gl.int64) * rows + row
         count = gl.load(counts_ptr + list_row)
         last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
@@ -265,9 +265,9 @@ def _consume(
                 step += 1
 
         if pending != 0:
-            acc = close_row(weights, acc, step, v_smem, v_full, v_empty, STAGES, TILE, HEAD_DIM)
+            acc = close_row(weights, acc, step, v_smem, v_full, v_empty, V_STAGES, TILE, HEAD_DIM)
         else:
-            pass_over(step, v_full, v_empty, STAGES)
+            pass_over(step, v_full, v_empty, V_STAGES)
         if SKIP:
             skipped = gl.where((count > 0) & (offset + start < end), count * TILES - needed, 0)
             gl.store(skipped_ptr + list_row * CONSUMERS + PART, skipped)
@@ -311,13 +311,13 @@ def _consume(
 def _block_sparse_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr,
     skipped_ptr, counter_ptr, scale_log2, log2_skip,
-    tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group,
+    tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
-    CONSUMERS: gl.constexpr, ROW_GROUP: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
-    MEANS: gl.constexpr, SKIP: gl.constexpr,
+    CONSUMERS: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
     HEADS: gl.constexpr = BLOCK // ROW_SIZE
+    V_STAGES: gl.constexpr = 3 if SKIP and STAGES == 2 else STAGES
     if HEADS == PACKED:
         q_smem = gl.allocate_shared_memory(
             dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
@@ -327,31 +327,31 @@ def _block_sparse_hopper_kernel(
             dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, 1, HEADS, HEAD_DIM], q_desc.layout
         )
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
-    v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
+    v_smem = gl.allocate_shared_memory(dtype, [V_STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     q_full, q_empty = barriers(Q_BUFFERS * CONSUMERS, 1)
     k_full, k_empty = barriers(STAGES, CONSUMERS)
-    v_full, v_empty = barriers(STAGES, CONSUMERS)
-    votes = ballots(SKIP, STAGES * CONSUMERS, BLOCK // CONSUMERS)
+    v_full, v_empty = barriers(V_STAGES, CONSUMERS)
+    votes = ballots(SKIP, V_STAGES * CONSUMERS, BLOCK // CONSUMERS)
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
-            q_len, rows, first, offset, width, words, batch_lists, lists, group,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP, 0,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_SIZE, PACKED, MEANS, SKIP, 0,
         )),
         (_consume, (
             out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
-            q_len, rows, first, offset, width, words, batch_lists, lists, group,
+            q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP, 1,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_SIZE, PACKED, MEANS, SKIP, 1,
         )),
         (_produce, (
             q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
-            tiles, rows, first, offset, width, batch_lists, lists, group,
+            tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, ROW_SIZE, PACKED, MEANS, SKIP,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_SIZE, PACKED, MEANS, SKIP,
         )),
     ], [4, 4], [240, 24])  # fmt: skip
 
@@ -419,7 +419,8 @@ def attend_arguments(
     batch, q_len, q_heads, head_dim = q.shape
     config = launch_config(head_dim)
     lists = q_heads // grid.packed
-    row_group = ROW_GROUP * BLOCK // grid.row_size
+    heads = BLOCK // grid.row_size
+    row_group = row_group_size(-(-grid.rows // heads)) * heads
     tiles = -(-grid.rows // row_group) * row_group * batch * lists
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
@@ -433,14 +434,13 @@ def attend_arguments(
         (scale * LOG2E, 0.0 if skip is None else math.log2(skip)),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
-            *(batch * lists, lists, lists // k.shape[2]),
+            *(batch * lists, lists, lists // k.shape[2], row_group),
         ),
         {
             "BLOCK": BLOCK,
             "HEAD_DIM": head_dim,
             **config,
             "CONSUMERS": CONSUMERS,
-            "ROW_GROUP": row_group,
             "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "MEANS": means is not None,

@@ -24,6 +24,14 @@ BLOCK = BLOCK_SIZE
 CONSUMERS = 2
 ROW_GROUP = 32
 """Neighbouring query blocks handed out KV head by KV head, so that one wave reads the same K and V out of L2."""
+SHORT = 64
+"""Query blocks up to which they are handed out one by one: L2 has room for K and V of all heads, and with groups the
+longest rows of the last KV head would start when nothing else is left to run beside them."""
+
+
+def row_group_size(rows: int) -> int:
+    """Return how many neighbouring query blocks are handed out KV head by KV head, of ``rows``."""
+    return 1 if rows <= SHORT else ROW_GROUP
 
 
 def launch_config(head_dim: int) -> dict[str, int]:
@@ -62,13 +70,13 @@ def dismiss(item, items, counter_ptr, turn, mailbox, q_full, q_empty,
 
 
 @gluon.jit
-def locate(tile, rows, batch_lists, group, ROW_GROUP: gl.constexpr):
+def locate(tile, rows, batch_lists, group, row_group):
     """Return (row, batch * lists + list) of a tile: row groups longest first; inside by KV head, row, list."""
-    per_kv_head = ROW_GROUP * group
-    per_row_group = ROW_GROUP * batch_lists
+    per_kv_head = row_group * group
+    per_row_group = row_group * batch_lists
     in_row_group = tile % per_row_group
     in_kv_head = in_row_group % per_kv_head
-    row = rows - 1 - tile // per_row_group * ROW_GROUP - in_kv_head // group
+    row = rows - 1 - tile // per_row_group * row_group - in_kv_head // group
     return row, in_row_group // per_kv_head * group + in_kv_head % group
 
 

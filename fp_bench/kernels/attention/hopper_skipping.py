@@ -10,6 +10,11 @@ therefore not load V either. The votes are there when K is released, so the prod
 for K anyway. It loads V ahead as long as it sees tiles that were needed, and on demand after a tile that both consumers
 skipped. V's barriers turn once a tile in any case: an arrival without a load stands for a tile that nobody needs.
 
+V is loaded a tile later than without skip and its stage is released after the vote, so V has three stages: 224 KB of
+shared memory at head sizes 128 and 256. At 64 both K and V have four in any case. Votes have as many slots as V has
+stages (``V_STAGES``), because the producer reads those on the tile that it loads and on that of ``V_STAGES - 1`` tiles
+ago.
+
 Considered instead: V always ahead, which is simpler and bound by L2 at about 1.2x; and a branch-free consumer that
 multiplies zeros, which saves exponentials alone.
 """
@@ -35,16 +40,17 @@ def load_if_needed(v_desc, batch, start, kv_head, step, i, v_smem, votes, k_empt
                    STAGES: gl.constexpr, CONSUMERS: gl.constexpr):  # fmt: skip
     """Load V of a row's i-th tile ahead, or wait for the votes on it and load it if a consumer needs it.
 
-    A consumer empties V's stage when it has voted on the next tile: that of ``STAGES - 1`` tiles ago. This vote tells
+    A consumer empties V's stage when it has voted on the next tile: that of ``V_STAGES - 1`` tiles ago. This vote tells
     which of the two to do. The first tile of a row is always needed and has no vote.
     """
-    stage = step % STAGES
-    mbarrier.wait(v_empty.index(stage), (step // STAGES & 1) ^ 1)
+    V_STAGES: gl.constexpr = v_smem.shape[0]
+    stage = step % V_STAGES
+    mbarrier.wait(v_empty.index(stage), (step // V_STAGES & 1) ^ 1)
     needed = 1
-    if i >= STAGES:
-        needed = _needed(votes, (step + 1) % STAGES, CONSUMERS)
+    if i >= V_STAGES:
+        needed = _needed(votes, (step + 1) % V_STAGES, CONSUMERS)
         if needed == 0:
-            mbarrier.wait(k_empty.index(stage), step // STAGES & 1)  # released with the votes
+            mbarrier.wait(k_empty.index(step % STAGES), step // STAGES & 1)  # released with the votes
             needed = _needed(votes, stage, CONSUMERS)
     if needed != 0:
         mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
@@ -81,14 +87,15 @@ def step_or_skip(
     If the tile before is needed (``pending``), ``weights`` times its V is still to be added to O. Rows that are not
     ``mine``, the consumer's own queries of this call, have no vote.
     """
+    V_STAGES: gl.constexpr = v_smem.shape[0]
     stage = step % STAGES
-    before = (step - 1) % STAGES
-    ballot = votes.index(stage * CONSUMERS + PART)
+    before = (step - 1) % V_STAGES
+    ballot = votes.index(step % V_STAGES * CONSUMERS + PART)
     mbarrier.wait(k_full.index(stage), step // STAGES & 1)
     k = k_smem.index(stage).reshape([TILE, HEAD_DIM]).permute((1, 0))
     if pending != 0:
         next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
-        mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+        mbarrier.wait(v_full.index(before), (step - 1) // V_STAGES & 1)
         v = v_smem.index(before).reshape([TILE, HEAD_DIM])
         next_acc = warpgroup_mma(weights, v, acc, is_async=True)
         logits = hide_future(warpgroup_mma_wait(1, deps=[next_logits]), position, key, i, TILE, TILES)
@@ -104,7 +111,8 @@ def step_or_skip(
         weights = gl.convert_layout(logits.to(dtype), P_LAYOUT)
     else:
         next_logits = warpgroup_mma(q, k, zero, use_acc=False, is_async=True)
-        mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)  # a load made ahead in vain must end all the same
+        # A load made ahead in vain must end all the same.
+        mbarrier.wait(v_full.index(before), (step - 1) // V_STAGES & 1)
         logits = hide_future(warpgroup_mma_wait(0, deps=[next_logits]), position, key, i, TILE, TILES)
         peaks = gl.max(logits, 1) * scale_log2
         pending = _vote(mine & (peaks - highest >= log2_skip), ballot, k_empty.index(stage))
@@ -117,10 +125,10 @@ def step_or_skip(
 
 
 @gluon.jit
-def pass_over(step, v_full, v_empty, STAGES: gl.constexpr):
+def pass_over(step, v_full, v_empty, V_STAGES: gl.constexpr):
     """Empty the stage of V of a row's last tile, which is not needed; ``step`` is the one after it."""
-    before = (step - 1) % STAGES
-    mbarrier.wait(v_full.index(before), (step - 1) // STAGES & 1)
+    before = (step - 1) % V_STAGES
+    mbarrier.wait(v_full.index(before), (step - 1) // V_STAGES & 1)
     mbarrier.arrive(v_empty.index(before), count=1)
 
 

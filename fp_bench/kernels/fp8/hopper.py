@@ -49,7 +49,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
-    ROW_GROUP,
     barriers,
     boxed,
     counter,
@@ -57,6 +56,7 @@ from fp_bench.kernels.attention.hopper_parts import (
     dismiss,
     locate,
     read_mail,
+    row_group_size,
 )
 from fp_bench.kernels.backend import multiprocessors
 from fp_bench.kernels.block_index import BlockIndex
@@ -72,7 +72,7 @@ SUM_TILES = 16
 ALIGNED = 8
 """Boxes of scales between two stages: TMA writes to multiples of 128 bytes, and a box is 16."""
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "batch_lists", "lists", "group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "batch_lists", "lists", "group", "row_group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
@@ -94,16 +94,16 @@ def _load_tile(k_desc, vt_desc, scales_desc, batch, block, kv_head, step, k_smem
 @gluon.jit
 def _produce(
     q_desc, k_desc, vt_desc, scales_desc, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, rows, first, offset, width, batch_lists, lists, group,
+    tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-    STAGES: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK: gl.constexpr, ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr,
+    STAGES: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK: gl.constexpr, ALIGNED: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     step = 0
     turn = 0
     tile = gl.atomic_add(counter_ptr, 1)
     while tile < tiles:
-        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, row_group)
         if row >= 0:
             batch = batch_list // lists
             kv_head = batch_list % lists // group
@@ -208,10 +208,10 @@ def _scale_of(scales_smem, stage, which: gl.constexpr, ROW: gl.constexpr, ALIGNE
 @gluon.jit
 def _consume(
     out_desc, out_ptr, blocks_ptr, counts_ptr, scale_log2,
-    q_len, rows, first, offset, width, batch_lists, lists, group,
+    q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr,
-    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
+    ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
     INT8_LARGEST: gl.constexpr, SMALLEST_PEAK: gl.constexpr, ROUNDER: gl.constexpr, LOG2_WEIGHTS: gl.constexpr,
     PART: gl.constexpr,
 ):  # fmt: skip
@@ -236,7 +236,7 @@ def _consume(
     mbarrier.wait(q_full.index(PART), 0)
     tile = read_mail(mailbox, 0, MAIL)
     while tile >= 0:
-        row, batch_list = locate(tile, rows, batch_lists, group, ROW_GROUP)
+        row, batch_list = locate(tile, rows, batch_lists, group, row_group)
         list_row = batch_list.to(gl.int64) * rows + row
         count = gl.load(counts_ptr + list_row)
         last = gl.load(blocks_ptr + list_row * width + gl.maximum(count - 1, 0), mask=count > 0, other=0)
@@ -346,9 +346,9 @@ def _consume(
 def _block_sparse_fp8_kernel(
     q_desc, k_desc, vt_desc, scales_desc, out_desc, out_ptr, blocks_ptr, counts_ptr,
     counter_ptr, scale_log2,
-    tiles, q_len, rows, first, offset, width, batch_lists, lists, group,
+    tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr, CONSUMERS: gl.constexpr,
-    ROW_GROUP: gl.constexpr, ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
+    ALIGNED: gl.constexpr, SUM_TILES: gl.constexpr,
     INT8_LARGEST: gl.constexpr, SMALLEST_PEAK: gl.constexpr, ROUNDER: gl.constexpr, LOG2_WEIGHTS: gl.constexpr,
 ):  # fmt: skip
     q_smem = gl.allocate_shared_memory(q_desc.dtype, [2 * CONSUMERS, 1, BLOCK // CONSUMERS, 1, HEAD_DIM], q_desc.layout)
@@ -363,23 +363,23 @@ def _block_sparse_fp8_kernel(
     gl.warp_specialize([
         (_consume, (
             out_desc, out_ptr, blocks_ptr, counts_ptr, scale_log2,
-            q_len, rows, first, offset, width, batch_lists, lists, group,
+            q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES,
+            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ALIGNED, SUM_TILES,
             INT8_LARGEST, SMALLEST_PEAK, ROUNDER, LOG2_WEIGHTS, 0,
         )),
         (_consume, (
             out_desc, out_ptr, blocks_ptr, counts_ptr, scale_log2,
-            q_len, rows, first, offset, width, batch_lists, lists, group,
+            q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ROW_GROUP, ALIGNED, SUM_TILES,
+            STAGES, CONSUMERS, BLOCK, HEAD_DIM, ALIGNED, SUM_TILES,
             INT8_LARGEST, SMALLEST_PEAK, ROUNDER, LOG2_WEIGHTS, 1,
         )),
         (_produce, (
             q_desc, k_desc, vt_desc, scales_desc, blocks_ptr, counts_ptr, counter_ptr,
-            tiles, rows, first, offset, width, batch_lists, lists, group,
+            tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, vt_smem, scales_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, BLOCK, ROW_GROUP, ALIGNED,
+            STAGES, CONSUMERS, BLOCK, ALIGNED,
         )),
     ], [4, 4], [240, 24])  # fmt: skip
 
@@ -391,7 +391,6 @@ def constants() -> dict[str, object]:
         "HEAD_DIM": HEAD_DIM,
         "STAGES": STAGES,
         "CONSUMERS": CONSUMERS,
-        "ROW_GROUP": ROW_GROUP,
         "ALIGNED": ALIGNED,
         "SUM_TILES": SUM_TILES,
         "INT8_LARGEST": INT8_LARGEST,
@@ -428,7 +427,8 @@ def block_sparse_attention_fp8_hopper(q: Tensor, rounded: Fp8KV, index: BlockInd
     grid = index.grid
     batch, q_len, q_heads, head_dim = q.shape
     out = torch.empty((batch, q_len, q_heads, head_dim), dtype=q.dtype, device=q.device)
-    tiles = -(-grid.rows // ROW_GROUP) * ROW_GROUP * batch * q_heads
+    row_group = row_group_size(grid.rows)
+    tiles = -(-grid.rows // row_group) * row_group * batch * q_heads
     _attend(
         multiprocessors(q.device),
         (
@@ -442,7 +442,7 @@ def block_sparse_attention_fp8_hopper(q: Tensor, rounded: Fp8KV, index: BlockInd
         (scale * LOG2E,),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1]),
-            *(batch * q_heads, q_heads, q_heads // rounded.k.shape[1]),
+            *(batch * q_heads, q_heads, q_heads // rounded.k.shape[1], row_group),
         ),
         constants(),
         {"num_warps": 4},

@@ -35,7 +35,6 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
-    ROW_GROUP,
     barriers,
     boxed,
     close_row,
@@ -47,6 +46,7 @@ from fp_bench.kernels.attention.hopper_parts import (
     locate,
     open_row,
     read_mail,
+    row_group_size,
     settle,
     softmax,
     unfit,
@@ -58,7 +58,7 @@ from fp_bench.kernels.layout import LOG2E
 from fp_bench.kernels.paged.batch import PagedBatch
 from fp_bench.kernels.paged.discovery_triton import PagedLists
 
-SIZES = ("tiles", "key_blocks", "q_heads", "group", "table_width")
+SIZES = ("tiles", "key_blocks", "q_heads", "group", "table_width", "row_group")
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 MAILS = gl.constexpr(7)
@@ -83,19 +83,19 @@ def _load_boxes(desc, page, table_ptr, start, kv_len, kv_head, barrier, stage_sm
 @gluon.jit
 def _produce(
     q_desc, k_desc, v_desc, blocks_ptr, counts_ptr, table_ptr, cu_ptr, lens_ptr, sequence_ptr, block_ptr, counter_ptr,
-    tiles, key_blocks, q_heads, group, table_width,
+    tiles, key_blocks, q_heads, group, table_width, row_group,
     q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    ROW_GROUP: gl.constexpr, PAGE: gl.constexpr, BOX: gl.constexpr,
+    PAGE: gl.constexpr, BOX: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
-    items = (tiles + ROW_GROUP - 1) // ROW_GROUP * ROW_GROUP * q_heads
+    items = (tiles + row_group - 1) // row_group * row_group * q_heads
     step = 0
     turn = 0
     item = gl.atomic_add(counter_ptr, 1)
     while item < items:
-        row, head = locate(item, tiles, q_heads, group, ROW_GROUP)
+        row, head = locate(item, tiles, q_heads, group, row_group)
         tile = tiles - 1 - row  # the batch's tiles are the longest first already
         list_row = tile.to(gl.int64) * q_heads + head
         sequence = gl.load(sequence_ptr + tile, mask=row >= 0, other=-1)
@@ -275,9 +275,9 @@ def _paged_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, out_ptr, blocks_ptr, counts_ptr, table_ptr, cu_ptr, lens_ptr, sequence_ptr,
     block_ptr, counter_ptr,
     scale_log2,
-    tiles, key_blocks, q_heads, group, table_width, stride_on, stride_oh,
+    tiles, key_blocks, q_heads, group, table_width, row_group, stride_on, stride_oh,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
-    CONSUMERS: gl.constexpr, ROW_GROUP: gl.constexpr, PAGE: gl.constexpr, BOX: gl.constexpr,
+    CONSUMERS: gl.constexpr, PAGE: gl.constexpr, BOX: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
     q_smem = gl.allocate_shared_memory(
@@ -303,9 +303,9 @@ def _paged_hopper_kernel(
         )),
         (_produce, (
             q_desc, k_desc, v_desc, blocks_ptr, counts_ptr, table_ptr, cu_ptr, lens_ptr, sequence_ptr, block_ptr,
-            counter_ptr, tiles, key_blocks, q_heads, group, table_width,
+            counter_ptr, tiles, key_blocks, q_heads, group, table_width, row_group,
             q_smem, k_smem, v_smem, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_GROUP, PAGE, BOX,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, PAGE, BOX,
         )),
     ], [4, 4], [240, 24])  # fmt: skip
 
@@ -331,6 +331,7 @@ def attend_paged(
         (scale * LOG2E,),
         (
             *(batch.tile_bound, batch.key_blocks, q_heads, q_heads // k.shape[2], batch.block_table.stride(0)),
+            row_group_size(batch.tile_bound),
             *out.stride()[:2],
         ),
         {
@@ -338,7 +339,6 @@ def attend_paged(
             "HEAD_DIM": head_dim,
             **config,
             "CONSUMERS": CONSUMERS,
-            "ROW_GROUP": ROW_GROUP,
             "PAGE": page,
             "BOX": box,
         },
