@@ -12,7 +12,7 @@ from pathlib import Path
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
 from pages.equal_density import RBS, RBS_SMALL, WINDOW
-from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, equal_loss_table
+from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, RETRIEVAL, RIVALS_2026, equal_loss_table
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.scores import SCORES
 from pages.tables import ACCURACY, LOAD, RIVALS, SPEED, VERSION_1
@@ -25,6 +25,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "real model": partial(REAL.markdown, (0.01, 0.02, 0.05)),
     "real settings": REAL.all_settings,
     "real settings 128k": LONG.all_settings,
+    "real settings 2026": RIVALS_2026.all_settings,
+    "retrieval": RETRIEVAL.all_settings,
     **{f"real settings {length}": found.all_settings for length, found in OTHER_LENGTHS.items()},
     **{f"equal loss {kl}": partial(equal_loss_table, kl) for kl in (0.01, 0.02, 0.05)},
     "real settings prose": PROSE.all_settings,

@@ -181,7 +181,7 @@ def scores(run: str) -> pd.DataFrame:
 
 
 OPERATOR = "h200/operator"
-SPEED = ByLength(OPERATOR, lengths="4k,16k,64k,128k", method="flashprefill")
+SPEED = ByLength("h200/front", lengths="4k,16k,64k,128k,256k", method="flashprefill")
 RIVALS = ByMethod(
     OPERATOR,
     lengths="4k,16k,64k,128k",
