@@ -145,6 +145,8 @@ class Dense(Method):
         super().__init__(params)
         self._made: dict[str, Implementation] = {}
         self._kernels = DenseKernels()
+        self._candidates: dict[torch.device, list[str]] = {}
+        """Of auto. To look for packages takes longer than to launch a kernel, so it is not done at every call."""
 
     def select(self, call: AttentionCall) -> None:
         """Select everything."""
@@ -170,11 +172,11 @@ class Dense(Method):
         del index
         if self.params.impl != "auto":
             return self.params.impl
-        candidates = self._candidates(call)
+        candidates = self._candidates_on(call.q.device)
         if len(candidates) == 1:
             return candidates[0]
         impl = (call.kernels or self._kernels).kernel(_kind(call), partial(self._find_fastest, call))
-        if (reason := unavailable(impl, call.q.device)) is not None:
+        if impl not in candidates and (reason := unavailable(impl, call.q.device)) is not None:
             raise UnavailableError(f"this run has decided that dense:impl=auto is {impl}, but {reason}")
         return impl
 
@@ -185,13 +187,15 @@ class Dense(Method):
             self._made[impl] = _IMPLEMENTATIONS[impl][2]()
         return self._made[impl](call)
 
-    def _candidates(self, call: AttentionCall) -> list[str]:
-        return [impl for impl in self.PROBED if unavailable(impl, call.q.device) is None]
+    def _candidates_on(self, device: torch.device) -> list[str]:
+        if device not in self._candidates:
+            self._candidates[device] = [impl for impl in self.PROBED if unavailable(impl, device) is None]
+        return self._candidates[device]
 
     def _find_fastest(self, call: AttentionCall) -> str:
         times: dict[str, float] = {}
         reasons: list[str] = []
-        for impl in self._candidates(call):
+        for impl in self._candidates_on(call.q.device):
             try:
                 times[impl] = min(_seconds(lambda impl=impl: self._run(impl, call)) for _ in range(3))  # type: ignore[misc]
             except torch.OutOfMemoryError:

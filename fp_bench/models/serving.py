@@ -156,7 +156,7 @@ class PagedPrefill:
         if reason is not None:
             warnings.warn(f"{self.method.label} ran dense: {reason}", stacklevel=2)
             calls.went_dense(reason, call.q_len, call.kv_len)
-            return Dense()(call)
+            return Dense(Dense.Params(impl="fa2" if call.q.is_cuda else "sdpa_cpu"))(call)
         out, index = self.method.run(call)
         calls.kernels.add(self.method.implementation(call, index))
         if index is None:

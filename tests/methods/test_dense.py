@@ -63,6 +63,19 @@ def test_auto_decides_once_for_prompts_of_about_one_length(monkeypatch):
     assert found(512, 400) == "fa3"
 
 
+def test_auto_looks_for_packages_once_and_not_at_every_call(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fp_bench.methods.dense.unavailable", lambda impl, _: asked.append(impl))
+    monkeypatch.setattr(Dense, "_find_fastest", lambda *_: "cudnn")
+    case, dense = Case(q_len=300, kv_len=300), Dense()
+    call = AttentionCall(*case.tensors(), case.scale)
+    dense.implementation(call, None)
+    looked = len(asked)
+    dense.implementation(call, None)
+    assert looked > 0
+    assert len(asked) == looked
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("impl", ["auto", "cudnn", "fa2", "flex_attention"])
 def test_dense_on_a_gpu_is_exact_attention(impl):
