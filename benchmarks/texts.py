@@ -54,6 +54,8 @@ if __name__ == "__main__":
     parser.add_argument("--tokenizer", help="folder of a model, for RULER's prompts")
     parser.add_argument("--length", type=parse_length, default=32768, help="tokens of one of them")
     asked = parser.parse_args()
+    if bool(asked.tokenizer) == bool(asked.books):
+        parser.error("name either books or --tokenizer")
     if asked.tokenizer:
         written = retrieval(Prompter(AutoTokenizer.from_pretrained(asked.tokenizer), chat=False), asked.length)
     else:

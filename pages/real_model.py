@@ -131,7 +131,15 @@ class RealModel:
         """Return the table of every setting."""
         found = self.settings()
         timed = bool(found["ms"].notna().all())
-        head = ["setting", "KL, nats", "95 %", "rise of NLL", "same top token", "kept"] + ["attention ms"] * timed
+        head = [
+            "setting",
+            "KL, nats",
+            "95 %",
+            "rise of NLL",
+            "same top token",
+            "kept",
+            *(["attention ms"] if timed else []),
+        ]
         lines = [
             [
                 f"`{row['label']}`",

@@ -59,13 +59,19 @@ class Agreement:
             return True
 
 
+def shared(decided: Decided) -> dict[str, str]:
+    """Return the decisions of the run, without those of plug-ins."""
+    return {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)}
+
+
 def shown(candidate: Candidate, decided: Decided) -> Decided:
     """Return what the process of a method must follow: the decisions of the run, and a plug-in's own."""
-    shared = {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)}
     if candidate.ours:
-        return shared
+        return shared(decided)
     start = _of(candidate)
-    return shared | {kind.removeprefix(start): kernel for kind, kernel in decided.items() if kind.startswith(start)}
+    return shared(decided) | {
+        kind.removeprefix(start): kernel for kind, kernel in decided.items() if kind.startswith(start)
+    }
 
 
 def said(candidate: Candidate, used: Decided, decided: Decided) -> Decided:
@@ -73,8 +79,8 @@ def said(candidate: Candidate, used: Decided, decided: Decided) -> Decided:
     if candidate.ours:
         return used
     start = _of(candidate)
-    shared = {kind for kind in used if kind in decided and start + kind not in decided}
-    return {kind if kind in shared else start + kind: kernel for kind, kernel in used.items()}
+    followed = {kind for kind in used if kind in decided and start + kind not in decided}
+    return {kind if kind in followed else start + kind: kernel for kind, kernel in used.items()}
 
 
 PRIVATE = "of "

@@ -50,7 +50,7 @@ def layers_of(name: str, methods: Sequence[Method]) -> list[Layer]:
         ids = torch.zeros(1, length, dtype=torch.long, device="meta")
         try:
             model(input_ids=ids, logits_to_keep=1)
-        except (RuntimeError, NotImplementedError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             # Code that reads its data, e.g. of some routers, cannot run without data.
             asked.stopped = f"unknown: the model reads data before this layer ({type(error).__name__})"
     kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers

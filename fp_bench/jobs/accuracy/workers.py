@@ -6,7 +6,7 @@ from fp_bench.jobs.accuracy.plan import Item, Plan
 from fp_bench.jobs.accuracy.worker import ModelWorker, Setup, Stripe
 from fp_bench.jobs.accuracy.worker_engine import EngineModelWorker
 from fp_bench.jobs.accuracy.worker_openai import ServedModelWorker
-from fp_bench.jobs.agreement import PRIVATE, Decided, said, shown
+from fp_bench.jobs.agreement import Decided, said, shared, shown
 from fp_bench.jobs.candidate import Candidate
 from fp_bench.jobs.failures import Failure
 from fp_bench.jobs.isolation import LOAD_SECONDS, START_SECONDS
@@ -115,8 +115,8 @@ class ModelWorkers(Workers):
         if item.compared and name != OURS:  # a plug-in may have changed what dense attention is in its process
             if failed := self.load(OURS, LOAD_SECONDS):
                 return failed
-            shared = {kind: kernel for kind, kernel in decided.items() if not kind.startswith(PRIVATE)}
-            expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, shared, limit=limit)
+            follows: Decided = shared(decided)
+            expected = self.step(OURS, "answering densely", "expected", item.stripe, item.number, follows, limit=limit)
             if isinstance(expected, Failure):
                 return expected
             decided = {**decided, **expected.kernels}
