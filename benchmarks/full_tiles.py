@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from fp_bench.kernels.launch import Binary, CachedKernel, _integer_class, compile_kernel, kind_of
+from fp_bench.kernels.layout import BlockGrid
 
 HEAD_DIM, SCALE = 128, 128**-0.5
 LENGTHS = (32768, 65536)
@@ -76,7 +77,10 @@ def rows_of(form: str, group: int, length: int, device: str) -> list[Rows]:
     if form == "split":
         sizes = [size for size in (4, 2, 1) if group & size] if group < 8 else [8]
         return [Rows(size, (position // (PLACES // size)).expand(-1, size)) for size in sizes]
-    row_size = 2 * (PLACES // 2 // group) if form == "tight" else PLACES >> (group - 1).bit_length()
+    if form == "present":
+        grid = BlockGrid(length, length, packed=group)
+        return [Rows(group, grid.row_of(position, torch.arange(group, device=device)))]
+    row_size = 2 * (PLACES // 2 // group)
     return [Rows(group, (position // row_size).expand(-1, group))]
 
 
