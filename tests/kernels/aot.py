@@ -32,6 +32,7 @@ class Compiled:
             "wgmma": self.assembly.count("wgmma.mma_async"),
             "wgmma_waits": waits,
             "tma": self.assembly.count("cp.async.bulk.tensor"),
+            "async_copies": self.assembly.count("cp.async.cg"),
         }
 
 
@@ -271,8 +272,7 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         types |= dict.fromkeys(("mean_k_ptr", "mean_v_ptr"), f"*{dtype}")
         types = {argument: types[argument] for argument in kernel.arg_names}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
-        copies = compiled.assembly.count("cp.async.cg")
-        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
+        reports.append({"kernel": name, **compiled.summary()})
     return reports
 
 
@@ -302,8 +302,7 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
         types = signature(kernel, dtype)
         types |= {argument: "*i32" for argument in PAGED_INTEGERS if argument in types}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
-        copies = compiled.assembly.count("cp.async.cg")
-        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
+        reports.append({"kernel": name, **compiled.summary()})
     return reports
 
 
@@ -425,7 +424,7 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
 
     names = list(kernel.arg_names)
     constexprs = {(names.index(name),): value for name, value in constants.items()}
-    aligned = [at for at, name in enumerate(names) if types.get(name, "").startswith("*") or name.startswith("stride_")]
+    aligned = [at for at, name in enumerate(names) if types.get(name, "").startswith("*")]
     attributes = {(at,): [["tt.divisibility", 16]] for at in aligned}
     types = types | dict.fromkeys(constants, "constexpr")
     source = GluonASTSource(kernel, types, constexprs=constexprs, attrs=attributes)

@@ -79,14 +79,16 @@ from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.pooling.means_triton import kept_bits
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group", "row_group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group", "row_group",
+         "q_batch_eights", "q_eights", "q_head_eights")  # fmt: skip
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
 
 
 @gluon.jit
 def _produce(
     q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, q_ptr, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group, stride_qb, stride_qn, stride_qh,
+    tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
+    q_batch_eights, q_eights, q_head_eights,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     HEAD_DIM: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
@@ -116,10 +118,10 @@ def _produce(
                 place = (first + row) * BLOCK + part * BLOCK_M
                 head = batch_list % lists * PACKED
                 if FLAT:
-                    q_list = q_ptr + batch.to(gl.int64) * stride_qb + head.to(gl.int64) * stride_qh
+                    q_list = q_ptr + (batch.to(gl.int64) * q_batch_eights + head.to(gl.int64) * q_head_eights) * 8
                     begin, end = offset * PACKED, (offset + q_len) * PACKED
                     q_rows = q_part.reshape([BLOCK_M, HEAD_DIM])
-                    copy_places(q_list, q_rows, place, begin, end, stride_qn, stride_qh, PACKED)
+                    copy_places(q_list, q_rows, place, begin, end, q_eights, q_head_eights, PACKED)
                 else:
                     barrier = q_full.index(slot * CONSUMERS + part)
                     mbarrier.expect(barrier, q_desc.block_type.nbytes)
@@ -301,7 +303,7 @@ def _block_sparse_hopper_kernel(
     q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr,
     bits_ptr, skipped_ptr, counter_ptr, scale_log2, log2_skip,
     tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
-    stride_qb, stride_qn, stride_qh,
+    q_batch_eights, q_eights, q_head_eights,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
     CONSUMERS: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
@@ -336,7 +338,7 @@ def _block_sparse_hopper_kernel(
         (_produce, (
             q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, q_ptr, blocks_ptr, counts_ptr, counter_ptr,
             tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
-            stride_qb, stride_qn, stride_qh,
+            q_batch_eights, q_eights, q_head_eights,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP,
         )),
@@ -420,7 +422,9 @@ def attend_arguments(
         (scale * LOG2E, 0.0 if skip is None else math.log2(skip)),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
-            *(batch * lists, lists, lists // k.shape[2], row_group, *q.stride()[:3]),
+            *(batch * lists, lists, lists // k.shape[2], row_group),
+            # In eights, so that the compiler knows 16 bytes to be aligned, which `unfit` has seen to.
+            *(stride // 8 for stride in q.stride()[:3]),
         ),
         {
             "BLOCK": BLOCK,

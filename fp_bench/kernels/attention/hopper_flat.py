@@ -12,26 +12,27 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
-AT_ONCE = gl.constexpr(16)
-"""Places whose addresses the producer holds in registers at once."""
-
 
 @gluon.jit
-def copy_places(q_ptr, q_part, place, begin, end, stride_n, stride_h, PACKED: gl.constexpr):
+def copy_places(q_ptr, q_part, place, begin, end, eights, head_eights, PACKED: gl.constexpr):
     """Start copying Q of as many places as ``q_part`` has rows; ``q_ptr`` is of the call's first place of a KV head.
 
-    Places before ``begin`` or from ``end`` on are not of the call: they get the nearest one's query, for nothing.
+    Two positions are ``8 * eights`` numbers apart, two heads ``8 * head_eights``. Places before ``begin`` or from
+    ``end`` on are not of the call: they get the nearest one's query, for nothing.
     """
     ROWS: gl.constexpr = q_part.shape[0]
     HEAD_DIM: gl.constexpr = q_part.shape[1]
     COPY: gl.constexpr = gl.BlockedLayout([1, 8], [256 // HEAD_DIM, HEAD_DIM // 8], [4, 1], [1, 0])
+    # A copy or two a thread, so that few registers hold addresses; the swizzle repeats every 8 rows.
+    AT_ONCE: gl.constexpr = 16 if HEAD_DIM == 64 else 8
     in_slice = gl.arange(0, AT_ONCE, layout=gl.SliceLayout(1, COPY))
     dim = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, COPY))
     position = place // PACKED
-    q_ptr += (position - begin // PACKED).to(gl.int64) * stride_n
+    q_ptr += (position - begin // PACKED).to(gl.int64) * eights * 8
     for at in gl.static_range(0, ROWS, AT_ONCE):
         here = gl.minimum(gl.maximum(place + at + in_slice, begin), end - 1)
-        number = (here // PACKED - position) * stride_n + here % PACKED * stride_h
+        # Eights of a few positions and of a group's heads stay below 2^31, heads outermost at a million tokens too.
+        number = ((here // PACKED - position) * eights + here % PACKED * head_eights).to(gl.int64) * 8
         async_copy.async_copy_global_to_shared(q_part.slice(at, AT_ONCE), q_ptr + number[:, None] + dim[None, :])
 
 
