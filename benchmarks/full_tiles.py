@@ -13,7 +13,8 @@ turn with a cold cache, on random lists of about 6 %: two sink blocks, four of w
 the operations of the query-key pairs that a real head computes for its output; shares are of group 4's at the same
 length and KV heads, by the present kernel. A form that fails says why, and the others go on.
 
-``--compile`` compiles every form for sm_90, without a GPU, and prints what each takes.
+``--compile`` compiles every form for sm_90, without a GPU, and prints what each takes. Run it under ``timeout``: a lost
+barrier is a hang. With ``--forms present,tight`` a form that hangs takes no other with it.
 """
 
 import argparse
@@ -54,7 +55,7 @@ class Rows(NamedTuple):
     """``[positions, heads]`` int64."""
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """Number of rows of tiles."""
         return int(self.of_place[-1, -1]) + 1
 
@@ -90,12 +91,12 @@ def random_lists(rows: Rows, kv_heads: int, length: int, draw: torch.Generator) 
     key_blocks = -(-length // BLOCK)
     mean = (key_blocks + 1) / 2
     chance = max(0.0, (SHARE * mean - SINK - WINDOW) / (mean - SINK - WINDOW))
-    last = torch.zeros(rows.count, dtype=torch.int64, device=device)
+    last = torch.zeros(rows.total, dtype=torch.int64, device=device)
     block = torch.arange(length, device=device)[:, None].expand(-1, rows.heads) // BLOCK
     last.scatter_reduce_(0, rows.of_place.reshape(-1), block.reshape(-1), "amax")
     c = torch.arange(key_blocks, device=device)
     forced = (c < SINK) | (last[:, None] - c < WINDOW)
-    drawn = torch.rand((kv_heads, rows.count, key_blocks), generator=draw, device=device) < chance
+    drawn = torch.rand((kv_heads, rows.total, key_blocks), generator=draw, device=device) < chance
     mask = (drawn | forced) & (c <= last[:, None])
     blocks = torch.argsort(~mask, dim=-1, stable=True).to(torch.int16)[None].contiguous()
     return Lists(rows, blocks, mask.sum(-1, dtype=torch.int32)[None].contiguous(), mask)
@@ -264,7 +265,7 @@ def compile_one(which: tuple[int, str]) -> str:
     drawn = meta((1,), torch.int32)
     lines = []
     for rows in rows_of(form, group, 4096, "cpu"):
-        blocks, counts = meta((1, 8, rows.count, 32), torch.int16), meta((1, 8, rows.count), torch.int32)
+        blocks, counts = meta((1, 8, rows.total, 32), torch.int16), meta((1, 8, rows.total), torch.int32)
         try:
             if form == "present":
                 kernel = hopper._block_sparse_hopper_kernel
@@ -321,12 +322,12 @@ def main() -> None:
     print(f"compiled after {time.perf_counter() - begun:.0f} s", flush=True)
     if asked.compile:
         return
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {"checks": [], "times": []}
     for group in (3, 4, 5, 6, 7):
         for form in forms:
             attempt(found["checks"], {"group": group, "form": form}, lambda form=form, group=group: check(form, group))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1))
+            asked.out.write_text(json.dumps(found, indent=1))
     print(f"checked after {time.perf_counter() - begun:.0f} s", flush=True)
     right = [form for form in forms if all(row.get("right") for row in found["checks"] if row["form"] == form)]
     for length in LENGTHS:
