@@ -32,7 +32,7 @@ class Compiled:
             "wgmma": self.assembly.count("wgmma.mma_async"),
             "wgmma_waits": waits,
             "tma": self.assembly.count("cp.async.bulk.tensor"),
-            "async_copies": self.assembly.count("cp.async.cg"),
+            "wide_loads": len(re.findall(r"ld.global(?:\.\w+)*?\.v4\.[bu]32", self.assembly)),
         }
 
 
@@ -272,7 +272,8 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         types |= dict.fromkeys(("mean_k_ptr", "mean_v_ptr"), f"*{dtype}")
         types = {argument: types[argument] for argument in kernel.arg_names}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
-        reports.append({"kernel": name, **compiled.summary()})
+        copies = compiled.assembly.count("cp.async.cg")
+        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
     return reports
 
 
@@ -302,7 +303,8 @@ def compile_paged(backend: str, arch: str, *pages: str, dtype: str = "bf16") -> 
         types = signature(kernel, dtype)
         types |= {argument: "*i32" for argument in PAGED_INTEGERS if argument in types}
         compiled = compile_kernel(kernel, types, constants, target=target, options=options)
-        reports.append({"kernel": name, **compiled.summary()})
+        copies = compiled.assembly.count("cp.async.cg")
+        reports.append({"kernel": name, **compiled.summary(), "async_copies": copies})
     return reports
 
 

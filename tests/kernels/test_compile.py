@@ -223,7 +223,7 @@ def test_packed_rows_of_every_group_compile_as_rows_of_one_head_do(tmp_path):
         # Of a group that is no power of two, Q and O go through pointers.
         by_pointers = 128 % int(group) != 0
         assert by_pointers or report["tma"] == groups["1"]["tma"], group
-        assert report["async_copies"] == 16 * by_pointers, group  # of 16 bytes a thread, for 128 places
+        assert report["wide_loads"] == 16 * by_pointers, group  # of 16 bytes a thread, for 128 places
         assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, group
 
 

@@ -24,8 +24,8 @@ computed. O leaves by TMA through the Q buffer of its own row. TMA clips rows pa
 the store only during the next row's first product. TMA cannot clip the partial first row of a chunk, because it takes
 no negative coordinates; that row is stored through pointers.
 
-Packed rows of 3, 5, 6 or 7 heads begin and end inside a position, which no box does: Q and O go through pointers there
-(hopper_flat.py). No place of a tile is empty in any group.
+Packed rows of 3, 5, 6 or 7 heads begin and end inside a position, which no box does: there each consumer loads its Q
+and stores its O through pointers (hopper_flat.py). No place of a tile is empty in any group.
 
 The longest rows start first: up to 8K tokens of all heads, from there on in groups of 32 neighbouring query blocks, one
 KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps
@@ -45,7 +45,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
-from fp_bench.kernels.attention.hopper_flat import announce_places, copy_places, store_places
+from fp_bench.kernels.attention.hopper_flat import load_places, store_places
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
@@ -86,12 +86,11 @@ SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_l
 
 @gluon.jit
 def _produce(
-    q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, q_ptr, blocks_ptr, counts_ptr, counter_ptr,
-    tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
-    q_batch_eights, q_eights, q_head_eights,
+    q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
+    tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    HEAD_DIM: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
+    PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
@@ -114,19 +113,15 @@ def _produce(
                 mbarrier.wait(q_empty.index(slot * CONSUMERS + part), (turn // Q_BUFFERS & 1) ^ 1)
             mailbox.index(slot).store(gl.full([1], tile, gl.int32, MAIL))
             for part in gl.static_range(CONSUMERS):
-                q_part = q_smem.index(slot * CONSUMERS + part)
-                place = (first + row) * BLOCK + part * BLOCK_M
-                head = batch_list % lists * PACKED
-                if FLAT:
-                    q_list = q_ptr + (batch.to(gl.int64) * q_batch_eights + head.to(gl.int64) * q_head_eights) * 8
-                    begin, end = offset * PACKED, (offset + q_len) * PACKED
-                    q_rows = q_part.reshape([BLOCK_M, HEAD_DIM])
-                    copy_places(q_list, q_rows, place, begin, end, q_eights, q_head_eights, PACKED)
+                barrier = q_full.index(slot * CONSUMERS + part)
+                if FLAT:  # the row alone: each consumer loads its Q
+                    mbarrier.arrive(barrier, count=1)
                 else:
-                    barrier = q_full.index(slot * CONSUMERS + part)
                     mbarrier.expect(barrier, q_desc.block_type.nbytes)
                     # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
-                    tma_load(q_desc, [batch, gl.maximum(place // PACKED - offset, 0), head, 0], barrier, q_part)
+                    start = gl.maximum(((first + row) * BLOCK + part * BLOCK_M) // PACKED - offset, 0)
+                    q_part = q_smem.index(slot * CONSUMERS + part)
+                    tma_load(q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier, q_part)
             block = last
             start_before = 0
             for i in range(gl.maximum(count, 1)):
@@ -134,9 +129,6 @@ def _produce(
                 for part in gl.static_range(BLOCK // TILE):
                     start = block * BLOCK + part * TILE
                     load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
-                    if FLAT and part == 0:  # noqa: SIM102 -- decided by the compiler, the next one by the program
-                        if i == 0:
-                            announce_places(q_full, slot, CONSUMERS)
                     if SKIP:
                         if i + part > 0:
                             load_if_needed(v_desc, batch, start_before, kv_head, step - 1, i * TILES + part - 1,
@@ -161,8 +153,9 @@ def _produce(
 
 @gluon.jit
 def _consume(
-    out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+    out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
     q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+    q_batch_eights, q_eights, q_head_eights,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
     HEAD_DIM: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
@@ -205,8 +198,11 @@ def _consume(
         places = (place if FLAT else gl.maximum(place, begin)) + in_part
         position = places // PACKED
         mine = places < end
+        head = batch_list % lists * PACKED
         if FLAT:
             mine &= places >= begin
+            at_q = (batch_list // lists).to(gl.int64) * q_batch_eights + head.to(gl.int64) * q_head_eights
+            load_places(q_ptr + at_q * 8, q, place, begin, begin + q_len * PACKED, q_eights, q_head_eights, PACKED)
 
         # The first tile of the last listed block, masked.
         logits = open_row(q, zero, step, k_smem, k_full, STAGES, TILE, HEAD_DIM)
@@ -269,7 +265,6 @@ def _consume(
         # An empty list has read block 0 for nothing: its output is 0.
         share = gl.where(count > 0, 1.0 / denominator, 0.0)
         out = (acc * gl.convert_layout(share, ROW_O)[:, None]).to(dtype)
-        head = batch_list % lists * PACKED
         token = batch_list.to(gl.int64) // lists * q_len
         if FLAT:
             out_list = out_ptr + (token * (lists * PACKED) + head) * HEAD_DIM
@@ -324,25 +319,26 @@ def _block_sparse_hopper_kernel(
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+            out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+            q_batch_eights, q_eights, q_head_eights,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP, 0,
         )),
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+            out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+            q_batch_eights, q_eights, q_head_eights,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
             STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP, 1,
         )),
         (_produce, (
-            q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, q_ptr, blocks_ptr, counts_ptr, counter_ptr,
-            tiles, q_len, rows, first, offset, width, batch_lists, lists, group, row_group,
-            q_batch_eights, q_eights, q_head_eights,
+            q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
+            tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, PACKED, MEANS, SKIP,
         )),
-    ], [4, 4], [232, 40] if FLAT else [240, 24])  # fmt: skip
+    ], [4, 4], [240, 24])  # fmt: skip
 
 
 ATTEND = CachedKernel(_block_sparse_hopper_kernel)
