@@ -155,7 +155,7 @@ def test_hopper_skips_as_defined_over_random_lists(case, skip, together):
 @pytest.mark.gpu
 @needs_hopper
 @pytest.mark.parametrize("group", [2, 3, 5, 7, 8])
-def test_hopper_skips_as_defined_where_a_position_has_empty_places(group):
+def test_hopper_skips_as_defined_in_rows_of_several_heads(group):
     case = Case(q_len=1111, kv_len=2001, q_heads=2 * group, kv_heads=2, head_dim=128, dtype=BF16)
     assert 0.05 < assert_skips_as_defined(case, 1e-3, "hopper", "cuda", 2e-2, group, agree=0.97) < 0.95
 
