@@ -106,9 +106,7 @@ class BlockIndex:
         """Return how many causal query-key pairs each head computes, ``[batch, q_heads]`` int64."""
         grid = self.grid
         own = grid.diagonals(self.counts.device)
-        starts = torch.arange(grid.first, grid.first + grid.rows, device=self.counts.device) * grid.row_size
-        first = starts.clamp_min(grid.offset)
-        last = (starts + grid.row_size).clamp_max(grid.kv_len)
+        first, last = grid.spans(self.counts.device)
         queries = last - first
         # Keys of its own block that the queries of each row see: a sum of consecutive integers.
         before = first - own * grid.block_size
@@ -116,12 +114,13 @@ class BlockIndex:
         at_end = (self.counts.long() - 1).clamp_min(0)[..., None]
         lists_own = (self.blocks.gather(-1, at_end)[..., 0] == own) & (self.counts > 0)
         past = self.counts.long() - lists_own.long()
-        return self._by_head((past * queries * grid.block_size + lists_own.long() * diagonal).sum(-1))
+        of_head = past[:, :, None] * queries * grid.block_size + lists_own.long()[:, :, None] * diagonal
+        return of_head.sum(-1).flatten(1)
 
     def keys_read(self, batch: int, head: int, position: Tensor) -> Tensor:
         """Return ``[len(position), kv_len]`` bool: which keys the lists of one head let each position read."""
         grid = self.grid
-        row = position // grid.row_size - grid.first
+        row = grid.row_of(position, head % self.packed)
         lists = head // self.packed
         blocks = self._listed(self.blocks[batch, lists, row], self.counts[batch, lists, row])
         by_block = torch.zeros((len(position), grid.key_blocks + 1), dtype=torch.bool, device=position.device)
@@ -147,9 +146,6 @@ class BlockIndex:
         listed = torch.arange(blocks.shape[-1], device=blocks.device) < counts[..., None]
         return torch.where(listed, blocks.long(), self.grid.key_blocks)
 
-    def _by_head(self, by_list: Tensor) -> Tensor:
-        return by_list.repeat_interleave(self.packed, dim=1)
-
 
 def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor:
     """Return ``[rows, key_blocks]``: the key blocks of which each row can see a key."""
@@ -157,8 +153,8 @@ def causal_blocks(grid: BlockGrid, device: torch.device | str = "cpu") -> Tensor
 
 
 def few_rows(batch: int, lists: int, grid: BlockGrid) -> Iterator[tuple[int, int, slice]]:
-    """Yield (sequence, list, some rows of tiles) until all were: about 2048 rows of Q at a time."""
-    at_once = ROWS_AT_ONCE * grid.block_size // grid.row_size
+    """Yield (sequence, list, some rows of tiles) until all were: about 2048 rows of Q of each head at a time."""
+    at_once = ROWS_AT_ONCE * grid.packed
     for b, number, row in product(range(batch), range(lists), range(0, grid.rows, at_once)):
         yield b, number, slice(row, min(row + at_once, grid.rows))
 

@@ -85,15 +85,16 @@ def empty_outputs(q: Tensor, device: torch.device | str | None = None) -> tuple[
 class BlockGrid:
     """The positions of one call's rows of tiles among its key blocks.
 
-    Query i has position ``kv_len - q_len + i``. A row of tiles is a query block of one query head or, *packed*, the
-    same few positions of all query heads of a KV head (FlashPrefill V2): either way about ``block_size`` rows of Q.
-    Rows are cut at absolute multiples of `row_size`, so the first and the last may be partial, and a chunk of a
-    prompt selects what the whole prompt would for the same rows.
+    Query i has position ``kv_len - q_len + i``. A row of tiles is a query block of one query head or, *packed*, as many
+    queries of all heads of a KV head (FlashPrefill V2). Place r of a KV head is head ``r % packed`` of position
+    ``r // packed``, and a row holds ``block_size`` places from an absolute multiple of ``block_size`` on. So a key
+    block has ``packed`` rows and none lies in two; a row may begin and end inside a position; the first row and the
+    last may be partial; and a chunk of a prompt selects what the whole prompt would for the same rows.
 
     Args:
         q_len: queries of the call.
         kv_len: keys of the call.
-        block_size: tokens of a key block, and most rows of Q in a row of tiles; a power of two.
+        block_size: tokens of a key block, and places of a row of tiles; a power of two.
         packed: query heads in a row of tiles.
     """
 
@@ -103,11 +104,6 @@ class BlockGrid:
     packed: int = 1
 
     @property
-    def row_size(self) -> int:
-        """Positions of a row of tiles: the largest power of two that leaves room for all its heads."""
-        return 1 << ((self.block_size // self.packed).bit_length() - 1)
-
-    @property
     def offset(self) -> int:
         """Position of the first query."""
         return self.kv_len - self.q_len
@@ -115,12 +111,12 @@ class BlockGrid:
     @property
     def first(self) -> int:
         """Absolute number of the first row."""
-        return self.offset // self.row_size
+        return self.offset * self.packed // self.block_size
 
     @property
     def rows(self) -> int:
         """Number of rows in this call."""
-        return -(-self.kv_len // self.row_size) - self.first
+        return -(-self.kv_len * self.packed // self.block_size) - self.first
 
     @property
     def key_blocks(self) -> int:
@@ -129,7 +125,21 @@ class BlockGrid:
 
     def diagonals(self, device: torch.device | str = "cpu") -> Tensor:
         """Return ``[rows]`` int64: the key block in which each row lies, the last one that it can see."""
-        return torch.arange(self.first, self.first + self.rows, device=device) // (self.block_size // self.row_size)
+        return torch.arange(self.first, self.first + self.rows, device=device) // self.packed
+
+    def row_of(self, position: Tensor, in_list: Tensor | int) -> Tensor:
+        """Return the rows of absolute positions of some heads, counted among those that share a list."""
+        return (position * self.packed + in_list) // self.block_size - self.first
+
+    def spans(self, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Return ``[packed, rows]`` int64 twice: from which absolute position each row holds each head, and to which.
+
+        The second one excluded. A partial row ends with the call; one that has no query of a head ends where it begins.
+        """
+        row = torch.arange(self.first, self.first + self.rows + 1, device=device)
+        in_list = torch.arange(self.packed, device=device)[:, None]
+        edges = ((row * self.block_size - in_list + self.packed - 1) // self.packed).clamp(self.offset, self.kv_len)
+        return edges[:, :-1], edges[:, 1:]
 
 
 def check_scale(scale: float) -> None:

@@ -20,6 +20,7 @@ class FlashPrefillV2(BlockMethod):
     """Keep the key blocks near the maximum for all heads of a KV head; other blocks contribute their means."""
 
     name = "flashprefill_v2"
+    version = 2  # 1: rows of a power of two of positions, so other lists where the heads of a KV head are none
 
     class Params(BlockParams):
         """The values of the authors' launch script; blocks have 128 tokens."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fp_bench.kernels.layout import HEAD_DIMS, BlockGrid
+from fp_bench.kernels.layout import HEAD_DIMS
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Compiled:
             "wgmma": self.assembly.count("wgmma.mma_async"),
             "wgmma_waits": waits,
             "tma": self.assembly.count("cp.async.bulk.tensor"),
+            "wide_loads": len(re.findall(r"ld.global(?:\.\w+)*?\.v4\.[bu]32", self.assembly)),
         }
 
 
@@ -137,7 +138,6 @@ def compile_portable(
                 block_sparse_triton.launch_config(head_dim, capability)
                 | {
                     "ROW_GROUP": block_sparse_triton.ROW_GROUP,
-                    "ROW_SIZE": BLOCK_SIZE,
                     "PACKED": 1,
                     "MEANS": False,
                     "BITS_TILE": 128,
@@ -256,7 +256,7 @@ def compile_vertical_slash(backend: str, arch: str, dtype: str = "bf16") -> list
         "WIDE": False,
         "SKIP": False,
     }
-    blocks |= {"BLOCK": TILE, "ROW_SIZE": TILE, "HEAD_DIM": 128}
+    blocks |= {"BLOCK": TILE, "HEAD_DIM": 128}
     blocks |= block_sparse_triton.launch_config(128, capability, TILE)
     blocks |= {tile: min(blocks[tile], TILE) for tile in ("BLOCK_M", "BLOCK_N")}
     kernels.append(("attend_blocks", block_sparse_triton._block_sparse_kernel, blocks))
@@ -358,18 +358,12 @@ def compile_hopper(
     from fp_bench.kernels.attention.hopper import _block_sparse_hopper_kernel as kernel
 
     head_dim, packed, means = int(head_dim), int(packed), int(means)
-    row_size = BlockGrid(1, 1, packed=packed).row_size
-    heads = parts.BLOCK // row_size
-    rows = (row_size // 2, packed) if heads == packed else (row_size // 2, 1, heads)
+    heads = 1 if parts.BLOCK % packed else packed
+    rows = (parts.BLOCK // parts.CONSUMERS // heads, heads)
     keys = (parts.launch_config(head_dim)["TILE"], 1)
     boxes = dict.fromkeys(("q_desc", "out_desc"), rows)
     boxes |= dict.fromkeys(("k_desc", "v_desc", "mean_k_desc", "mean_v_desc"), keys)
-    constants = {
-        "ROW_SIZE": row_size,
-        "PACKED": packed,
-        "MEANS": bool(means),
-        "SKIP": bool(skip),
-    }
+    constants = {"PACKED": packed, "MEANS": bool(means), "SKIP": bool(skip)}
     return _compile_gluon(kernel, dtype, head_dim, boxes, constants)
 
 
@@ -432,7 +426,10 @@ def _compiled(kernel, types: dict[str, str], constants: dict[str, object]) -> Co
 
     names = list(kernel.arg_names)
     constexprs = {(names.index(name),): value for name, value in constants.items()}
-    source = GluonASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constexprs=constexprs, attrs={})
+    aligned = [at for at, name in enumerate(names) if types.get(name, "").startswith("*")]
+    attributes = {(at,): [["tt.divisibility", 16]] for at in aligned}
+    types = types | dict.fromkeys(constants, "constexpr")
+    source = GluonASTSource(kernel, types, constexprs=constexprs, attrs=attributes)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
     return _read(compiled)
 

@@ -25,7 +25,7 @@ def kernels(head_dim: int, capability: int):
     scores = {"scores_ptr": "*fp32", "need_ptr": "*fp32"}
     peaks = {"CELL": 8, "ROUNDED": False, "PEAKS": True, "AT_ONCE": antidiagonal.BLOCKS_AT_ONCE}
     masses = dict.fromkeys(("weights_ptr", "sums_ptr", "peaks_ptr", "tau_ptr"), "*fp32")
-    skipping = {"ROW_GROUP": ROW_GROUP, "ROW_SIZE": 128, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
+    skipping = {"ROW_GROUP": ROW_GROUP, "PACKED": 1, "MEANS": False, "BITS_TILE": 128, "WIDE": False}
     return [
         (
             "skipping",

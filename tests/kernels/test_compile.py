@@ -169,11 +169,13 @@ def test_a_planned_call_passes_what_its_kernels_declare(launched):
     addresses = attend["parameters"][: 9 * 6 : 9]
     assert [address - MAPS for address in addresses[:3]] == [q, k, v]
     assert addresses[4:] == addresses[1:3]  # nothing reads the means
-    out, _, *lists = attend["parameters"][54:60]
+    q_by_pointers, out, _, *lists = attend["parameters"][54:61]
+    assert q_by_pointers == q
     assert addresses[3] - MAPS == out
     assert lists == [blocks, counts, counts, counts]
-    assert attend["parameters"][61:63] == [rest[0], 0]
-    assert attend["parameters"][63:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4, 1]
+    assert attend["parameters"][62:64] == [rest[0], 0]
+    eights = [4000 * 512, 512, 16]  # strides of Q
+    assert attend["parameters"][64:-2] == [1024, 4000, 32, 0, 0, 32, 32, 32, 32, 4, 1, *eights]
 
 
 @needs_gluon
@@ -218,7 +220,10 @@ def test_packed_rows_of_every_group_compile_as_rows_of_one_head_do(tmp_path):
         assert report["wgmma_waits"] == [0, 1], group
         assert report["spill_bytes"] == 0, group
         assert report["registers"] == 168, group
-        assert report["tma"] == groups["1"]["tma"], group
+        # Of a group that is no power of two, Q and O go through pointers.
+        by_pointers = 128 % int(group) != 0
+        assert by_pointers or report["tma"] == groups["1"]["tma"], group
+        assert report["wide_loads"] == 16 * by_pointers, group  # of 16 bytes a thread, for 128 places
         assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, group
 
 
@@ -262,7 +267,8 @@ def test_every_release_compiles_the_hopper_kernels_alike(version, tmp_path):
     reports = compile_elsewhere("every_hopper", cache=tmp_path, triton=folder)["every_hopper"]
     for name, report in reports.items():
         assert report["wgmma"] > 0, name
-        assert report["tma"] >= 6, name  # Q, K and V of two consumers come in, O of each leaves
+        # Q, K and V of two consumers come in, O of each leaves; no box has the shape of three heads' rows.
+        assert report["tma"] >= (2 if name == "attend_packed_by_three" else 6), name
         assert report["wgmma_waits"] == [0, 1], name
         assert report["registers"] == 168, name
         assert report["shared_bytes"] <= LIMIT["cuda-90"] * KIB, name

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from fp_bench.kernels.attention import implementation
+from fp_bench.kernels.attention import block_sparse_attention, implementation
 from fp_bench.kernels.flashprefill.rule import KeepRule
 from fp_bench.kernels.flexprefill.rule import FlexRule
+from fp_bench.kernels.pooling.means import block_means
 from tests.kernels import test_block_sparse as per_head
 from tests.kernels import test_flex, test_gpu_fp8, test_packed
 from tests.kernels.calls import Case
@@ -52,6 +53,29 @@ def test_packed_attention_with_means(group):
 def test_packed_attention_of_other_head_sizes(group, head_dim):
     case = of_group(group, 700, 1500, head_dim, torch.float16)
     test_packed.assert_attends_as_defined(case, True, 0.4, False, "hopper", "cuda")
+
+
+@needs_hopper
+@pytest.mark.parametrize(("head_dim", "corrected"), [(128, False), (128, True), (64, False), (256, False)])
+@pytest.mark.parametrize("group", [3, 4, 5, 6, 7])
+def test_packed_attention_is_right_in_every_row_and_repeats_where_a_program_takes_many_rows(group, head_dim, corrected):
+    case = Case(2, 6001, 9001, q_heads=2 * group, kv_heads=2, head_dim=head_dim, dtype=torch.bfloat16, seed=group)
+    q, k, v = case.tensors("cuda")
+    index = test_packed.random_lists(case, group, 0.3, "cuda")
+    means = block_means(k, v) if corrected else None
+
+    def attend(backend):
+        return block_sparse_attention(q, k, v, index, scale=case.scale, means=means, backend=backend)
+
+    out, lse = attend("hopper")
+    portable = attend("triton")
+    off = (out - portable.out).float().norm(dim=-1) / portable.out.float().norm(dim=-1).clamp_min(1e-3)
+    assert off.max() < 3e-2
+    torch.testing.assert_close(lse, portable.lse, atol=2e-3, rtol=1e-4)
+    for _ in range(20):
+        again = attend("hopper")
+        assert torch.equal(again.out, out)
+        assert torch.equal(again.lse, lse)
 
 
 @needs_hopper

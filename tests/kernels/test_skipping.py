@@ -95,9 +95,8 @@ def test_one_row_that_needs_a_tile_keeps_it_for_all():
     torch.testing.assert_close(some.out, exact.out)
 
 
-@pytest.mark.parametrize(("packed", "rows", "parts"), [(1, 64, 2), (3, 48, 2), (5, 40, 2), (3, 64, 2), (3, 128, 1)])
-def test_parts_are_whole_positions_on_hopper(packed, rows, parts):
-    # The Hopper kernel halves the positions of a row of tiles, so its parts hold fewer than 64 of 3 or 5 heads' rows.
+@pytest.mark.parametrize(("packed", "rows", "parts"), [(1, 64, 2), (3, 64, 2), (5, 64, 2), (3, 128, 1)])
+def test_parts_of_a_row_skip_what_each_of_their_queries_would(packed, rows, parts):
     case = Case(q_len=200, kv_len=600, q_heads=packed)
     q, k, v = alike(case)
     index = listed(case, packed=packed)
@@ -156,7 +155,7 @@ def test_hopper_skips_as_defined_over_random_lists(case, skip, together):
 @pytest.mark.gpu
 @needs_hopper
 @pytest.mark.parametrize("group", [2, 3, 5, 7, 8])
-def test_hopper_skips_as_defined_where_a_position_has_empty_places(group):
+def test_hopper_skips_as_defined_in_rows_of_several_heads(group):
     case = Case(q_len=1111, kv_len=2001, q_heads=2 * group, kv_heads=2, head_dim=128, dtype=BF16)
     assert 0.05 < assert_skips_as_defined(case, 1e-3, "hopper", "cuda", 2e-2, group, agree=0.97) < 0.95
 

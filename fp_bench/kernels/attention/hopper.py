@@ -24,9 +24,8 @@ computed. O leaves by TMA through the Q buffer of its own row. TMA clips rows pa
 the store only during the next row's first product. TMA cannot clip the partial first row of a chunk, because it takes
 no negative coordinates; that row is stored through pointers.
 
-Packed rows hold a power of two of heads. A KV head of 3, 5, 6 or 7 query heads leaves the last 1 to 3 places of each
-position empty: there the heads of a list are an axis of TMA by themselves, past whose end it reads zeros and writes
-nothing. Their products are done in vain, so a tile computes 3/4, 5/8, 3/4 and 7/8 of its entries for an output.
+Packed rows of 3, 5, 6 or 7 heads begin and end inside a position, which no box does: there each consumer loads its Q
+and stores its O through pointers (hopper_flat.py). No place of a tile is empty in any group.
 
 The longest rows start first: up to 8K tokens of all heads, from there on in groups of 32 neighbouring query blocks, one
 KV head after another (see attention/triton.py). A device counter hands out the rows. It costs one atomic a row, keeps
@@ -46,6 +45,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma, warpgroup_mma_wait
 
+from fp_bench.kernels.attention.hopper_flat import load_places, store_places
 from fp_bench.kernels.attention.hopper_parts import (
     BLOCK,
     CONSUMERS,
@@ -79,24 +79,9 @@ from fp_bench.kernels.layout import LOG2E, empty_outputs
 from fp_bench.kernels.pooling.means import BlockMeans
 from fp_bench.kernels.pooling.means_triton import kept_bits
 
-SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group", "row_group")
+SIZES = ("tiles", "q_len", "rows", "first", "offset", "width", "words", "batch_lists", "lists", "group", "row_group",
+         "q_batch_eights", "q_eights", "q_head_eights")  # fmt: skip
 """Arguments that change from call to call and gain nothing from a form of their own: one compiled form takes all."""
-
-
-@gluon.jit
-def _own(position, end, in_part, HEADS: gl.constexpr, PACKED: gl.constexpr):
-    """Return which rows of a part hold a query of this call and part."""
-    mine = position < end
-    if HEADS != PACKED:
-        mine &= in_part % HEADS < PACKED
-    return mine
-
-
-@gluon.jit
-def _load_tile(k_desc, v_desc, batch, start, kv_head, step, k_smem, v_smem, k_full, k_empty, v_full, v_empty,
-               STAGES: gl.constexpr):  # fmt: skip
-    load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
-    load_when_empty(v_desc, batch, start, kv_head, step, v_smem, v_full, v_empty, STAGES)
 
 
 @gluon.jit
@@ -105,10 +90,11 @@ def _produce(
     tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
+    PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     MAIL: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    PADDED: gl.constexpr = BLOCK // ROW_SIZE != PACKED
+    BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
+    FLAT: gl.constexpr = BLOCK % PACKED != 0
     TILES: gl.constexpr = BLOCK // TILE
     step = 0
     turn = 0
@@ -128,13 +114,13 @@ def _produce(
             mailbox.index(slot).store(gl.full([1], tile, gl.int32, MAIL))
             for part in gl.static_range(CONSUMERS):
                 barrier = q_full.index(slot * CONSUMERS + part)
-                mbarrier.expect(barrier, q_desc.block_type.nbytes)
-                # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
-                start = gl.maximum((first + row) * ROW_SIZE + part * (ROW_SIZE // CONSUMERS) - offset, 0)
-                q_part = q_smem.index(slot * CONSUMERS + part)
-                if PADDED:
-                    tma_load(q_desc, [batch, start, batch_list % lists, 0, 0], barrier, q_part)
+                if FLAT:  # the row alone: each consumer loads its Q
+                    mbarrier.arrive(barrier, count=1)
                 else:
+                    mbarrier.expect(barrier, q_desc.block_type.nbytes)
+                    # TMA takes no negative coordinate: a first row that begins before the call is read from query 0 on.
+                    start = gl.maximum(((first + row) * BLOCK + part * BLOCK_M) // PACKED - offset, 0)
+                    q_part = q_smem.index(slot * CONSUMERS + part)
                     tma_load(q_desc, [batch, start, batch_list % lists * PACKED, 0], barrier, q_part)
             block = last
             start_before = 0
@@ -142,24 +128,23 @@ def _produce(
                 following = gl.load(list_ptr + i, mask=i < count - 1, other=0).to(gl.int32)
                 for part in gl.static_range(BLOCK // TILE):
                     start = block * BLOCK + part * TILE
+                    load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
                     if SKIP:
-                        load_when_empty(k_desc, batch, start, kv_head, step, k_smem, k_full, k_empty, STAGES)
                         if i + part > 0:
                             load_if_needed(v_desc, batch, start_before, kv_head, step - 1, i * TILES + part - 1,
                                            v_smem, votes, k_empty, v_full, v_empty, STAGES, CONSUMERS)  # fmt: skip
                         start_before = start
                     else:
-                        _load_tile(k_desc, v_desc, batch, start, kv_head, step,
-                                   k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
+                        load_when_empty(v_desc, batch, start, kv_head, step, v_smem, v_full, v_empty, STAGES)
                     step += 1
                 block = following
             if SKIP:
                 load_if_needed(v_desc, batch, start_before, kv_head, step - 1, gl.maximum(count, 1) * TILES - 1,
                                v_smem, votes, k_empty, v_full, v_empty, STAGES, CONSUMERS)  # fmt: skip
             if MEANS:
-                for i in range(mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
-                    _load_tile(mean_k_desc, mean_v_desc, batch, i * TILE, kv_head, step,
-                               k_smem, v_smem, k_full, k_empty, v_full, v_empty, STAGES)  # fmt: skip
+                for i in range(mean_tiles(row, first, PACKED, TILE)):
+                    load_when_empty(mean_k_desc, batch, i * TILE, kv_head, step, k_smem, k_full, k_empty, STAGES)
+                    load_when_empty(mean_v_desc, batch, i * TILE, kv_head, step, v_smem, v_full, v_empty, STAGES)
                     step += 1
             turn += 1
         tile = gl.atomic_add(counter_ptr, 1)
@@ -168,19 +153,17 @@ def _produce(
 
 @gluon.jit
 def _consume(
-    out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+    out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
     q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+    q_batch_eights, q_eights, q_head_eights,
     q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
     STAGES: gl.constexpr, CONSUMERS: gl.constexpr, Q_BUFFERS: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr,
-    HEAD_DIM: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr,
-    MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
+    HEAD_DIM: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr, PART: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = out_desc.dtype
     V_STAGES: gl.constexpr = v_smem.shape[0]
     BLOCK_M: gl.constexpr = BLOCK // CONSUMERS
-    PART_SIZE: gl.constexpr = ROW_SIZE // CONSUMERS
-    HEADS: gl.constexpr = BLOCK // ROW_SIZE  # of a tile: those of the list, and padding to a power of two
-    PADDED: gl.constexpr = HEADS != PACKED
+    FLAT: gl.constexpr = BLOCK % PACKED != 0
     TILES: gl.constexpr = BLOCK // TILE
     LOG2_BLOCK: gl.constexpr = 7  # a pruned block counts BLOCK times with its means
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, TILE, 16])
@@ -209,13 +192,21 @@ def _consume(
         acc = gl.full([BLOCK_M, HEAD_DIM], 0.0, gl.float32, O_LAYOUT)
         highest = gl.full([BLOCK_M], -1.0e30, gl.float32, ROW)
         denominator = gl.full([BLOCK_M], 0.0, gl.float32, ROW)
-        first_position = (first + row) * ROW_SIZE + PART * PART_SIZE
-        start = gl.maximum(first_position - offset, 0)
-        position = offset + start + in_part // HEADS
+        # A box that would begin before the call begins with it; places past it are not of this part.
+        place = (first + row) * BLOCK + PART * BLOCK_M
+        begin, end = offset * PACKED, gl.minimum(place + BLOCK_M, (offset + q_len) * PACKED)
+        places = (place if FLAT else gl.maximum(place, begin)) + in_part
+        position = places // PACKED
+        mine = places < end
+        head = batch_list % lists * PACKED
+        if FLAT:
+            mine &= places >= begin
+            at_q = (batch_list // lists).to(gl.int64) * q_batch_eights + head.to(gl.int64) * q_head_eights
+            load_places(q_ptr + at_q * 8, q, place, begin, begin + q_len * PACKED, q_eights, q_head_eights, PACKED)
 
         # The first tile of the last listed block, masked.
         logits = open_row(q, zero, step, k_smem, k_full, STAGES, TILE, HEAD_DIM)
-        if Q_BUFFERS == 2:
+        if Q_BUFFERS == 2 and not FLAT:
             # The previous row's output has left while this product runs: its Q buffer is free.
             tma.store_wait(0)
             mbarrier.arrive(q_empty.index((1 - slot) * CONSUMERS + PART), count=1, pred=turn > 0)
@@ -227,13 +218,12 @@ def _consume(
         weights = gl.convert_layout(weights.to(dtype), P_LAYOUT)
         step += 1
 
-        end = gl.minimum(first_position + PART_SIZE, offset + q_len)
         pending = 1  # whether the tile before is needed
         needed = 1
         for i in range(1, gl.maximum(count, 1) * TILES):
             if SKIP:
                 acc, weights, highest, denominator, pending = step_or_skip(
-                    q, weights, acc, pending, zero, highest, denominator, _own(position, end, in_part, HEADS, PACKED),
+                    q, weights, acc, pending, zero, highest, denominator, mine,
                     position, key, i, scale_log2, log2_skip, step,
                     k_smem, v_smem, votes, k_full, k_empty, v_full, v_empty, STAGES, CONSUMERS, TILE, TILES, HEAD_DIM,
                     PART, P_LAYOUT, ROW_O, dtype,
@@ -251,8 +241,8 @@ def _consume(
 
         if MEANS:
             bits_row = bits_ptr + list_row * words
-            past = (first + row) * ROW_SIZE // BLOCK
-            for i in range(mean_tiles(row, first, ROW_SIZE, BLOCK, TILE)):
+            past = (first + row) // PACKED
+            for i in range(mean_tiles(row, first, PACKED, TILE)):
                 hidden = hidden_means(bits_row, i, past, in_tile, TILE)
                 logits, next_acc = issue(
                     q, weights, acc, zero, step, k_smem, v_smem, k_full, k_empty, v_full, STAGES, TILE, HEAD_DIM
@@ -269,35 +259,31 @@ def _consume(
         else:
             pass_over(step, v_full, v_empty, V_STAGES)
         if SKIP:
-            skipped = gl.where((count > 0) & (offset + start < end), count * TILES - needed, 0)
+            skipped = gl.where((count > 0) & (gl.maximum(place, begin) < end), count * TILES - needed, 0)
             gl.store(skipped_ptr + list_row * CONSUMERS + PART, skipped)
 
         # An empty list has read block 0 for nothing: its output is 0.
         share = gl.where(count > 0, 1.0 / denominator, 0.0)
         out = (acc * gl.convert_layout(share, ROW_O)[:, None]).to(dtype)
-        head = batch_list % lists * PACKED
-        if first_position >= offset:
+        token = batch_list.to(gl.int64) // lists * q_len
+        if FLAT:
+            out_list = out_ptr + (token * (lists * PACKED) + head) * HEAD_DIM
+            freed = q_empty.index(slot * CONSUMERS + PART)
+            store_places(out, q, freed, out_list, place, begin, end, lists * PACKED * HEAD_DIM, PACKED)
+        elif place >= begin:
             q.store(out)
             fence_async_shared()
-            if PADDED:
-                tma_store(out_desc, [batch_list // lists, start, batch_list % lists, 0, 0], q_part)
-            else:
-                tma_store(out_desc, [batch_list // lists, start, head, 0], q_part)
+            tma_store(out_desc, [batch_list // lists, place // PACKED - offset, head, 0], q_part)
         else:  # some of these rows are the next part's to write
-            in_part_o = gl.arange(0, BLOCK_M, layout=ROW_O)
-            query_o = start + in_part_o // HEADS
-            mine = query_o + offset < first_position + PART_SIZE
-            if PADDED:
-                mine &= in_part_o % HEADS < PACKED
-            token = (batch_list.to(gl.int64) // lists * q_len + query_o) * (lists * PACKED) + head + in_part_o % HEADS
+            places_o = begin + gl.arange(0, BLOCK_M, layout=ROW_O)
+            at = (token + places_o // PACKED - offset) * (lists * PACKED) + head + places_o % PACKED
             dim = gl.arange(0, HEAD_DIM, layout=gl.SliceLayout(0, O_LAYOUT))
-            mask = (mine & (query_o < q_len))[:, None] & (dim < HEAD_DIM)[None, :]
-            gl.store(out_ptr + token[:, None] * HEAD_DIM + dim[None, :], out, mask=mask)
+            mask = (places_o < end)[:, None] & (dim < HEAD_DIM)[None, :]
+            gl.store(out_ptr + at[:, None] * HEAD_DIM + dim[None, :], out, mask=mask)
         lse = gl.where(count > 0, (highest + gl.log2(denominator)) / 1.4426950408889634, float("-inf"))
-        mine = _own(position, end, in_part, HEADS, PACKED)
-        batch_head = batch_list.to(gl.int64) * PACKED + in_part % HEADS
+        batch_head = batch_list.to(gl.int64) * PACKED + places % PACKED
         gl.store(lse_ptr + batch_head * q_len + (position - offset), lse, mask=mine)
-        if Q_BUFFERS == 1:
+        if Q_BUFFERS == 1 and not FLAT:
             tma.store_wait(0)
             mbarrier.arrive(q_empty.index(PART), count=1)
         turn += 1
@@ -309,23 +295,20 @@ def _consume(
 
 @gluon.jit(do_not_specialize=SIZES)
 def _block_sparse_hopper_kernel(
-    q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr,
-    skipped_ptr, counter_ptr, scale_log2, log2_skip,
+    q_desc, k_desc, v_desc, out_desc, mean_k_desc, mean_v_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr,
+    bits_ptr, skipped_ptr, counter_ptr, scale_log2, log2_skip,
     tiles, q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+    q_batch_eights, q_eights, q_head_eights,
     BLOCK: gl.constexpr, HEAD_DIM: gl.constexpr, TILE: gl.constexpr, STAGES: gl.constexpr, Q_BUFFERS: gl.constexpr,
-    CONSUMERS: gl.constexpr, ROW_SIZE: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
+    CONSUMERS: gl.constexpr, PACKED: gl.constexpr, MEANS: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = q_desc.dtype
-    HEADS: gl.constexpr = BLOCK // ROW_SIZE
+    FLAT: gl.constexpr = BLOCK % PACKED != 0
+    BOXED: gl.constexpr = 1 if FLAT else PACKED  # heads of a box
     V_STAGES: gl.constexpr = 3 if SKIP and STAGES == 2 else STAGES
-    if HEADS == PACKED:
-        q_smem = gl.allocate_shared_memory(
-            dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, PACKED, HEAD_DIM], q_desc.layout
-        )
-    else:
-        q_smem = gl.allocate_shared_memory(
-            dtype, [Q_BUFFERS * CONSUMERS, 1, ROW_SIZE // CONSUMERS, 1, HEADS, HEAD_DIM], q_desc.layout
-        )
+    q_smem = gl.allocate_shared_memory(
+        dtype, [Q_BUFFERS * CONSUMERS, 1, BLOCK // CONSUMERS // BOXED, BOXED, HEAD_DIM], q_desc.layout
+    )
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, TILE, 1, HEAD_DIM], k_desc.layout)
     v_smem = gl.allocate_shared_memory(dtype, [V_STAGES, 1, TILE, 1, HEAD_DIM], v_desc.layout)
     mailbox = gl.allocate_shared_memory(gl.int32, [Q_BUFFERS, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
@@ -336,22 +319,24 @@ def _block_sparse_hopper_kernel(
     # Spelled out: constexprs keep their type only inside the call.
     gl.warp_specialize([
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+            out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+            q_batch_eights, q_eights, q_head_eights,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_SIZE, PACKED, MEANS, SKIP, 0,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP, 0,
         )),
         (_consume, (
-            out_desc, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
+            out_desc, q_ptr, out_ptr, lse_ptr, blocks_ptr, counts_ptr, bits_ptr, skipped_ptr, scale_log2, log2_skip,
             q_len, rows, first, offset, width, words, batch_lists, lists, group, row_group,
+            q_batch_eights, q_eights, q_head_eights,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, ROW_SIZE, PACKED, MEANS, SKIP, 1,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, HEAD_DIM, PACKED, MEANS, SKIP, 1,
         )),
         (_produce, (
             q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, blocks_ptr, counts_ptr, counter_ptr,
             tiles, rows, first, offset, width, batch_lists, lists, group, row_group,
             q_smem, k_smem, v_smem, votes, mailbox, q_full, q_empty, k_full, k_empty, v_full, v_empty,
-            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, ROW_SIZE, PACKED, MEANS, SKIP,
+            STAGES, CONSUMERS, Q_BUFFERS, BLOCK, TILE, PACKED, MEANS, SKIP,
         )),
     ], [4, 4], [240, 24])  # fmt: skip
 
@@ -419,8 +404,7 @@ def attend_arguments(
     batch, q_len, q_heads, head_dim = q.shape
     config = launch_config(head_dim)
     lists = q_heads // grid.packed
-    heads = BLOCK // grid.row_size
-    row_group = row_group_size(-(-grid.rows // heads)) * heads
+    row_group = row_group_size(-(-grid.rows // grid.packed)) * grid.packed
     tiles = -(-grid.rows // row_group) * row_group * batch * lists
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
@@ -429,19 +413,20 @@ def attend_arguments(
         (
             *(rows_boxed(q, grid), boxed(k, config["TILE"]), boxed(v, config["TILE"])),
             *(rows_boxed(out, grid), boxed(mean_k, config["TILE"]), boxed(mean_v, config["TILE"])),
-            *(out, lse, index.blocks, index.counts, bits, index.counts if skipped is None else skipped, tiles_drawn),
+            *(q, out, lse, index.blocks, index.counts, bits, index.counts if skipped is None else skipped, tiles_drawn),
         ),
         (scale * LOG2E, 0.0 if skip is None else math.log2(skip)),
         (
             *(tiles, q_len, grid.rows, grid.first, grid.offset, index.blocks.shape[-1], bits.shape[-1]),
             *(batch * lists, lists, lists // k.shape[2], row_group),
+            # In eights, so that the compiler knows 16 bytes to be aligned, which `unfit` has seen to.
+            *(stride // 8 for stride in q.stride()[:3]),
         ),
         {
             "BLOCK": BLOCK,
             "HEAD_DIM": head_dim,
             **config,
             "CONSUMERS": CONSUMERS,
-            "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "MEANS": means is not None,
             "SKIP": skip is not None,

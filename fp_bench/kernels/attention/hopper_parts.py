@@ -99,9 +99,9 @@ def hide_future(logits, position, key, i, TILE: gl.constexpr, TILES: gl.constexp
 
 
 @gluon.jit
-def mean_tiles(row, first, ROW_SIZE: gl.constexpr, BLOCK: gl.constexpr, TILE: gl.constexpr):
+def mean_tiles(row, first, PACKED: gl.constexpr, TILE: gl.constexpr):
     """Return the number of tiles with the means of all blocks that a row sees whole."""
-    return ((first + row) * ROW_SIZE // BLOCK + TILE - 1) // TILE
+    return ((first + row) // PACKED + TILE - 1) // TILE
 
 
 @gluon.jit
@@ -238,13 +238,10 @@ def boxed(tensor: Tensor, rows: int, heads: int = 1) -> Box:
 def rows_boxed(x: Tensor, grid: BlockGrid) -> Box:
     """Return Q or the output in boxes of a consumer's rows: some positions of all heads that share a list.
 
-    A box holds a power of two of heads. Where there are fewer, they get an axis of their own, past whose end TMA reads
-    zeros and writes nothing.
+    Where these are no power of two, nothing is moved in boxes, and they say what a consumer's buffer looks like.
     """
-    positions, heads = grid.row_size // CONSUMERS, BLOCK // grid.row_size
-    if heads == grid.packed:
-        return boxed(x, positions, heads)
-    return Box(x.unflatten(2, (-1, grid.packed)), (1, positions, 1, heads, x.shape[3]))
+    heads = 1 if BLOCK % grid.packed else grid.packed
+    return boxed(x, BLOCK // CONSUMERS // heads, heads)
 
 
 def counter(device: torch.device) -> Tensor:

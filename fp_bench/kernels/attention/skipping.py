@@ -47,8 +47,7 @@ def skip_tile(q: Tensor, k: Tensor, v: Tensor, index: BlockIndex, backend: str =
     if kernel == "hopper":
         from fp_bench.kernels.attention import hopper_parts
 
-        rows = index.grid.row_size // hopper_parts.CONSUMERS * index.packed
-        return rows, hopper_parts.launch_config(q.shape[3])["TILE"]
+        return size // hopper_parts.CONSUMERS, hopper_parts.launch_config(q.shape[3])["TILE"]
     from fp_bench.kernels.attention.triton import launch_config
 
     config = launch_config(q.shape[3], capability(q.device), size)

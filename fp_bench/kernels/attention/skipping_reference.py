@@ -56,7 +56,7 @@ def skipping_rows(
     batch, lists = index.counts.shape[:2]
     out = torch.zeros((batch, len(distinct), q.shape[2], v.shape[3]), dtype=torch.float32, device=q.device)
     lse = torch.full((batch, q.shape[2], len(distinct)), -math.inf, dtype=torch.float32, device=q.device)
-    parts = -(-grid.row_size * packed // tile[0])
+    parts = -(-size // tile[0])
     skipped = torch.zeros((*index.counts.shape, parts), dtype=torch.int32, device=q.device)
     in_block = torch.arange(size, device=q.device)
     for b in range(batch):
@@ -67,10 +67,9 @@ def skipping_rows(
                 listed = index.blocks[b, number, row, :count].long()
                 tokens = (listed.roll(1)[:, None] * size + in_block).flatten()
                 for part in range(parts):
-                    of_part = [
-                        ((grid.first + row) * grid.row_size + at // packed - grid.offset, number * packed + at % packed)
-                        for at in range(part * tile[0], min((part + 1) * tile[0], grid.row_size * packed))
-                    ]
+                    begin = (grid.first + row) * size
+                    places = range(begin + part * tile[0], begin + min((part + 1) * tile[0], size))
+                    of_part = [(at // packed - grid.offset, number * packed + at % packed) for at in places]
                     present = [(query, head) for query, head in of_part if 0 <= query < grid.q_len]
                     if count == 0 or place.keys().isdisjoint(query for query, _ in present):
                         continue

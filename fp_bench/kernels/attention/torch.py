@@ -22,6 +22,7 @@ def block_sparse_attention_torch(
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)
     lse = torch.full((q.shape[0], q.shape[2], q.shape[1]), -math.inf, dtype=torch.float32, device=q.device)
     counts, diagonals = index.counts.tolist(), grid.diagonals().tolist()
+    begins, ends = (each.tolist() for each in grid.spans())
     in_block = torch.arange(size, device=q.device)
     # Only the last listed block can be the diagonal one: its mask ends every row's mask.
     mask = torch.zeros((size, grid.key_blocks * size), dtype=q.dtype, device=q.device)
@@ -31,11 +32,10 @@ def block_sparse_attention_torch(
             keys, values = k[b, :, head // group], v[b, :, head // group]
             for row, a in enumerate(diagonals):
                 count = counts[b][head // grid.packed][row]
-                if count == 0:
+                low, high = begins[head % grid.packed][row], ends[head % grid.packed][row]
+                if count == 0 or low == high:
                     continue
                 blocks = index.blocks[b, head // grid.packed, row, :count].long()
-                start = (grid.first + row) * grid.row_size
-                low, high = max(start, grid.offset), min(start + grid.row_size, grid.kv_len)
                 seen = min((a + 1) * size, grid.kv_len)  # of the diagonal block, whoever sees it
                 tokens = (blocks[:, None] * size + in_block).flatten()
                 ends_in_diagonal = int(blocks[-1]) == a

@@ -51,7 +51,7 @@ def _block_sparse_kernel(
     stride_qb, stride_qn, stride_qh, stride_kb, stride_kn, stride_kh,
     stride_vb, stride_vn, stride_vh, stride_ob, stride_on, stride_oh,
     BLOCK: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, HEAD_DIM: tl.constexpr, STAGES: tl.constexpr,
-    ROW_GROUP: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
+    ROW_GROUP: tl.constexpr, PACKED: tl.constexpr, MEANS: tl.constexpr,
     BITS_TILE: tl.constexpr, WIDE: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = BLOCK // BLOCK_M
@@ -76,16 +76,15 @@ def _block_sparse_kernel(
     blocks_ptr += list_row * width
 
     # A row of Q is one position of one head; packed, the heads of a KV head come one after the other at each position.
-    in_row = part * BLOCK_M + tl.arange(0, BLOCK_M)
-    position = (first + row) * ROW_SIZE + in_row // PACKED
+    place = (first + row) * BLOCK + part * BLOCK_M + tl.arange(0, BLOCK_M)
+    position = place // PACKED
     query = (position - offset).to(tl.int64)
     query_valid = (query >= 0) & (query < q_len)
     q_rows = query * stride_qn
     out_rows = query * stride_on
     lse_rows = query
     if PACKED > 1:
-        query_valid &= in_row < ROW_SIZE * PACKED
-        in_list = in_row % PACKED
+        in_list = place % PACKED
         if WIDE:
             in_list = in_list.to(tl.int64)
         q_rows += in_list * stride_qh
@@ -146,7 +145,7 @@ def _block_sparse_kernel(
     if MEANS:
         # Blocks before the row's own are seen whole; those not listed count BLOCK times with their means. Lists have
         # room for all blocks here: width is their number.
-        past = (first + row) * ROW_SIZE // BLOCK
+        past = (first + row) // PACKED
         kv_heads = lists // group
         of_head = (batch * width * kv_heads + head // group) * HEAD_DIM
         bits_ptr += list_row * (tl.cdiv(width, BITS_TILE) * (BITS_TILE // 32))
@@ -237,7 +236,7 @@ def attend_arguments(
     batch, q_len, q_heads, head_dim = q.shape
     config = _tiles(q, grid.block_size)
     lists = q_heads // grid.packed
-    row_group = ROW_GROUP * grid.block_size // grid.row_size
+    row_group = ROW_GROUP * grid.packed
     rows = triton.cdiv(grid.rows, row_group) * row_group
     # Nothing reads the stand-ins.
     mean_k, mean_v, bits = (k, v, index.counts) if means is None else (*means, kept_bits(index))
@@ -268,7 +267,6 @@ def attend_arguments(
             "HEAD_DIM": head_dim,
             "STAGES": config["STAGES"],
             "ROW_GROUP": row_group,
-            "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "MEANS": means is not None,
             "BITS_TILE": TILE,

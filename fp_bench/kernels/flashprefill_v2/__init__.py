@@ -69,18 +69,20 @@ def _discover_torch(q: Tensor, pooled: Tensor, rule: KeepRule, scale: float, ind
 
 def _log2_energies(q: Tensor, keys: Tensor, grid: BlockGrid, rows: slice, scale_log2: float) -> Tensor:
     """Return ``[rows, key blocks up to the last row's own]``: log2 of each block's energy, -inf for none."""
-    start = (grid.first + rows.start) * grid.row_size - grid.offset
-    stop = min((grid.first + rows.stop) * grid.row_size - grid.offset, grid.q_len)
-    before = max(-start, 0)  # positions of the first row that belong to an earlier chunk
-    ends = ((grid.first + torch.arange(rows.start, rows.stop)) * grid.row_size + grid.row_size).clamp_max(grid.kv_len)
-    width = -(-int(ends[-1]) // grid.block_size)
-    position = torch.arange(start + before, stop, device=q.device) + grid.offset
+    size, packed = grid.block_size, grid.packed
+    start = (grid.first + rows.start) * size - grid.offset * packed  # a place of this call, like the next two
+    stop = min((grid.first + rows.stop) * size - grid.offset * packed, grid.q_len * packed)
+    before = max(-start, 0)  # places of the first row that belong to an earlier chunk
+    row = grid.first + torch.arange(rows.start, rows.stop)
+    ends = ((row * size + size - 1) // packed + 1).clamp_max(grid.kv_len)
+    width = -(-int(ends[-1]) // size)
+    place = torch.arange(start + before, stop, device=q.device)
     block = torch.arange(width, device=q.device)
-    logits = torch.einsum("ihd,cd->ihc", q[start + before : stop].float(), keys[:width]) * scale_log2
-    logits.masked_fill_((position[:, None] < block * grid.block_size)[:, None], -math.inf)
-    padded = logits.new_full((len(ends) * grid.row_size, *logits.shape[1:]), -math.inf)
+    logits = q[place // packed, place % packed].float() @ keys[:width].T * scale_log2
+    logits.masked_fill_((place // packed + grid.offset)[:, None] < block * size, -math.inf)
+    padded = logits.new_full((len(ends) * size, width), -math.inf)
     padded[before : before + len(logits)] = logits
-    by_row = padded.view(len(ends), -1, width)
+    by_row = padded.view(len(ends), size, width)
     highest = by_row.amax(1).clamp_min(-3e38)  # blocks that no query sees stay at -inf instead of becoming nan
     energy = highest + torch.exp2(by_row - highest[:, None]).sum(1).log2()
-    return energy.masked_fill((block + 1) * grid.block_size > ends.to(q.device)[:, None], -math.inf)
+    return energy.masked_fill((block + 1) * size > ends.to(q.device)[:, None], -math.inf)

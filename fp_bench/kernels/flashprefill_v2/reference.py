@@ -31,11 +31,12 @@ def packed_energies(q: Tensor, pooled: Tensor, grid: BlockGrid, scale: float) ->
     block = torch.arange(grid.key_blocks, device=q.device)
     logits = logits.masked_fill(position[:, None] < block * grid.block_size, -math.inf)
     logits = logits.view(batch, kv_heads, q_heads // kv_heads, q_len, grid.key_blocks)
-    of_row = position // grid.row_size - grid.first
+    of_row = grid.row_of(position, torch.arange(grid.packed, device=q.device)[:, None])
     energies = []
     for row in range(grid.rows):
-        last = int(position[of_row == row][-1])
-        energy = torch.logsumexp(logits[:, :, :, of_row == row] / LOG2E, dim=(2, 3)) * LOG2E
+        in_row = of_row == row
+        last = int(position[in_row.any(0)][-1])
+        energy = torch.logsumexp(logits[:, :, in_row] / LOG2E, dim=2) * LOG2E
         energies.append(energy.masked_fill((block + 1) * grid.block_size > last + 1, -math.inf))
     return torch.stack(energies, dim=2)
 

@@ -1,9 +1,9 @@
 """FlashPrefill V2's discovery in one Triton kernel.
 
 The walk, the transposed scores and the compaction are those of `flashprefill.triton`, with the same tiles, registers
-and scratch. Two things differ. A row holds the same few positions of all query heads of a KV head, so its Q tile is
-gathered from several heads. And every query of a row sees the first token of the row's own key block, so one loop
-scores all blocks that have an energy, including the own one when the row ends with it.
+and scratch. Two things differ. A row holds 128 places of a KV head, all its query heads position by position, so its Q
+tile is gathered from several heads. And every query of a row sees the first token of the row's own key block, so one
+loop scores all blocks that have an energy, including the own one when the row ends with it.
 """
 
 import torch
@@ -28,7 +28,7 @@ def _discover_packed_kernel(
     scale_log2, log2_alpha, sink, window, last_full,
     q_len, kv_len, first, rows, key_blocks, batch_lists, lists,
     stride_qb, stride_qn, stride_qh, stride_pb, stride_pn, stride_ph,
-    BLOCK: tl.constexpr, ROW_SIZE: tl.constexpr, PACKED: tl.constexpr, HEAD_DIM: tl.constexpr,
+    BLOCK: tl.constexpr, PACKED: tl.constexpr, HEAD_DIM: tl.constexpr,
     KEY_TILE: tl.constexpr, STAGES: tl.constexpr, COMPACT: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
@@ -41,15 +41,16 @@ def _discover_packed_kernel(
         batch_list = tile % batch_lists
         batch = (batch_list // lists).to(tl.int64)
         kv_head = (batch_list % lists).to(tl.int64)
-        start = (first + row) * ROW_SIZE
-        query = start - offset + in_row // PACKED
-        row_valid = (in_row < ROW_SIZE * PACKED) & (query >= 0) & (query < q_len)
-        q_rows = query.to(tl.int64) * stride_qn + (kv_head * PACKED + in_row % PACKED) * stride_qh
+        start = (first + row) * BLOCK
+        place = start + in_row
+        query = place // PACKED - offset
+        row_valid = (query >= 0) & (query < q_len)
+        q_rows = query.to(tl.int64) * stride_qn + (kv_head * PACKED + place % PACKED) * stride_qh
         q = tl.load(q_ptr + batch * stride_qb + q_rows[:, None] + dim, mask=row_valid[:, None], other=0.0)
         pooled = pooled_ptr + batch * stride_pb + kv_head * stride_ph
-        a = start // BLOCK
-        scored = tl.minimum(start + ROW_SIZE, kv_len) // BLOCK
-        if (ROW_SIZE * PACKED == BLOCK) & (start >= offset) & (start + ROW_SIZE <= kv_len):
+        a = (first + row) // PACKED
+        scored = tl.minimum((start + BLOCK - 1) // PACKED + 1, kv_len) // BLOCK
+        if (start >= offset * PACKED) & (start + BLOCK <= kv_len * PACKED):
             largest = score_blocks(
                 q, pooled, scratch, scored, row_valid, scale_log2, stride_pn, KEY_TILE, HEAD_DIM, False, STAGES
             )
@@ -94,7 +95,6 @@ def discover_packed_triton(q: Tensor, pooled: Tensor, rule: KeepRule, scale: flo
         ),
         {
             "BLOCK": grid.block_size,
-            "ROW_SIZE": grid.row_size,
             "PACKED": grid.packed,
             "HEAD_DIM": q.shape[3],
             **tiles,
