@@ -8,6 +8,7 @@ import typer
 
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.cli.asking import Conducting, measuring
+from fp_bench.cli.front import EXIT_FAILED
 from fp_bench.cli.options import known
 from fp_bench.cli.recording import open_places, record, run_folder
 from fp_bench.methods.registry import methods as known_methods
@@ -41,7 +42,8 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         settings = max(len(search.candidates) for search in todo)
         samples = max(search.most for search in todo)
         if how.dry_run or not how.quiet:
-            say(f"{len(todo)} searches over at most {settings} settings, {samples} samples each; into {folder}")
+            count = f"{len(todo)} search{'es' if len(todo) > 1 else ''}"
+            say(f"{count} over at most {settings} settings, {samples} samples each; into {folder}")
             seconds = places[0].run(_seconds, request, todo, places[0].machine)
             if seconds is not None:
                 say(f"cost: {between(seconds)} for answers, and the time to first token of each setting found")
@@ -87,7 +89,7 @@ def tune(request: TuneRequest, how: Conducting) -> None:
         title = f"Which prefill method for {request.model}, with {request.limit_text}"
         lead = Lead(title, tuned.answer(found, request.limit_text), [table], plots)
         say(f"report: {write_html([Part(read_run(folder))], folder / 'report.html', lead)}")
-    raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else 3)
+    raise typer.Exit(0 if any(each.label and each.method != "dense" for each in found) else EXIT_FAILED)
 
 
 def _seconds(request: TuneRequest, todo: "Sequence[Search]", machine: "Machine") -> "Range | None":
