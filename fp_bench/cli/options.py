@@ -84,7 +84,8 @@ def read_text(path: Path) -> str:
             raise OSError("it is no file")
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--text {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--text {path} cannot be read: {reason}") from None
 
 
 def read_runs(folders: list[Path]) -> list["Run"]:

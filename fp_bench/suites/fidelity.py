@@ -97,7 +97,8 @@ def _read(path: str) -> str:
             raise OSError("it is no file")
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"text file {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(f"text file {path} cannot be read: {reason}") from None
 
 
 def _written(draw: random.Random, room: int, tokenizer: Tokenizer) -> str:
