@@ -97,7 +97,8 @@ def read_table(path: Path) -> list[list[float]]:
         table = json.loads(path.read_text())
         rows = [[float(tau) for tau in row] for row in table]
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"xattention: tau_file={str(path)!r}: {error}; it must be JSON, [[tau, ...], ...]") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"xattention: tau_file={str(path)!r}: {reason}; it must be JSON, [[tau, ...], ...]") from None
     if not rows or not rows[0] or {len(row) for row in rows} != {len(rows[0])} or not min(map(min, rows)) >= 0:
         raise UsageError(f"xattention: tau_file={str(path)!r}: it needs equally long rows of taus, one per layer")
     return rows
