@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UsageError, unread
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.xattention import select_antidiagonal
@@ -97,8 +97,9 @@ def read_table(path: Path) -> list[list[float]]:
         table = json.loads(path.read_text())
         rows = [[float(tau) for tau in row] for row in table]
     except (OSError, ValueError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f"xattention: tau_file={str(path)!r}: {reason}; it must be JSON, [[tau, ...], ...]") from None
+        raise UsageError(
+            f"xattention: tau_file={str(path)!r}: {unread(error)}; it must be JSON, [[tau, ...], ...]"
+        ) from None
     if not rows or not rows[0] or {len(row) for row in rows} != {len(rows[0])} or not min(map(min, rows)) >= 0:
         raise UsageError(f"xattention: tau_file={str(path)!r}: it needs equally long rows of taus, one per layer")
     return rows
