@@ -239,6 +239,12 @@ def test_every_run_as_a_file_is_planned(block, tmp_path):
     assert f"plan: {', '.join(yaml.safe_load(block.text)['methods'])} at" in done.stderr
 
 
+def test_the_package_its_citation_and_its_changes_are_of_one_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    newest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert {fp_bench.__version__, cited, newest and newest[1]} == {PROJECT["project"]["version"]}
+
+
 def test_the_page_of_the_interface_has_every_exported_name():
     listed = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
     assert all(pydoc.locate(name) is not None for name in listed)
