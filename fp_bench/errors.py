@@ -40,6 +40,12 @@ def said(error: BaseException) -> str:
         return ""
 
 
+def unread(error: Exception) -> str:
+    """Return why a file was not read, without the file's name, which the message around it has."""
+    of_system: str | None = getattr(error, "strerror", None)
+    return of_system or said(error)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

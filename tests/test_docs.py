@@ -6,6 +6,7 @@ is by the real command line, with the names and parameters of methods and suites
 
 import importlib.util
 import inspect
+import pydoc
 import re
 import shlex
 import tomllib
@@ -18,6 +19,7 @@ import typer
 import yaml
 from transformers import AutoModelForCausalLM
 
+import fp_bench
 from fp_bench.cli import app
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.registry import Registry, Spec, methods
@@ -235,6 +237,18 @@ def test_every_run_as_a_file_is_planned(block, tmp_path):
     done = fpbench("latency", "--config", path, "--dry-run")
     assert done.exit_code == 0, done.output
     assert f"plan: {', '.join(yaml.safe_load(block.text)['methods'])} at" in done.stderr
+
+
+def test_the_package_its_citation_and_its_changes_are_of_one_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]
+    newest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert {fp_bench.__version__, cited, newest and newest[1]} == {PROJECT["project"]["version"]}
+
+
+def test_the_page_of_the_interface_has_every_exported_name():
+    listed = re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+    assert all(pydoc.locate(name) is not None for name in listed)
+    assert {name.rpartition(".")[2] for name in listed} >= set(fp_bench.__all__) - {"__version__"}
 
 
 def test_no_block_is_of_a_kind_that_nothing_checks():

@@ -1,1 +1,1 @@
-"""Finds a method's thresholds for a model: FlashPrefill's alpha, XAttention's taus."""
+"""Finds settings for a model: the fastest method, alphas, taus, and patterns of heads."""

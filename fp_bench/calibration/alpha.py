@@ -1,4 +1,4 @@
-"""Finds the alpha of FlashPrefill that keeps a wanted share of the blocks in a model."""
+"""Finds the alpha of FlashPrefill that keeps a wanted share of a model's attention."""
 
 import math
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ def check_density(wanted: float) -> None:
 
 @torch.no_grad()
 def calibrate(source: Captured, wanted: float, *, device: torch.device, dtype: torch.dtype) -> Calibration:
-    """Find the largest alpha that keeps at least ``wanted`` of the causal block pairs, in the mean over heads.
+    """Find the largest alpha that keeps at least ``wanted`` of the causal query-key pairs, in the mean over heads.
 
     Args:
         source: the captured tensors.

@@ -179,9 +179,9 @@ def gain_of_layers(found: Sequence[Tuned]) -> str:
         times = {"alpha_file" in (each.label or ""): each.attention_ms for each in mine}
         one, each_layer = times.get(False), times.get(True)
         if one and each_layer:
-            lines.append(
-                f"{format_length(length)}: an alpha for each layer takes {1 - each_layer / one:.0%} less attention time"
-            )
+            change = each_layer / one - 1
+            than = f"{abs(change):.0%} {'less' if change < 0 else 'more'} attention time"
+            lines.append(f"{format_length(length)}: an alpha for each layer takes {than} than one alpha")
     return "; ".join(lines) or "an alpha for each layer cannot be compared: one of both searches found nothing"
 
 

@@ -35,9 +35,8 @@ def accuracy(request: AccuracyRequest, how: Conducting) -> None:
     from fp_bench.jobs.accuracy.plan import make_plan
     from fp_bench.jobs.cost import answer_seconds
     from fp_bench.jobs.machine import parse_dtype
-    from fp_bench.jobs.schedule import Conduct
 
-    conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
+    conduct = how.conduct()
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, request.workers, request.engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, get_args
 
 import typer
 from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
@@ -16,6 +16,9 @@ from fp_bench.errors import UsageError
 from fp_bench.jobs.request import Options, Request, option_name
 from fp_bench.jobs.values import Layers, from_text, parse_numbers
 from fp_bench.sizes import parse_duration
+
+if TYPE_CHECKING:
+    from fp_bench.jobs.schedule import Conduct
 
 
 def _seconds(value: Any, info: ValidationInfo) -> Any:
@@ -58,6 +61,12 @@ class Conducting(Options):
         if self.out is not None and self.resume:
             raise UsageError(f"--resume continues the newest run, but --out names {self.out}; give only one")
         return self
+
+    def conduct(self) -> "Conduct":
+        """Return what of this concerns a job."""
+        from fp_bench.jobs.schedule import Conduct
+
+        return Conduct(self.timeout, self.budget, self.retry_failed, self.isolate)
 
 
 SHORT = {

@@ -17,9 +17,8 @@ def latency(request: LatencyRequest, how: Conducting) -> None:
     from fp_bench.cli.terminal import show_plan
     from fp_bench.jobs.latency.job import count_pending, run
     from fp_bench.jobs.latency.plan import make_plan
-    from fp_bench.jobs.schedule import Conduct
 
-    conduct = Conduct(timeout=how.timeout, budget=how.budget, retry_failed=how.retry_failed, isolate=how.isolate)
+    conduct = how.conduct()
     folder = run_folder(request.verb, how.out, how.resume)
     with open_places(how.devices, how.ray, engine=request.engine) as places:
         plan = places[0].run(make_plan, request, places[0].machine, how.budget)

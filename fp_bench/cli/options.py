@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UsageError, unread
 from fp_bench.jobs.request import ARGUMENTS, CHANGES, ROPE, with_model_changes
 from fp_bench.jobs.values import parse_numbers
 from fp_bench.methods.registry import Registry, Spec
@@ -84,7 +84,7 @@ def read_text(path: Path) -> str:
             raise OSError("it is no file")
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--text {path} cannot be read: {error}") from None
+        raise UsageError(f"--text {path} cannot be read: {unread(error)}") from None
 
 
 def read_runs(folders: list[Path]) -> list["Run"]:

@@ -37,7 +37,7 @@ def open_inputs(spec: str) -> InputSource:
             return GivenDensity(_number(argument, example))
         case _:
             folder, _, stack = argument.partition(":stack=")
-            return Captured(Path(folder), _layers(stack, argument))
+            return Captured(Path(folder), _stacked(stack, argument))
 
 
 def versioned(spec: str) -> str:
@@ -45,7 +45,8 @@ def versioned(spec: str) -> str:
     return f"structured:version={VERSION}" if spec.strip() == "structured" else spec
 
 
-def _layers(text: str, argument: str) -> int:
+def _stacked(text: str, argument: str) -> int:
+    """Return how many captured layers are joined into one call."""
     if ":stack=" not in argument:
         return 1
     if not (text.isascii() and text.isdigit()):

@@ -25,7 +25,7 @@ class Candidate:
     method: Method | None
     problem: str | None = None
     server: Server | None = None
-    """What runs it, where that is no process of ours: then the spec is a name that the user gave."""
+    """The server that runs it, and then the spec is a label that the user gave; None: our processes run it."""
 
     @classmethod
     def of(cls, spec: Spec, backend: str) -> "Candidate":

@@ -23,7 +23,7 @@ class HeldPrefill(SparsePrefill):
     Args:
         model: as for `SparsePrefill`.
         method: the same.
-        layer: whose calls are held to the definition; None is no one's.
+        layer: whose outputs are compared with the definition; None: no layer.
         dense_layers: as for `SparsePrefill`.
         measure_selection: the same.
         kernels: the same.

@@ -292,7 +292,7 @@ class LatencyRequest(Request):
             if self.engine != "hf":
                 raise UsageError(f"--engine {self.engine} runs models; give --ttft too")
             self._refuse(LOADED, "concurrency", "rate")
-            self._refuse("a model reads it; give --ttft too", "text")
+            self._refuse("only a model reads a text; give --ttft too", "text")
             return self
         calls = "not with --ttft, which times one prompt through a model"
         self._refuse(calls, "batch", "heads", "inputs", "layers")
@@ -300,7 +300,7 @@ class LatencyRequest(Request):
             self._refuse(LOADED, "concurrency", "rate")
         else:
             self._refuse(SERVED_SO, "methods", "backend", "dtype")
-            self._refuse("of processes that run the model; a server has its own", "launches")
+            self._refuse("a server's processes are not started anew", "launches")
             if self.concurrency and self.rate:
                 raise UsageError("--concurrency and --rate are two kinds of load; give one")
         return self
@@ -329,7 +329,11 @@ class AccuracyRequest(Request):
         description="Lengths in tokens of prompt and answer: 4k, 4k-64k (doubling), separated by commas.",
     )
     tasks: Words | None = Field(None, description="Tasks of the suite; default: all. 'list' prints them.")
-    methods: Specs | None = Field(None, description="Methods as for latency; default: dense and all others.")
+    methods: Specs | None = Field(
+        None,
+        description="Methods as for latency; default: dense, flashprefill at two alphas, flexprefill, xattention, "
+        "minference and streaming.",
+    )
     model: str = Field("embedded", description="embedded, a folder, a GGUF file, or a Hugging Face causal model.")
     rope: str | None = Field(None, description=ROPE)
     model_changes: str | None = Field(None, alias="model_config", description=CHANGES)

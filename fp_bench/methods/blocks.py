@@ -1,8 +1,8 @@
 """Attention of methods that select blocks of 128 keys for blocks of 128 queries."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from fp_bench.kernels.attention import block_sparse_attention, hopper_missing, implementation
@@ -10,9 +10,19 @@ from fp_bench.kernels.attention.skipping import SkippingOut, skip_tile, skipped_
 from fp_bench.kernels.attention.skipping_reference import skipping_rows
 from fp_bench.kernels.backend import HOPPER, capability
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import head_dim_problem
+from fp_bench.kernels.layout import BLOCK_SIZE, head_dim_problem
 from fp_bench.methods.base import AttentionCall, Method, MethodParams
 from fp_bench.methods.dense import Dense
+
+
+def _divides_a_block(stride: int) -> int:
+    if BLOCK_SIZE % stride:
+        raise ValueError(f"stride must divide {BLOCK_SIZE}")
+    return stride
+
+
+Stride = Annotated[int, Field(ge=1, le=BLOCK_SIZE), AfterValidator(_divides_a_block)]
+"""Tokens of a cell, whose queries and keys share one score."""
 
 
 class BlockParams(MethodParams):

@@ -1,8 +1,8 @@
 """FlexPrefill (arXiv 2502.20766), with the coverage that its authors use for each model."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fp_bench.kernels.block_index import BlockIndex
 from fp_bench.kernels.flexprefill import select_flex
@@ -30,6 +30,12 @@ class FlexPrefill(BlockMethod):
         """Most tokens of each; none by default."""
         official_quirks: bool = True
         """true: round as the official code, and masses of 0 make a head vertical-slash; false: follow the paper."""
+
+        @model_validator(mode="after")
+        def _ascending(self) -> Self:
+            if self.max_budget is not None and self.max_budget < self.min_budget:
+                raise ValueError(f"max_budget={self.max_budget} must be at least min_budget={self.min_budget}")
+            return self
 
     params: Params
     knob = Knob("gamma", 0.5, 0.999, keeps="more")

@@ -1,4 +1,4 @@
-"""Methods with one pattern per head, for whole prompts: MInference and StreamingLLM."""
+"""Base of methods with one pattern per head, for whole prompts: MInference, StreamingLLM and TriangleMix."""
 
 from abc import abstractmethod
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fp_bench.methods.base import Method
 
 BUILTIN_METHODS = {
-    "cosa": "fp_bench.methods.xattention:Cosa",
+    "cosa": "fp_bench.methods.cosa:Cosa",
     "delta": "fp_bench.methods.modifiers.delta:Delta",
     "dense": "fp_bench.methods.dense:Dense",
     "flashprefill": "fp_bench.methods.flashprefill:FlashPrefill",
@@ -116,7 +116,7 @@ class Registry:
         return {point.name: point.value for point in entry_points(group=self.group)}
 
     def warn_of_hidden(self) -> None:
-        """Return the plug-ins hidden by a built-in name."""
+        """Warn of the plug-ins that a built-in name hides."""
         plugins = self._plugins()
         for name in sorted(plugins.keys() & self._builtin):
             warnings.warn(f"plug-in {plugins[name]} is ignored: fp_bench has a {self.noun} {name!r}", stacklevel=2)

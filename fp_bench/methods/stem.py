@@ -1,12 +1,11 @@
 """Stem (arXiv 2603.06274): a falling budget of the blocks with the largest mean scores and values."""
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.stem import Budget, select_strided
 from fp_bench.methods.base import AttentionCall, Knob
-from fp_bench.methods.blocks import BlockMethod, BlockParams
+from fp_bench.methods.blocks import BlockMethod, BlockParams, Stride
 
 
 class Stem(BlockMethod):
@@ -21,7 +20,7 @@ class Stem(BlockMethod):
         """Factor on the published budgets: all below 56 blocks, N / 5 + 30 below 160, else N / 10 + 30."""
         decay: float = Field(0.7, gt=0, le=1)
         """Share of the budget that remains in the prompt's last row."""
-        stride: int = Field(8, ge=1, le=BLOCK_SIZE)
+        stride: Stride = 8
         """Tokens of a cell; a power of two."""
         value_weight: float = Field(0.2, ge=0, allow_inf_nan=False)
         """Weight of the values' norms, in units of the logits."""
@@ -29,13 +28,6 @@ class Stem(BlockMethod):
         """First key blocks that every query block keeps."""
         window_blocks: int = Field(4, ge=0)
         """Key blocks up to and including the diagonal that are kept."""
-
-        @field_validator("stride")
-        @classmethod
-        def _divides_a_block(cls, stride: int) -> int:
-            if stride & (stride - 1):
-                raise ValueError("stride must be a power of two")
-            return stride
 
     params: Params
     knob = Knob("budget", 0.05, 4.0, keeps="more", scale="log")

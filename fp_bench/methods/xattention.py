@@ -1,29 +1,19 @@
-"""XAttention (arXiv 2503.16428), at its published strides, and CoSA (arXiv 2607.25291) on the same scores."""
+"""XAttention (arXiv 2503.16428), at its published strides."""
 
 import json
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UsageError, unread
 from fp_bench.kernels.block_index import BlockIndex
-from fp_bench.kernels.cosa import select_covering
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.xattention import select_antidiagonal
 from fp_bench.methods.base import AttentionCall, Knob, MethodParams
-from fp_bench.methods.blocks import BlockMethod, BlockParams
-
-
-def _divides_a_block(stride: int) -> int:
-    if BLOCK_SIZE % stride:
-        raise ValueError(f"stride must divide {BLOCK_SIZE}")
-    return stride
-
-
-Stride = Annotated[int, Field(ge=1, le=BLOCK_SIZE), AfterValidator(_divides_a_block)]
+from fp_bench.methods.blocks import BlockMethod, BlockParams, Stride
 
 
 class XAttention(BlockMethod):
@@ -97,30 +87,6 @@ class XAttention(BlockMethod):
         return self._taus[key]
 
 
-class Cosa(BlockMethod):
-    """Keep blocks with a largest score first, then those with large peaks, until they hold a share of the row's."""
-
-    name = "cosa"
-
-    class Params(BlockParams):
-        """The rule's parameters, with the published defaults; blocks have 128 tokens."""
-
-        coverage: float = Field(0.8, gt=0, le=1)
-        """Share of a row's peaks that its blocks hold; 1 keeps every block."""
-        stride: Stride = 8
-        """Tokens that share one score; a divisor of 128."""
-
-    params: Params
-    knob = Knob("coverage", 0.1, 0.99, keeps="more")
-
-    def select(self, call: AttentionCall) -> BlockIndex | None:
-        """Score every pair of blocks by its peaks, keep enough of them; None (dense) for one query."""
-        if call.q_len == 1:
-            return None
-        p = self.params
-        return select_covering(call.q, call.k, p.coverage, stride=p.stride, scale=call.scale, backend=self.backend)
-
-
 def read_table(path: Path) -> list[list[float]]:
     """Read a list of taus for each layer, one per query head.
 
@@ -131,7 +97,9 @@ def read_table(path: Path) -> list[list[float]]:
         table = json.loads(path.read_text())
         rows = [[float(tau) for tau in row] for row in table]
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"xattention: tau_file={str(path)!r}: {error}; it must be JSON, [[tau, ...], ...]") from None
+        raise UsageError(
+            f"xattention: tau_file={str(path)!r}: {unread(error)}; it must be JSON, [[tau, ...], ...]"
+        ) from None
     if not rows or not rows[0] or {len(row) for row in rows} != {len(rows[0])} or not min(map(min, rows)) >= 0:
         raise UsageError(f"xattention: tau_file={str(path)!r}: it needs equally long rows of taus, one per layer")
     return rows

@@ -173,6 +173,10 @@ def prompter(tokenizer: Any, chat: str, reasoning: str = "off", thought_end: str
         given = Marks.given(thought_end) if thought_end is not None else None
         found = replace(found, marks=given or marks_of(found._template))
     if reasoning == "on" and found.marks is None:
-        problem = "has no known thought; give --thought-end" if found.chat else "is not used"
-        raise UsageError(f"--reasoning on: this model's chat template {problem}, or write --reasoning off")
+        if found.chat:
+            raise UsageError(
+                "--reasoning on: this model's chat template has no known thought; give --thought-end, or write "
+                "--reasoning off"
+            )
+        raise UsageError("--reasoning on needs a chat template, and none is used here; write --reasoning off")
     return replace(found, reasons=reasoning == "on" or (reasoning == "auto" and found.reasons_anyway))

@@ -24,7 +24,7 @@ LOADING: Mapping[str, Sequence[str] | re.Pattern[str]] = {
 ELSEWHERE = {
     "dtype": "give --dtype",
     "torch_dtype": "give --dtype",
-    "attn_implementation": "methods compute the attention; give e.g. --methods dense:impl=sdpa",
+    "attn_implementation": "methods compute the attention; give e.g. --methods dense:impl=fa2",
     "trust_remote_code": "code of a repository is never run",
 }
 """Arguments that are not taken -> what to do instead."""

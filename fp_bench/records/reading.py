@@ -152,7 +152,7 @@ def _why_not(line: bytes, error: ValidationError | UsageError) -> str:
         return f"it is not JSON ({broken})"
     version = fields.get("schema_version") if isinstance(fields, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        return f"schema_version {version} is newer than {SCHEMA_VERSION}of this fpbench; update fpbench"
+        return f"schema_version {version} is newer than {SCHEMA_VERSION}, that of this fpbench; update fpbench"
     return problem(error)
 
 

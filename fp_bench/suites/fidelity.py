@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from fp_bench.errors import UnavailableError, UsageError
+from fp_bench.errors import UnavailableError, UsageError, unread
 from fp_bench.suites.probe.text import OPENING, filler, keys, needle, number, recall
 from fp_bench.suites.sample import Sample
 from fp_bench.suites.suite import Suite, SuiteParams, Tokenizer
@@ -97,7 +97,7 @@ def _read(path: str) -> str:
             raise OSError("it is no file")
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"text file {path} cannot be read: {error}") from None
+        raise UnavailableError(f"text file {path} cannot be read: {unread(error)}") from None
 
 
 def _written(draw: random.Random, room: int, tokenizer: Tokenizer) -> str:

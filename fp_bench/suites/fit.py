@@ -13,6 +13,8 @@ SLACK = 0.003
 """Share of the limit that may stay unused if units are small."""
 MARGIN = 0.001
 """Share of the limit that a guess leaves unused, so that it is rarely too long."""
+GOLDEN = 0.618034
+"""Step by which a place moves from sample to sample, so that its depths are even."""
 FEWEST_TOKENS = 0.25
 """Smallest assumed number of tokens per unit, so that a guess stays finite."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from fp_bench.errors import UnavailableError
-from fp_bench.suites.fit import Draft, Prompt, Stream, fitted_sample
+from fp_bench.suites.fit import GOLDEN, Draft, Prompt, Stream, fitted_sample
 from fp_bench.suites.rows import rows
 from fp_bench.suites.ruler.hermetic.words import ADJECTIVES, NOUNS, uuids, with_articles
 from fp_bench.suites.ruler.nvidia.sources import fingerprint
@@ -26,8 +26,6 @@ CLASSES = {"icl_6": 6, "icl_50": 50, "icl_68": 68, "icl_77": 77, "icl_151": 151}
 """Classes of HELMET's five data sets: TREC coarse and fine, NLU, BANKING77, CLINC150."""
 NEW_TOKENS = {JSON: 100}
 LABEL_TOKENS = 20
-GOLDEN = 0.618034
-"""Step by which the key moves from sample to sample, so that its depths are even."""
 DEMONSTRATED = (0.25, 0.75)
 """Depths of the two keys whose values the question gives."""
 

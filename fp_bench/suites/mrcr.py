@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from fp_bench.errors import UnavailableError
-from fp_bench.suites.fit import Draft, Prompt, Stream, fitted_sample
+from fp_bench.suites.fit import GOLDEN, Draft, Prompt, Stream, fitted_sample
 from fp_bench.suites.rows import Row, numbered, rows
 from fp_bench.suites.ruler.hermetic import prose
 from fp_bench.suites.ruler.hermetic.words import NOUNS, letters
@@ -28,8 +28,6 @@ FORMS = ("advert", "diary entry", "eulogy", "fable", "letter", "news report", "p
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
 OPENING = "Below is a conversation. Read it, then do what the last user asks.\n"
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
-GOLDEN = 0.618034
-"""Steps by which needles move from sample to sample, so that their depths are even."""
 SENTENCES = 3
 """Of an answer in the conversation."""
 

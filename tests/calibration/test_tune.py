@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from fp_bench.calibration import tune as tuning
 from fp_bench.calibration.request import TuneRequest
 from fp_bench.calibration.search import settings
-from fp_bench.calibration.tuned import Tuned, answer, verdicts
+from fp_bench.calibration.tuned import Tuned, answer, gain_of_layers, verdicts
 from fp_bench.cli.front import app
 from fp_bench.jobs.latency import plan as latency_plan
 from fp_bench.jobs.latency import ttft_engine
@@ -80,7 +80,7 @@ def test_settings_found_in_transformers_are_timed_in_vllm(tmp_path, few, monkeyp
 def test_a_dry_run_says_how_long_it_may_take_and_measures_nothing(tmp_path):
     result = invoke("tune --lens 1k --methods streaming --samples 4 --dry-run --out " + str(tmp_path / "run"))
     assert result.exit_code == 0, result.output
-    assert "1 searches over at most" in result.output
+    assert "1 search over at most" in result.output
     assert "cost: about" in result.output
     assert not (tmp_path / "run").exists()
 
@@ -152,6 +152,14 @@ def test_times_that_cannot_be_told_apart_are_ties():
     noisy = [timed("a", 10.0, 11.0, 90.0), timed("b", 80.0, 9.0, 85.0)]
     assert verdicts(noisy) == ["fastest", "7.27x the fastest, but within the noise"]
     assert verdicts([Tuned("a", 1024, None, "no setting meets the limit")]) == ["no setting meets the limit"]
+
+
+@pytest.mark.parametrize(("ms", "says"), [(9.0, "takes 10% less"), (11.0, "takes 10% more")])
+def test_an_alpha_for_each_layer_may_be_slower_than_one_alpha(ms, says):
+    one = tuned("flashprefill", 1024, "flashprefill:alpha=0.1", (), attention_ms=10.0)
+    each_layer = tuned("flashprefill", 1024, "flashprefill:alpha_file=a.json", (), attention_ms=ms)
+    assert gain_of_layers([one, each_layer]) == f"1K: an alpha for each layer {says} attention time than one alpha"
+    assert "cannot be compared" in gain_of_layers([one])
 
 
 def test_each_length_is_timed_with_the_settings_found_at_it():

@@ -63,7 +63,12 @@ def test_its_knob_turns_as_declared(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("rbs:low=0.9", "low=0.9 must be below high=0.9"), ("stem:stride=12", "power of two")]
+    ("text", "says"),
+    [
+        ("rbs:low=0.9", "low=0.9 must be below high=0.9"),
+        ("stem:stride=12", "must divide 128"),
+        ("flexprefill:max_budget=512", "max_budget=512 must be at least min_budget=1024"),
+    ],
 )
 def test_parameters_that_do_not_go_together_are_one_line(text, says):
     with pytest.raises(UsageError, match=says):

@@ -67,7 +67,7 @@ def test_changes_are_part_of_the_name_in_one_order() -> None:
         ("revision=a b", "revision may have only letters"),
         ("revision=main", "'embedded' has no revisions"),
         ("dtype=float32", "give --dtype"),
-        ("attn_implementation=eager", "dense:impl=sdpa"),
+        ("attn_implementation=eager", "dense:impl=fa2"),
         ("trust_remote_code=true", "never run"),
     ],
 )

@@ -161,7 +161,7 @@ def test_without_reasoning_all_of_a_reply_is_the_answer():
     [
         (True, ("on", "maybe"), "--reasoning 'maybe' is unknown; write auto, on or off"),
         (True, ("on", "on"), "has no known thought; give --thought-end"),
-        (False, ("auto", "on"), "chat template is not used, or write --reasoning off"),
+        (False, ("auto", "on"), "needs a chat template, and none is used here; write --reasoning off"),
         (True, ("on", "auto", "("), r"--thought-end '\(' is not a regular expression: missing \)"),
     ],
 )

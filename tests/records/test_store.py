@@ -234,7 +234,7 @@ def test_a_finished_run_is_read_compressed_and_not_written(tmp_path):
 
 def test_records_of_a_newer_fpbench_are_refused(tmp_path):
     (tmp_path / RECORDS).write_text(json.dumps({"schema_version": 99}) + "\n")
-    with pytest.raises(UsageError, match="schema_version 99 is newer"):
+    with pytest.raises(UsageError, match="schema_version 99 is newer than 1, that of this fpbench; update"):
         read_records(tmp_path)
 
 

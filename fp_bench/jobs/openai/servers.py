@@ -21,7 +21,7 @@ ENGINE = (
     "their labels, dense=openai:URL,flashprefill=openai:URL."
 )
 """Help of the option."""
-LOADED = "of a server under load; give --engine openai:URL"
+LOADED = "only a server can be put under load; give --engine openai:URL"
 SERVED_SO = "a server decides that itself; label what it runs, e.g. --engine flashprefill=openai:URL"
 MOST = 10_000
 """Requests a second, or at once."""

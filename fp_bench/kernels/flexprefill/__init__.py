@@ -9,9 +9,7 @@ from fp_bench.kernels.flexprefill.rule import FlexRule
 from fp_bench.kernels.layout import BLOCK_SIZE, BlockGrid, check_scale
 
 
-def select_flex(
-    q: Tensor, k: Tensor, rule: FlexRule, *, scale: float, block_size: int = BLOCK_SIZE, backend: str = "auto"
-) -> BlockIndex:
+def select_flex(q: Tensor, k: Tensor, rule: FlexRule, *, scale: float, backend: str = "auto") -> BlockIndex:
     """Return the key blocks that FlexPrefill keeps for each query block of each query head.
 
     Defined by `reference.select_blocks`. Takes three vectors of ``kv_len`` floats and ``blocks ** 2`` floats a head; on
@@ -19,10 +17,9 @@ def select_flex(
 
     Args:
         q: ``[batch, kv_len, q_heads, head_dim]``.
-        k: ``[batch, kv_len, kv_heads, head_dim]``, longer than ``rule.dense_below(block_size)``.
+        k: ``[batch, kv_len, kv_heads, head_dim]``, longer than ``rule.dense_below``.
         rule: what to keep.
         scale: factor on the logits, positive.
-        block_size: tokens of a query block and of a key block.
         backend: ``auto``, ``triton`` or ``torch``; ``hopper`` runs the Triton kernels here.
 
     Raises:
@@ -32,9 +29,9 @@ def select_flex(
     kv_len = k.shape[1]
     if q.shape[1] != kv_len:
         raise UnsupportedError(f"q_len {q.shape[1]} is not kv_len {kv_len}; FlexPrefill selects for whole prompts")
-    if kv_len <= rule.dense_below(block_size):
-        raise UnsupportedError(f"kv_len {kv_len} is not above {rule.dense_below(block_size)}, up to where it is dense")
-    index = BlockIndex.empty(k.shape[0], q.shape[2], BlockGrid(kv_len, kv_len, block_size), q.device)
+    if kv_len <= (dense_below := rule.dense_below(BLOCK_SIZE)):
+        raise UnsupportedError(f"kv_len {kv_len} is not above {dense_below}, up to where it is dense")
+    index = BlockIndex.empty(k.shape[0], q.shape[2], BlockGrid(kv_len, kv_len), q.device)
     if resolve_backend(q, backend) == "triton":
         from fp_bench.kernels.flexprefill.triton import select_flex_triton as select
     else:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fp_bench.errors import UsageError
+from fp_bench.errors import UsageError, unread
 from fp_bench.kernels.lines.head_patterns import AShape, Blocks, Lines, Pattern
 from fp_bench.params import write_json
 
@@ -33,7 +33,7 @@ def read_patterns(path: Path) -> list[Layer]:
         found = [{int(head): _pattern(entry) for head, entry in layer.items()} for layer in layers]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         wanted = 'it must be JSON, [{"0": ["vertical_and_slash", 1000, 6096, 1], ...}, ...]'
-        raise UsageError(f"minference: config={str(path)!r}: {error}; {wanted}") from None
+        raise UsageError(f"minference: config={str(path)!r}: {unread(error)}; {wanted}") from None
     if not found or any(head < 0 for layer in found for head in layer):
         raise UsageError(f"minference: config={str(path)!r}: needs one entry per layer, and heads counted from 0")
     return found

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, unread
 from fp_bench.suites.rows import rows
 from fp_bench.suites.ruler.hermetic import prose
 from fp_bench.suites.ruler.nvidia.sources import simple_sentences
@@ -35,7 +35,7 @@ def read(source: str, owner: str) -> list[str]:
             files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
             text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"{owner}: haystack={source} cannot be read: {error}") from None
+        raise UnavailableError(f"{owner}: haystack={source} cannot be read: {unread(error)}") from None
     except KeyError:
         raise UnavailableError(f"{owner}: haystack={source}: a row has no field 'text'") from None
     found = [piece for sentence in simple_sentences(text) for piece in textwrap.wrap(sentence, LONGEST)]

@@ -58,5 +58,5 @@ def test_a_text_that_is_too_short_or_read_by_no_model_is_refused(tmp_path):
     (path := tmp_path / "short.txt").write_text("Too short.")
     with pytest.raises(UsageError, match=r"has \d+ tokens, fewer than length 300; give a longer text"):
         make_plan(LatencyRequest(model="embedded", lens=[300], text=str(path)))
-    with pytest.raises(UsageError, match="--text: a model reads it; give --ttft too"):
+    with pytest.raises(UsageError, match="--text: only a model reads a text; give --ttft too"):
         LatencyRequest.parse({"text": str(path)})

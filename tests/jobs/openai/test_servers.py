@@ -46,8 +46,8 @@ def test_what_cannot_be_asked_of_a_server_is_one_line(given, words):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"concurrency": "4"}, "--concurrency: of a server under load; give --engine openai:URL"),
-        ({"ttft": True, "rate": "1"}, "--rate: of a server under load"),
+        ({"concurrency": "4"}, "--concurrency: only a server can be put under load; give --engine openai:URL"),
+        ({"ttft": True, "rate": "1"}, "--rate: only a server can be put under load"),
         ({"concurrency": "0,4"}, "--concurrency '0,4': write numbers above 0 and up to 10000"),
         ({"concurrency": "1.5"}, "--concurrency '1.5': write numbers"),
         ({"rate": "nan"}, "--rate 'nan': write numbers"),

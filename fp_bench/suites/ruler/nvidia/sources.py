@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fp_bench.errors import UnavailableError
+from fp_bench.errors import UnavailableError, unread
 from fp_bench.suites import hub
 from fp_bench.suites.hub import Repository
 from fp_bench.suites.ruler.nvidia.qa import Library, QaPair
@@ -187,7 +187,7 @@ def _read(task: str, path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UnavailableError(f"ruler@nvidia: {task}: {path} cannot be read: {error}") from None
+        raise UnavailableError(f"ruler@nvidia: {task}: {path} cannot be read: {unread(error)}") from None
 
 
 def _parsed(task: str, source: str, use: Callable[[Any], T]) -> T:
