@@ -12,6 +12,7 @@ from pathlib import Path
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.record import AccuracyRecord, BenchmarkRecord, LatencyRecord, Record
 from pages.equal_density import RBS, RBS_SMALL, WINDOW
+from pages.leases import front_page_again
 from pages.real_model import BESIDE, LONG, OTHER_LENGTHS, PROSE, REAL, RETRIEVAL, RIVALS_2026, equal_loss_table
 from pages.reference import method_parameters, record_fields, record_schema, suite_parameters
 from pages.scores import SCORES
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "accuracy": ACCURACY.markdown,
     "scores": partial(SCORES.markdown, 0.05),
     "vllm load": LOAD.markdown,
+    "two leases": front_page_again,
     "tuned": partial(front_page, (TUNED_NATIVE, TUNED)),
     "tuned 32k 0.02": TUNED_NATIVE.markdown,
     "tuned 32k 0.05": TUNED_NATIVE_LOOSE.markdown,
@@ -56,6 +58,7 @@ PAGES = (
     "docs/inputs.md",
     "docs/methods.md",
     "docs/suites.md",
+    "docs/noise.md",
     "docs/record.md",
 )
 SCHEMA = "docs/record.schema.json"

@@ -1,6 +1,6 @@
 """The README's tables of speed and scores, as Markdown, made from published records."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import floor, isnan, log10
@@ -152,27 +152,28 @@ def _interval(row: pd.Series) -> str:
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """A row per load and server: percentiles of the time to first token, times between tokens, requests a second.
+    """A row per length, load and server: percentiles of the first token's time, times between tokens, requests.
 
     Args:
-        run: folder of the records, below ``results``.
+        runs: folders of the records, below ``results``.
         servers: label of a server, as in the records -> name of its row.
     """
 
-    run: str
+    runs: Sequence[str]
     servers: Mapping[str, str]
 
     def markdown(self) -> str:
         """Return the table."""
-        found = served(read_run(RESULTS / self.run).latency)
-        head = ["requests at once", "", "first token p50", "p90", "p99", "between tokens p50", "p90", "requests/s"]
+        found = pd.concat([served(read_run(RESULTS / run).latency) for run in self.runs])
+        head = ["length", "at once", "", "first token p50", "p90", "p99", "between tokens p50", "p90", "requests/s"]
         lines = []
         for _, row in found.iterrows():
             times = [f"{number(row[name])} ms" for name in ("p50_ttft_ms", "p90_ttft_ms", "p99_ttft_ms")]
             between = [f"{number(row[name])} ms" for name in ("p50_itl_ms", "p90_itl_ms")]
             name = self.servers[row["label"]]
-            lines.append([f"{row['concurrency']:.0f}", name, *times, *between, number(row["request_throughput"])])
-        return table(head, lines, left=2)
+            load = [format_length(row["seq_len"]), f"{row['concurrency']:.0f}", name]
+            lines.append([*load, *times, *between, number(row["request_throughput"])])
+        return table(head, lines, left=3)
 
 
 def scores(run: str) -> pd.DataFrame:
@@ -216,6 +217,10 @@ ACCURACY = Scores(
     },
 )
 LOAD = UnderLoad(
-    "real/qwen2.5-coder-1.5b-vllm-load",
-    {"dense": "vLLM's FlashAttention 3", "flashprefill:alpha=0.0593": "FlashPrefill, alpha 0.0593"},
+    ("real/qwen2.5-coder-1.5b-vllm-load", "real/qwen2.5-coder-1.5b-vllm-load-long"),
+    {
+        "dense": "vLLM's FlashAttention 3",
+        "flashprefill:alpha=0.0593": "FlashPrefill, alpha 0.0593",
+        "flashprefill:alpha=0.0205": "FlashPrefill, alpha 0.0205",
+    },
 )

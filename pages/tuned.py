@@ -26,7 +26,7 @@ class TunedRun:
         run: folder of its records and its ``tuned.yaml``, below ``results``.
         length: as on the command line.
         held_out: numbers of the pieces of text on which the settings found were measured again.
-        times: folder of times to first token of these settings.
+        times: folder of times to first token of these settings, on the text that was searched.
     """
 
     run: str
@@ -88,11 +88,11 @@ def front_page(runs: Sequence[TunedRun]) -> str:
 
 
 MODEL = "real/qwen2.5-coder-1.5b"
-SENTENCES = f"{MODEL}-ttft"
-"""Times to first token of generated sentences, of which methods keep more than of the text that was searched."""
+TEXT = f"{MODEL}-ttft-text"
+"""Times to first token on the texts that were searched."""
 NATIVE, LONG = range(16, 24), range(8, 12)
 """Numbers of the held-out pieces, 32K and 128K."""
-TUNED_NATIVE = TunedRun(f"{MODEL}-tune-32k-kl0.02", "32k", NATIVE, f"{MODEL}-ttft-text")
+TUNED_NATIVE = TunedRun(f"{MODEL}-tune-32k-kl0.02", "32k", NATIVE, TEXT)
 TUNED_NATIVE_LOOSE = TunedRun(f"{MODEL}-tune-32k-kl0.05", "32k", NATIVE, f"{MODEL}-tune-32k-kl0.05")
-TUNED = TunedRun(f"{MODEL}-tune-128k-kl0.02", "128k", LONG, SENTENCES)
-TUNED_LOOSE = TunedRun(f"{MODEL}-tune-128k-kl0.05", "128k", LONG, SENTENCES)
+TUNED = TunedRun(f"{MODEL}-tune-128k-kl0.02", "128k", LONG, TEXT)
+TUNED_LOOSE = TunedRun(f"{MODEL}-tune-128k-kl0.05", "128k", LONG, TEXT)

@@ -9,11 +9,18 @@ from fp_bench.cli import front
 from fp_bench.methods.registry import BUILTIN_METHODS
 from fp_bench.records.reading import read_records
 from pages.__main__ import MARKED, PARTS, stale
+from pages.leases import front_page_ratios
 from pages.picture import DIGITS, FOLDER, picture
 from pages.tables import RESULTS, number, share, speed_up
 
 ROOT = Path(__file__).parents[1]
 published = pytest.mark.skipif(not RESULTS.is_dir(), reason="published records are in the repository alone")
+
+
+@published
+def test_ratios_of_the_front_page_hold_in_another_lease():
+    """A ratio that a second machine does not give belongs there with its interval, or not at all."""
+    assert [ratio for ratio in front_page_ratios() if ratio.apart > 0.05] == []
 
 
 @published
