@@ -270,7 +270,7 @@ def main() -> None:
     rows = Rows("vllm_moe", torch.device("cuda"), options.out)
     for length in options.lens:
         for method, found in measured(engine, options.methods, length, options.rounds).items():
-            rows.row(row_label(method), length, partial(dict, found), layers=options.layers)
+            rows.row(row_label(method), length, partial(dict, found), engine="vllm", layers=options.layers)
 
 
 if __name__ == "__main__":
