@@ -51,7 +51,14 @@ class Rows:
         return cls(benchmark, torch.device("cuda"), parser.parse_args().out)
 
     def row(
-        self, label: str, length: int, make: Callable[[], Mapping[str, Any]], *, dtype: str = "bf16", **case: Any
+        self,
+        label: str,
+        length: int,
+        make: Callable[[], Mapping[str, Any]],
+        *,
+        dtype: str = "bf16",
+        engine: str = "operator",
+        **case: Any,
     ) -> None:
         """Write and print one row; one that cannot be made says why and takes no other with it."""
         asked = {
@@ -60,6 +67,7 @@ class Rows:
             "label": label,
             "seq_len": length,
             "dtype": dtype,
+            "engine": engine,
             "case": case,
             "code_version": code_version(),
             "command": " ".join([f"python -m benchmarks.{self._benchmark}", *sys.argv[1:]]),

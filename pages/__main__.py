@@ -18,6 +18,7 @@ from pages.reference import method_parameters, record_fields, record_schema, sui
 from pages.scores import SCORES
 from pages.tables import ACCURACY, LOAD, RIVALS, SPEED, VERSION_1
 from pages.tuned import TUNED, TUNED_LOOSE, TUNED_NATIVE, TUNED_NATIVE_LOOSE, front_page
+from pages.vllm import FIRST_TOKEN
 
 ROOT = Path(__file__).parents[1]
 PARTS: dict[str, Callable[[], str]] = {
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "scores": partial(SCORES.markdown, 0.05),
     "vllm load": LOAD.markdown,
     "two leases": front_page_again,
+    "vllm first token": FIRST_TOKEN.markdown,
     "tuned": partial(front_page, (TUNED_NATIVE, TUNED)),
     "tuned 32k 0.02": TUNED_NATIVE.markdown,
     "tuned 32k 0.05": TUNED_NATIVE_LOOSE.markdown,
@@ -57,6 +59,7 @@ PAGES = (
     "docs/findings.md",
     "docs/inputs.md",
     "docs/methods.md",
+    "docs/serving.md",
     "docs/suites.md",
     "docs/noise.md",
     "docs/record.md",

@@ -20,6 +20,7 @@ PACKAGES = (
     "transformers",
     "flash-attn",
     "minference",
+    "vllm",
     "numpy",
     "nvidia-cudnn-cu12",
     "nvidia-cudnn-cu13",
