@@ -30,7 +30,7 @@ class TuneRequest(Request):
         description="Lengths in tokens: 32k, 4k-64k (doubling), separated by commas.",
     )
     methods: Specs = Field(
-        "flashprefill,flexprefill,xattention,streaming",  # type: ignore[arg-type]
+        "flashprefill,rbs,xattention,prism,stem,flexprefill",  # type: ignore[arg-type]
         description="Methods to tune; each method's main parameter is searched, its other options stay fixed.",
     )
     max_kl: float | None = Field(
