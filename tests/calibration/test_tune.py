@@ -1,5 +1,7 @@
 """`fpbench tune` on the embedded model: what it finds, writes, reuses and refuses."""
 
+import shutil
+
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -17,11 +19,30 @@ from tests.models.hf_engine import HfEngine
 SHORT = "tune --lens 384 --methods streaming --max-kl 0.5 --samples 4 --dtype fp32 --no-isolate --out"
 
 
+def take_few(patch):
+    """Four settings and two held-out samples, so that a search takes seconds."""
+    patch.setattr(tuning, "settings", lambda spec, knob: settings(spec, knob, 4))
+    patch.setattr(tuning, "HELD_OUT", 2)
+
+
 @pytest.fixture
 def few(monkeypatch):
-    """Four settings and two held-out samples, so that a search takes seconds."""
-    monkeypatch.setattr(tuning, "settings", lambda spec, knob: settings(spec, knob, 4))
-    monkeypatch.setattr(tuning, "HELD_OUT", 2)
+    take_few(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def first_search(tmp_path_factory):
+    """The folder and the result of a search, made once."""
+    folder = tmp_path_factory.mktemp("tune") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        take_few(patch)
+        return folder, invoke([*SHORT.split(), str(folder)])
+
+
+@pytest.fixture
+def searched(first_search, few, tmp_path):
+    """A copy of that folder, to go on in."""
+    return shutil.copytree(first_search[0], tmp_path / "run")
 
 
 def invoke(words):
@@ -30,39 +51,36 @@ def invoke(words):
     return CliRunner().invoke(app, words.split() if isinstance(words, str) else words)
 
 
-def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_records(tmp_path, few):
-    first = invoke([*SHORT.split(), str(tmp_path)])
+def test_it_finds_a_setting_and_says_what_it_costs_and_another_limit_reuses_the_records(first_search, searched):
+    first = first_search[1]
     assert first.exit_code == 0, first.output
     assert "fastest" in first.output or "tie" in first.output
-    written = yaml.safe_load((tmp_path / "tuned.yaml").read_text())
+    written = yaml.safe_load((searched / "tuned.yaml").read_text())
     assert written["model"] == "embedded"
     assert "dense" in written["methods"]["384"]
     assert any(label.startswith("streaming") for label in written["methods"]["384"])
-    assert (tmp_path / "tuned.png").exists()
-    page = (tmp_path / "report.html").read_text()
+    assert (searched / "tuned.png").exists()
+    page = (searched / "report.html").read_text()
     assert "Which prefill method for embedded, with KL at most" in page
     assert page.index("At 384, with KL at most") < page.index('id="plots"')
-    before = len(read_records(tmp_path).records)
-    assert invoke([*SHORT.split(), str(tmp_path)]).exit_code == 0
-    assert len(read_records(tmp_path).records) == before
+    before = len(read_records(searched).records)
+    assert invoke([*SHORT.split(), str(searched)]).exit_code == 0
+    assert len(read_records(searched).records) == before
 
 
-def test_trials_of_another_text_in_the_same_folder_do_not_count(tmp_path, few):
+def test_trials_of_another_text_in_the_same_folder_do_not_count(tmp_path, searched):
     (text := tmp_path / "text.txt").write_text("The lamp burned in the window until the morning came. " * 400)
-    folder = tmp_path / "run"
-    assert invoke([*SHORT.split(), str(folder)]).exit_code == 0
-    before = len(read_records(folder).records)
-    assert invoke([*SHORT.split(), str(folder), "--text", str(text)]).exit_code == 0
-    added = read_records(folder).records[before:]
+    before = len(read_records(searched).records)
+    assert invoke([*SHORT.split(), str(searched), "--text", str(text)]).exit_code == 0
+    added = read_records(searched).records[before:]
     assert {record.kind for record in added} == {"accuracy", "latency"}
     assert all(":text=" in record.input for record in added if record.kind == "latency")
 
 
-def test_settings_found_in_transformers_are_timed_in_vllm(tmp_path, few, monkeypatch):
+def test_settings_found_in_transformers_are_timed_in_vllm(searched, monkeypatch):
     """Times of transformers in the same folder do not count there, and the search is not repeated."""
-    words = [*SHORT.split(), str(tmp_path)]
-    assert invoke(words).exit_code == 0
-    before = read_records(tmp_path).records
+    words = [*SHORT.split(), str(searched)]
+    before = read_records(searched).records
     for module in (tuning, latency_plan):
         monkeypatch.setattr(module, "check_engine", lambda *_: None)
     monkeypatch.setattr(ttft_engine, "VllmEngine", HfEngine)
@@ -70,7 +88,7 @@ def test_settings_found_in_transformers_are_timed_in_vllm(tmp_path, few, monkeyp
     result = invoke([*words, "--engine", "vllm", "--engine-arg", "max_num_seqs=1"])
     assert result.exit_code == 0, result.output
     assert "times in vllm" in result.output
-    new = read_records(tmp_path).records[len(before) :]
+    new = read_records(searched).records[len(before) :]
     assert {(record.kind, record.input) for record in new} == {("latency", "prompt:embedded@vllm?max_num_seqs=1")}
     assert {record.label for record in new} == {record.label for record in before if record.kind == "latency"}
     assert result.output.count("4321") == 2
