@@ -131,15 +131,7 @@ class Probe(PagedPrefill):
         (sequence,) = batch.sequences
         if layer not in self._probed or sequence.kv_len != self._length:
             return
-        call = AttentionCall(
-            q[None, sequence.queries],
-            sequence.gather(k),
-            sequence.gather(v),
-            scale,
-            layer=layer,
-            layers=self.layers,
-            last_chunk=sequence.last_chunk,
-        )
+        call = self.call_of(sequence, q, k, v, scale=scale, layer=layer)
         if self._share is not None and self.alpha is None:
             self.alpha = searched_alpha(call, self._share)
             self.label = label_of(self.alpha)

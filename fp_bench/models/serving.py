@@ -12,7 +12,7 @@ from torch import Tensor
 from fp_bench.errors import UsageError
 from fp_bench.kernels.layout import BLOCK_SIZE
 from fp_bench.kernels.paged import flash_prefill_paged, implementation
-from fp_bench.kernels.paged.batch import PagedBatch
+from fp_bench.kernels.paged.batch import PagedBatch, PagedSequence
 from fp_bench.kernels.selection import Selection
 from fp_bench.methods.base import AttentionCall, Method
 from fp_bench.methods.dense import Dense
@@ -115,22 +115,28 @@ class PagedPrefill:
             if not self._measure_selection:
                 return
         for sequence in batch.sequences:
-            call = AttentionCall(
-                q[None, sequence.queries],
-                sequence.gather(k),
-                sequence.gather(v),
-                scale,
-                layer=layer,
-                layers=self.layers,
-                last_chunk=sequence.last_chunk,
-                kernels=self._kernels,
-            )
+            call = self.call_of(sequence, q, k, v, scale=scale, layer=layer)
             if isinstance(self.method, FlashPrefill):
                 if self.method.makes_dense(layer):
                     calls.went_dense("alpha is 0 in this layer", call.q_len, call.kv_len)
                 self._measure(call, self.method.select(call), calls)
             else:
                 out[sequence.queries] = self._one(call, calls)[0]
+
+    def call_of(
+        self, sequence: PagedSequence, q: Tensor, k: Tensor, v: Tensor, *, scale: float, layer: int
+    ) -> AttentionCall:
+        """Return one sequence's call, its keys and values gathered from the pages; arguments as for `fill`."""
+        return AttentionCall(
+            q[None, sequence.queries],
+            sequence.gather(k),
+            sequence.gather(v),
+            scale,
+            layer=layer,
+            layers=self.layers,
+            last_chunk=sequence.last_chunk,
+            kernels=self._kernels,
+        )
 
     def _flash_prefill(
         self, params: FlashPrefill.Params, alpha: float, q: Tensor, k: Tensor, v: Tensor, batch: PagedBatch,
